@@ -1,0 +1,195 @@
+"""Where each model family keeps what: one table row per family, no class per family.
+
+Our names are on the left of every row, Hugging Face's on the right; `{i}` is the layer.
+A name is a module that has `weight` (and mostly `bias`).
+"""
+
+from dataclasses import dataclass
+
+from penjing.blueprint import Blueprint, Head
+from penjing.errors import InputError
+
+_BERT_ENCODER = {
+    "embeddings.word": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.token_type": "embeddings.token_type_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+    "embeddings.projection": "embeddings_project",
+    "layers.{i}.attention.query": "encoder.layer.{i}.attention.self.query",
+    "layers.{i}.attention.key": "encoder.layer.{i}.attention.self.key",
+    "layers.{i}.attention.value": "encoder.layer.{i}.attention.self.value",
+    "layers.{i}.attention.output": "encoder.layer.{i}.attention.output.dense",
+    "layers.{i}.attention.norm": "encoder.layer.{i}.attention.output.LayerNorm",
+    "layers.{i}.feed_forward.up": "encoder.layer.{i}.intermediate.dense",
+    "layers.{i}.feed_forward.down": "encoder.layer.{i}.output.dense",
+    "layers.{i}.feed_forward.norm": "encoder.layer.{i}.output.LayerNorm",
+}
+
+_DISTILBERT_ENCODER = {
+    "embeddings.word": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+    "layers.{i}.attention.query": "transformer.layer.{i}.attention.q_lin",
+    "layers.{i}.attention.key": "transformer.layer.{i}.attention.k_lin",
+    "layers.{i}.attention.value": "transformer.layer.{i}.attention.v_lin",
+    "layers.{i}.attention.output": "transformer.layer.{i}.attention.out_lin",
+    "layers.{i}.attention.norm": "transformer.layer.{i}.sa_layer_norm",
+    "layers.{i}.feed_forward.up": "transformer.layer.{i}.ffn.lin1",
+    "layers.{i}.feed_forward.down": "transformer.layer.{i}.ffn.lin2",
+    "layers.{i}.feed_forward.norm": "transformer.layer.{i}.output_layer_norm",
+}
+
+_TOKEN = {"head.out": "classifier"}
+_QUESTION = {"head.out": "qa_outputs"}
+_ROBERTA_SEQUENCE = {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"}
+
+_BERT_CONFIG = {
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+    "embedding": "embedding_size",
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "neurons": "intermediate_size",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
+
+_DISTILBERT_CONFIG = {
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+    "hidden": "dim",
+    "layers": "n_layers",
+    "heads": "n_heads",
+    "neurons": "hidden_dim",
+    "activation": "activation",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row: names of the modules and of the configuration fields, and the few ways in which families differ."""
+
+    model_type: str
+    class_prefix: str
+    weight_prefix: str
+    encoder: dict[str, str]
+    heads: dict[Head, dict[str, str]]
+    config: dict[str, str]
+    head_activation: str
+    factorised: bool = False
+    """Whether the embedding may be narrower than the encoder."""
+    pads_positions: bool = False
+    """Whether position numbers start after the padding token's (RoBERTa): those first rows are never read."""
+
+    def names(self, blueprint: Blueprint, prefix: str) -> dict[str, str]:
+        """Our parameter names → theirs, for a model of this blueprint whose encoder is under `prefix`."""
+        modules: dict[str, str] = {}
+        for ours, theirs in self.encoder.items():
+            if "{i}" in ours:
+                for i in range(len(blueprint.layers)):
+                    modules[f"encoder.{ours.format(i=i)}"] = prefix + theirs.format(i=i)
+            elif not _absent(ours, blueprint):
+                modules[f"encoder.{ours}"] = prefix + theirs
+        if blueprint.head != "none":
+            modules |= self.heads[blueprint.head]
+        names = {}
+        for ours, theirs in modules.items():
+            if ours == "head.bias":
+                names[ours] = theirs
+                continue
+            names[f"{ours}.weight"] = f"{theirs}.weight"
+            if not ours.startswith(("encoder.embeddings.word", "encoder.embeddings.position", "encoder.embeddings.token")):
+                names[f"{ours}.bias"] = f"{theirs}.bias"
+        return names
+
+
+def _absent(module: str, blueprint: Blueprint) -> bool:
+    return (module == "embeddings.token_type" and blueprint.token_types == 0) or (
+        module == "embeddings.projection" and blueprint.embedding == blueprint.hidden
+    )
+
+
+def _roberta(model_type: str, class_prefix: str) -> Family:
+    heads: dict[Head, dict[str, str]] = {
+        "sequence": _ROBERTA_SEQUENCE,
+        "token": _TOKEN,
+        "question": _QUESTION,
+        "masked": {"head.dense": "lm_head.dense", "head.norm": "lm_head.layer_norm", "head.bias": "lm_head.bias"},
+    }
+    return Family(
+        model_type, class_prefix, "roberta.", _BERT_ENCODER, heads, _BERT_CONFIG, "tanh", pads_positions=True
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family(
+            model_type="bert",
+            class_prefix="Bert",
+            weight_prefix="bert.",
+            encoder=_BERT_ENCODER,
+            heads={
+                "sequence": {"head.dense": "bert.pooler.dense", "head.out": "classifier"},
+                "token": _TOKEN,
+                "question": _QUESTION,
+                "masked": {
+                    "head.dense": "cls.predictions.transform.dense",
+                    "head.norm": "cls.predictions.transform.LayerNorm",
+                    "head.bias": "cls.predictions.bias",
+                },
+            },
+            config=_BERT_CONFIG,
+            head_activation="tanh",
+        ),
+        _roberta("roberta", "Roberta"),
+        _roberta("xlm-roberta", "XLMRoberta"),
+        Family(
+            model_type="electra",
+            class_prefix="Electra",
+            weight_prefix="electra.",
+            encoder=_BERT_ENCODER,
+            heads={
+                "sequence": _ROBERTA_SEQUENCE,
+                "token": _TOKEN,
+                "question": _QUESTION,
+                "masked": {
+                    "head.dense": "generator_predictions.dense",
+                    "head.norm": "generator_predictions.LayerNorm",
+                    "head.bias": "generator_lm_head.bias",
+                },
+            },
+            config=_BERT_CONFIG,
+            head_activation="gelu",
+            factorised=True,
+        ),
+        Family(
+            model_type="distilbert",
+            class_prefix="DistilBert",
+            weight_prefix="distilbert.",
+            encoder=_DISTILBERT_ENCODER,
+            heads={
+                "sequence": {"head.dense": "pre_classifier", "head.out": "classifier"},
+                "token": _TOKEN,
+                "question": _QUESTION,
+                "masked": {"head.dense": "vocab_transform", "head.norm": "vocab_layer_norm", "head.bias": "vocab_projector.bias"},
+            },
+            config=_DISTILBERT_CONFIG,
+            head_activation="relu",
+        ),
+    )
+}
+
+
+def family_of(model_type: str | None) -> Family:
+    """The row of a Hugging Face `model_type`; an unsupported one is named, with those that are supported."""
+    if model_type not in FAMILIES:
+        raise InputError(
+            f"model: the family {model_type!r} is not supported; give one of {', '.join(FAMILIES)}, or a model Penjing wrote"
+        )
+    return FAMILIES[model_type]

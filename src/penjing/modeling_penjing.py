@@ -1,0 +1,377 @@
+"""The encoder: one post-norm Transformer whose layers may all differ, with a head per task.
+
+This file imports torch and transformers alone, because it travels with every model that is saved: there
+`AutoModelFor….from_pretrained(folder, trust_remote_code=True)` runs it, and Penjing need not be installed.
+
+Shapes: B texts, S tokens, H hidden, E embedding, h heads of width w, n neurons, V vocabulary, C outputs.
+A layer without heads, or without neurons, keeps the bias and the norm of that block: that is what masking all of
+them to zero computes, so cutting is exact.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+
+class PenjingConfig(PreTrainedConfig):
+    """Sizes of the encoder, and how it computes; `layers` is a list of `[heads, neurons]`."""
+
+    model_type = "penjing"
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        embedding_size: int = 384,
+        hidden_size: int = 384,
+        head_width: int = 32,
+        layers: list[list[int]] | None = None,
+        hidden_act: str = "gelu",
+        head_act: str = "tanh",
+        layer_norm_eps: float = 1e-12,
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        initializer_range: float = 0.02,
+        pad_token_id: int | None = 0,
+        origin: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.max_position_embeddings = max_position_embeddings
+        self.type_vocab_size = type_vocab_size
+        self.embedding_size = embedding_size
+        self.hidden_size = hidden_size
+        self.head_width = head_width
+        self.layers = [list(layer) for layer in layers or []]
+        self.num_hidden_layers = len(self.layers)
+        self.hidden_act = hidden_act
+        self.head_act = head_act
+        self.layer_norm_eps = layer_norm_eps
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.attention_probs_dropout_prob = attention_probs_dropout_prob
+        self.initializer_range = initializer_range
+        self.origin = origin or {}
+        kwargs.pop("num_hidden_layers", None)
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+
+class Embeddings(nn.Module):
+    """Words + positions + token types, normalised, and mapped to the encoder's width where that differs."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__()
+        width = config.embedding_size
+        self.word = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
+
+    def forward(self, words: Tensor, token_types: Tensor | None) -> Tensor:
+        """words (B, S, E), token_types (B, S) → (B, S, H)."""
+        x = words + self.position.weight[: words.shape[1]]
+        if self.token_type is not None:
+            x = x + (self.token_type.weight[0] if token_types is None else self.token_type(token_types))
+        x = self.dropout(self.norm(x))
+        return x if self.projection is None else self.projection(x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with its residual and norm (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: PenjingConfig, heads: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, config.head_width
+        self.dropout = config.attention_probs_dropout_prob
+        inner = heads * config.head_width
+        if heads:
+            self.query = nn.Linear(config.hidden_size, inner)
+            self.key = nn.Linear(config.hidden_size, inner)
+            self.value = nn.Linear(config.hidden_size, inner)
+        self.output = Output(inner, config.hidden_size)
+        self.output_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, S, H), mask (B, 1, 1, S) with True where there is a token → (B, S, H)."""
+        batch, length, _ = x.shape
+        context = x.new_empty(batch, length, 0)
+        if self.heads:
+            q, k, v = (
+                linear(x).view(batch, length, self.heads, self.width).transpose(1, 2)
+                for linear in (self.query, self.key, self.value)
+            )
+            dropout = self.dropout if self.training else 0.0
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            context = context.transpose(1, 2).reshape(batch, length, self.heads * self.width)
+        return self.norm(x + self.output_dropout(self.output(context)))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between, residual and norm (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, config: PenjingConfig, neurons: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, neurons) if neurons else None
+        self.activation: Callable[[Tensor], Tensor] = ACT2FN[config.hidden_act]
+        self.down = Output(neurons, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, H) → (B, S, H)."""
+        neurons = x.new_empty(*x.shape[:-1], 0) if self.up is None else self.activation(self.up(x))
+        return self.norm(x + self.dropout(self.down(neurons)))
+
+
+class Output(nn.Linear):
+    """The linear layer that closes a block; with no input features left it is its bias alone."""
+
+    def reset_parameters(self) -> None:
+        if self.in_features:
+            super().reset_parameters()
+        else:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.in_features:
+            return super().forward(input)
+        return self.bias.expand(*input.shape[:-1], -1)
+
+
+class Layer(nn.Module):
+    """One encoder layer."""
+
+    def __init__(self, config: PenjingConfig, heads: int, neurons: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, heads)
+        self.feed_forward = FeedForward(config, neurons)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, S, H) → (B, S, H)."""
+        return self.feed_forward(self.attention(x, mask))
+
+
+class PenjingPreTrainedModel(PreTrainedModel):
+    """What the encoder and every head share."""
+
+    config_class = PenjingConfig
+    base_model_prefix = "encoder"
+    _supports_sdpa = True
+    _no_split_modules: ClassVar[list[str]] = ["Layer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            if module.weight.numel():
+                nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, MaskedHead):
+            nn.init.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.embeddings.word
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base_model.embeddings.word = value
+
+
+class PenjingModel(PenjingPreTrainedModel):
+    """The bare encoder: `last_hidden_state` (B, S, H)."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config, heads, neurons) for heads, neurons in config.layers)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> Any:
+        """input_ids, attention_mask, token_type_ids: (B, S) → `BaseModelOutput`; hidden_states has layers + 1 entries."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, one of the two")
+        if inputs_embeds is None:
+            inputs_embeds = self.embeddings.word(input_ids)
+        length, positions = inputs_embeds.shape[1], self.config.max_position_embeddings
+        if length > positions:
+            raise ValueError(f"the text has {length} tokens and the model {positions} positions; truncate it")
+        mask = None if attention_mask is None else attention_mask.to(torch.bool)[:, None, None, :]
+        x = self.embeddings(inputs_embeds, token_type_ids)
+        states = [x]
+        for layer in self.layers:
+            x = layer(x, mask)
+            states.append(x)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = BaseModelOutput(last_hidden_state=x, hidden_states=tuple(states) if wanted else None)
+        return output if return_dict is not False else output.to_tuple()
+
+
+class SequenceHead(nn.Module):
+    """A dense layer on the first token, an activation, and a linear layer: the pooler and classifier of BERT,
+    and the classification heads of RoBERTa, ELECTRA and DistilBERT, which differ in the activation alone."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.Tanh() if config.head_act == "tanh" else ACT2FN[config.head_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.out = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, H) → (B, C)."""
+        return self.out(self.dropout(self.activation(self.dense(x[:, 0]))))
+
+
+class TokenHead(nn.Module):
+    """One linear layer on every token."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.out = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, H) → (B, S, C)."""
+        return self.out(self.dropout(x))
+
+
+class MaskedHead(nn.Module):
+    """Dense, activation, norm, and the word embedding transposed (Devlin et al. 2019, section 3.1)."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
+        self.activation = ACT2FN[config.head_act]
+        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        """x (B, S, H), words (V, E) → (B, S, V)."""
+        return F.linear(self.norm(self.activation(self.dense(x))), words, self.bias)
+
+
+class PenjingForSequenceClassification(PenjingPreTrainedModel):
+    """One answer per text: `logits` (B, C); with one output, regression."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__(config)
+        self.encoder = PenjingModel(config)
+        self.head = SequenceHead(config)
+        self.post_init()
+
+    def forward(self, input_ids: Tensor | None = None, labels: Tensor | None = None, **inputs: Any) -> Any:
+        """labels: (B,) class numbers, (B, C) for several labels at once, or (B,) values in regression."""
+        return_dict = inputs.pop("return_dict", None)
+        output = self.encoder(input_ids, **inputs)
+        logits = self.head(output.last_hidden_state)
+        loss = None if labels is None else self._loss(logits, labels)
+        result = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+        return result if return_dict is not False else result.to_tuple()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.float())
+        if self.config.num_labels == 1:
+            return F.mse_loss(logits.squeeze(-1), labels.float())
+        return F.cross_entropy(logits, labels)
+
+
+class PenjingForTokenClassification(PenjingPreTrainedModel):
+    """One answer per token: `logits` (B, S, C)."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__(config)
+        self.encoder = PenjingModel(config)
+        self.head = TokenHead(config)
+        self.post_init()
+
+    def forward(self, input_ids: Tensor | None = None, labels: Tensor | None = None, **inputs: Any) -> Any:
+        """labels: (B, S) class numbers, -100 where there is none."""
+        return_dict = inputs.pop("return_dict", None)
+        output = self.encoder(input_ids, **inputs)
+        logits = self.head(output.last_hidden_state)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        result = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+        return result if return_dict is not False else result.to_tuple()
+
+
+class PenjingForQuestionAnswering(PenjingPreTrainedModel):
+    """A span of the text: `start_logits` and `end_logits` (B, S)."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__(config)
+        self.encoder = PenjingModel(config)
+        self.head = TokenHead(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """start_positions, end_positions: (B,) token numbers."""
+        return_dict = inputs.pop("return_dict", None)
+        output = self.encoder(input_ids, **inputs)
+        start, end = self.head(output.last_hidden_state).unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (F.cross_entropy(start, start_positions) + F.cross_entropy(end, end_positions)) / 2
+        result = QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start, end_logits=end, hidden_states=output.hidden_states
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+
+class PenjingForMaskedLM(PenjingPreTrainedModel):
+    """The word behind each mask: `logits` (B, S, V)."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__(config)
+        self.encoder = PenjingModel(config)
+        self.head = MaskedHead(config)
+        self.post_init()
+
+    def forward(self, input_ids: Tensor | None = None, labels: Tensor | None = None, **inputs: Any) -> Any:
+        """labels: (B, S) token numbers, -100 where there is none."""
+        return_dict = inputs.pop("return_dict", None)
+        output = self.encoder(input_ids, **inputs)
+        logits = self.head(output.last_hidden_state, self.encoder.embeddings.word.weight)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        result = MaskedLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+        return result if return_dict is not False else result.to_tuple()
+
+
+PenjingConfig.register_for_auto_class()
+PenjingModel.register_for_auto_class("AutoModel")
+PenjingForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+PenjingForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+PenjingForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+PenjingForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
