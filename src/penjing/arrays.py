@@ -1,0 +1,89 @@
+"""Token numbers of many texts, ragged, in numpy: what tasks make, engines run, and training batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Feeds = dict[str, NDArray[np.int64]]
+"""Engine inputs by name, each (batch, length)."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N texts: `ids` and `types` flat (T,), text i in `offsets[i] … offsets[i + 1]`, offsets (N + 1,)."""
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int8]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, ids: list[list[int]], types: list[list[int]]) -> "Encoded":
+        """From one list of token numbers and one of token types per text."""
+        offsets = np.cumsum([0, *map(len, ids)])
+        flat_ids = np.fromiter((i for row in ids for i in row), np.int32, offsets[-1])
+        return cls(flat_ids, np.fromiter((i for row in types for i in row), np.int8, offsets[-1]), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text (N,)."""
+        return np.diff(self.offsets)
+
+    def row(self, i: int) -> NDArray[np.int32]:
+        """Token numbers of text i."""
+        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    def take(self, rows: NDArray[np.int64]) -> "Encoded":
+        """Some of the texts, in the order given."""
+        picks = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in rows]
+        flat = np.concatenate(picks) if picks else np.zeros(0, np.int64)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
+        return Encoded(self.ids[flat], self.types[flat], offsets)
+
+    def feeds(self, rows: NDArray[np.int64]) -> Feeds:
+        """Inputs for texts of one and the same length: no padding, so the mask is all ones."""
+        length = int(self.lengths[rows[0]])
+        index = self.offsets[rows][:, None] + np.arange(length)
+        ids = self.ids[index].astype(np.int64)
+        return {"input_ids": ids, "token_type_ids": self.types[index].astype(np.int64), "attention_mask": np.ones_like(ids)}
+
+    def padded(self, rows: NDArray[np.int64], pad: int) -> Feeds:
+        """Inputs for texts of any lengths, padded with `pad` to the longest."""
+        lengths = self.lengths[rows]
+        mask = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
+        index = np.where(mask, self.offsets[rows][:, None] + np.arange(mask.shape[1]), 0)
+        ids = np.where(mask, self.ids[index], pad).astype(np.int64)
+        types = np.where(mask, self.types[index], 0).astype(np.int64)
+        return {"input_ids": ids, "token_type_ids": types, "attention_mask": mask.astype(np.int64)}
+
+    def exact_batches(self, size: int) -> Iterator[NDArray[np.int64]]:
+        """Batches of at most `size` texts of exactly equal length, shortest first, covering each text once."""
+        order = np.argsort(self.lengths, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(self.lengths[order])) + 1):
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
+
+    def sample(self, count: int, seed: int) -> "Encoded":
+        """At most `count` texts, evenly spaced over the lengths, in random order."""
+        if len(self) <= count:
+            return self
+        order = np.argsort(self.lengths, kind="stable")
+        rows = order[np.linspace(0, len(self) - 1, count).round().astype(np.int64)]
+        return self.take(np.random.default_rng(seed).permutation(rows))
+
+    def save(self, path: Path) -> None:
+        """Write as .npz."""
+        np.savez(path, ids=self.ids, types=self.types, offsets=self.offsets)
+
+    @classmethod
+    def load(cls, path: Path) -> "Encoded":
+        """Read what `save` wrote."""
+        with np.load(path) as data:
+            fields: dict[str, Any] = {name: data[name] for name in ("ids", "types", "offsets")}
+            return cls(**fields)

@@ -1,0 +1,296 @@
+"""The encoder as an ONNX graph, written straight from its blueprint and weights.
+
+Two dialects. `portable` uses standard operators alone, takes an attention mask, and runs on any engine; its int8
+form is QDQ with calibrated activations. `fused` uses ONNX Runtime's own operators (Attention, SkipLayerNormalization,
+BiasGelu and their int8 forms, activations rounded as they come) and takes no mask: it is for batches of exactly equal
+lengths. In both, the last layer computes only the first token where the head reads no other.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from penjing.blueprint import Blueprint
+from penjing.errors import InputError
+from penjing.maths.rounding import affine, symmetric
+
+Dialect = Literal["portable", "fused"]
+Ranges = dict[str, tuple[float, float]]
+"""Calibrated [low, high] of the input of each linear layer, by the layer's name."""
+MICROSOFT = "com.microsoft"
+GELU_ERF, GELU_TANH = ("gelu",), ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a graph is made from: sizes, named weights (names as in modeling_penjing.py, without `encoder.`), functions."""
+
+    blueprint: Blueprint
+    weights: dict[str, NDArray[np.float32]]
+    activation: str
+    head_activation: str
+    epsilon: float
+
+
+def build_graph(
+    network: Network,
+    dialect: Dialect = "portable",
+    *,
+    int8: bool = False,
+    ranges: Ranges | None = None,
+    segments: bool = True,
+    weight_bits: int = 8,
+) -> onnx.ModelProto:
+    """The ONNX model: input_ids, token_type_ids (where `segments`), attention_mask (portable) → logits.
+
+    Args:
+        ranges: needed for the portable int8 form.
+        segments: whether there is a second text; without, the first token type is folded into the positions.
+        weight_bits: 7 where the CPU adds pairs of u8·s8 products in 16 bits (no VNNI), which overflows with 8.
+    """
+    if network.blueprint.head not in ("sequence", "token", "question"):
+        raise InputError(f"export: the head {network.blueprint.head!r} is not supported; sequence, token, question are")
+    if int8 and dialect == "portable" and ranges is None:
+        raise InputError("export: the portable int8 form needs calibrated ranges")
+    emitter = _Emitter(network, dialect == "fused", int8, ranges or {}, segments, weight_bits)
+    return emitter.model()
+
+
+@dataclass
+class _Emitter:
+    network: Network
+    fused: bool
+    int8: bool
+    ranges: Ranges
+    segments: bool
+    weight_bits: int
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    # -- pieces ----------------------------------------------------------------------------------------------
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+        """Add a node; returns the name of its output, or the list of them."""
+        standard = {"LayerNormalization", "DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"}
+        microsoft = kind.startswith(("Attention", "QAttention", "Skip", "Bias", "FastGelu", "DynamicQuantizeMatMul"))
+        domain = MICROSOFT if (microsoft or kind == "Gelu") and kind not in standard else ""
+        names = [f"{kind}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], domain=domain, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add an initializer, once per name."""
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def shape(self, *sizes: int) -> str:
+        return self.constant("shape_" + "_".join(map(str, sizes)), np.array(sizes, np.int64))
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        return self.network.weights[name]
+
+    def rounded(self, name: str, w: NDArray[np.float32]) -> tuple[str, str, str]:
+        """The names of q, S and zero of a matrix (inputs, outputs), rounded per output channel."""
+        q, scale = symmetric(w, axis=1, bits=self.weight_bits)
+        zero = np.zeros_like(scale, dtype=np.int8)
+        return self.constant(f"{name}.q", q), self.constant(f"{name}.scale", scale), self.constant(f"{name}.zero", zero)
+
+    def quantized(self, x: str, module: str) -> str:
+        """x → Q → DQ with the calibrated range of `module`'s input, once per x."""
+        name = f"{x}.dq"
+        if not any(name in node.output for node in self.nodes):
+            scale, zero = affine(*self.ranges[module])
+            s, z = self.constant(f"{x}.scale", np.array(scale)), self.constant(f"{x}.zero", np.array(zero))
+            q = self.op("QuantizeLinear", x, s, z)
+            self.nodes.append(helper.make_node("DequantizeLinear", [q, s, z], [name], name=name))
+        return name
+
+    def matmul(self, x: str, name: str, w: NDArray[np.float32], b: NDArray[np.float32] | None) -> str:
+        """x · w + b in the form asked for; `name` is the module whose input range holds for x."""
+        bias = None if b is None else self.constant(f"{name}.bias", b)
+        if not self.int8 or name == "head.out":
+            y: str = self.op("MatMul", x, self.constant(f"{name}.weight", w))
+        elif self.fused:
+            q, scale, zero = self.rounded(name, w)
+            return str(self.op("DynamicQuantizeMatMul", x, q, scale, zero, bias or ""))
+        else:
+            q, scale, zero = self.rounded(name, w)
+            y = self.op("MatMul", self.quantized(x, name), self.op("DequantizeLinear", q, scale, zero, axis=1))
+        return y if bias is None else str(self.op("Add", y, bias))
+
+    def linear(self, x: str, name: str) -> str:
+        """The linear layer `name`; its weights are stored (outputs, inputs)."""
+        return self.matmul(x, name, self.weight(f"{name}.weight").T, self.weight(f"{name}.bias"))
+
+    def norm(self, x: str, name: str) -> str:
+        scale, bias = (self.constant(f"{name}.{part}", self.weight(f"{name}.{part}")) for part in ("weight", "bias"))
+        return str(self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=self.network.epsilon))
+
+    def add_norm(self, x: str, y: str, name: str) -> str:
+        """norm(x + y)."""
+        if not self.fused:
+            return self.norm(self.op("Add", x, y), name)
+        scale, bias = (self.constant(f"{name}.{part}", self.weight(f"{name}.{part}")) for part in ("weight", "bias"))
+        return str(self.op("SkipLayerNormalization", x, y, scale, bias, epsilon=self.network.epsilon))
+
+    def add_bias_norm(self, x: str, block: str, output: str) -> str:
+        """norm(x + b): a block without heads or neurons."""
+        return self.norm(self.op("Add", x, self.constant(f"{output}.bias", self.weight(f"{output}.bias"))), f"{block}.norm")
+
+    def activate(self, x: str, kind: str) -> str:
+        if kind in GELU_ERF:
+            if self.fused:
+                return str(self.op("Gelu", x))
+            half, one = self.constant("half", np.array(0.5, np.float32)), self.constant("one", np.array(1, np.float32))
+            root = self.constant("root2", np.array(np.sqrt(2), np.float32))
+            erf = self.op("Erf", self.op("Div", x, root))
+            return str(self.op("Mul", self.op("Mul", x, self.op("Add", erf, one)), half))
+        if kind in GELU_TANH:
+            if self.fused:
+                return str(self.op("FastGelu", x))
+            return self._gelu_tanh(x)
+        simple = {"relu": "Relu", "tanh": "Tanh"}
+        if kind == "silu":
+            return str(self.op("Mul", x, self.op("Sigmoid", x)))
+        if kind not in simple:
+            allowed = ", ".join((*simple, "silu", *GELU_ERF, *GELU_TANH))
+            raise InputError(f"export: the activation {kind!r} is not supported; one of {allowed} is")
+        return str(self.op(simple[kind], x))
+
+    def _gelu_tanh(self, x: str) -> str:
+        def number(value: float) -> str:
+            return self.constant(f"number_{value}", np.array(value, np.float32))
+
+        cube = self.op("Mul", self.op("Mul", x, x), x)
+        inner = self.op("Mul", self.op("Add", x, self.op("Mul", cube, number(0.044715))), number(float(np.sqrt(2 / np.pi))))
+        return str(self.op("Mul", self.op("Mul", x, number(0.5)), self.op("Add", self.op("Tanh", inner), number(1.0))))
+
+    # -- the encoder -----------------------------------------------------------------------------------------
+
+    def model(self) -> onnx.ModelProto:
+        """The whole graph."""
+        blueprint, head = self.network.blueprint, self.network.blueprint.head
+        x = self.embeddings()
+        bias = None if self.fused else self.mask_bias()
+        for i in range(len(blueprint.layers)):
+            first_only = head == "sequence" and i == len(blueprint.layers) - 1
+            x = self.feed_forward(self.attention(x, i, bias, first_only), i)
+        if head == "sequence":
+            if not blueprint.layers:
+                x = self.first(x)
+            x = self.op("Reshape", x, self.shape(-1, blueprint.hidden))
+            x = self.activate(self.linear(x, "head.dense"), self.network.head_activation)
+        logits = self.linear(x, "head.out")
+        self.nodes[-1].output[0] = "logits"
+        assert logits != "logits"
+
+        shape: list[str | int] = ["batch", "length"]
+        inputs = ["input_ids", *(["token_type_ids"] if self.takes_segments else []), *([] if self.fused else ["attention_mask"])]
+        graph = helper.make_graph(
+            self.nodes,
+            "penjing",
+            [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in inputs],
+            [
+                helper.make_tensor_value_info(
+                    "logits", TensorProto.FLOAT, [*(shape[:1] if head == "sequence" else shape), blueprint.outputs]
+                )
+            ],
+            list(self.constants.values()),
+        )
+        opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(MICROSOFT, 1)] if self.fused else [])]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="penjing")
+
+    @property
+    def takes_segments(self) -> bool:
+        return self.segments and self.network.blueprint.token_types > 1
+
+    def table(self, name: str, indices: str) -> str:
+        """Rows of an embedding table; in int8 each row has a scale of its own."""
+        w = self.weight(f"{name}.weight")
+        if not self.int8 or name != "embeddings.word":
+            return str(self.op("Gather", self.constant(f"{name}.weight", w), indices))
+        q, scale = symmetric(w, axis=0)
+        rows = self.op("Cast", self.op("Gather", self.constant(f"{name}.q", q), indices), to=TensorProto.FLOAT)
+        return str(self.op("Mul", rows, self.op("Gather", self.constant(f"{name}.scale", scale[:, None]), indices)))
+
+    def embeddings(self) -> str:
+        """input_ids → (batch, length, hidden)."""
+        blueprint = self.network.blueprint
+        position = self.weight("embeddings.position.weight")
+        if blueprint.token_types and not self.takes_segments:
+            position = position + self.weight("embeddings.token_type.weight")[0]
+        zero, one, two = (self.shape(i) for i in range(3))
+        length = self.op("Slice", self.op("Shape", "input_ids"), one, two)
+        x = self.op("Add", self.table("embeddings.word", "input_ids"),
+                    self.op("Slice", self.constant("embeddings.position", position), zero, length, zero))  # fmt: skip
+        if self.takes_segments:
+            x = self.op("Add", x, self.table("embeddings.token_type", "token_type_ids"))
+        x = self.norm(x, "embeddings.norm")
+        return x if blueprint.embedding == blueprint.hidden else self.linear(x, "embeddings.projection")
+
+    def mask_bias(self) -> str:
+        """attention_mask → (batch, 1, 1, length): zero where there is a token, very negative where there is none."""
+        mask = self.op("Cast", self.op("Unsqueeze", "attention_mask", self.shape(1, 2)), to=TensorProto.FLOAT)
+        one, low = self.constant("one", np.array(1, np.float32)), self.constant("low", np.array(-1e9, np.float32))
+        return str(self.op("Mul", self.op("Sub", one, mask), low))
+
+    def first(self, x: str) -> str:
+        """(batch, length, hidden) → (batch, 1, hidden)."""
+        return str(self.op("Slice", x, self.shape(0), self.shape(1), self.shape(1)))
+
+    def attention(self, x: str, i: int, mask: str | None, first_only: bool) -> str:
+        """The attention block of layer i, residual and norm included; with `first_only`, of the first token."""
+        block, layer = f"layers.{i}.attention", self.network.blueprint.layers[i]
+        residual = self.first(x) if first_only else x
+        if not layer.heads:
+            return self.add_bias_norm(residual, block, f"{block}.output")
+        context = (
+            self.fused_context(x, block, layer.heads) if self.fused else self.plain_context(x, residual, block, layer.heads, mask)
+        )
+        if first_only and self.fused:
+            context = self.first(context)
+        return self.add_norm(residual, self.linear(context, f"{block}.output"), f"{block}.norm")
+
+    def plain_context(self, x: str, queries: str, block: str, heads: int, mask: str | None) -> str:
+        width = self.network.blueprint.head_width
+        scale = np.float32(1 / np.sqrt(width))
+
+        def split(name: str, source: str, scale: np.float32, *order: int) -> str:
+            w, b = self.weight(f"{block}.{name}.weight").T * scale, self.weight(f"{block}.{name}.bias") * scale
+            y = self.op("Reshape", self.matmul(source, f"{block}.{name}", w, b), self.shape(0, 0, heads, width))
+            return str(self.op("Transpose", y, perm=list(order)))
+
+        q = split("query", queries, scale, 0, 2, 1, 3)
+        k = split("key", x, np.float32(1), 0, 2, 3, 1)
+        v = split("value", x, np.float32(1), 0, 2, 1, 3)
+        scores = self.op("MatMul", q, k)
+        probabilities = self.op("Softmax", self.op("Add", scores, mask) if mask else scores, axis=-1)
+        context = self.op("Transpose", self.op("MatMul", probabilities, v), perm=[0, 2, 1, 3])
+        return str(self.op("Reshape", context, self.shape(0, 0, heads * width)))
+
+    def fused_context(self, x: str, block: str, heads: int) -> str:
+        parts = ("query", "key", "value")
+        w = np.concatenate([self.weight(f"{block}.{part}.weight").T for part in parts], axis=1)
+        b = self.constant(f"{block}.qkv.bias", np.concatenate([self.weight(f"{block}.{part}.bias") for part in parts]))
+        if not self.int8:
+            return str(self.op("Attention", x, self.constant(f"{block}.qkv.weight", w), b, num_heads=heads))
+        xq, xs, xz = self.op("DynamicQuantizeLinear", x, outputs=3)
+        q, scale, zero = self.rounded(f"{block}.qkv", w)
+        return str(self.op("QAttention", xq, q, b, xs, scale, "", xz, zero, num_heads=heads))
+
+    def feed_forward(self, x: str, i: int) -> str:
+        """The feed-forward block of layer i, residual and norm included."""
+        block = f"layers.{i}.feed_forward"
+        if not self.network.blueprint.layers[i].neurons:
+            return self.add_bias_norm(x, block, f"{block}.down")
+        if self.fused and self.network.activation in GELU_ERF:
+            bias = self.constant(f"{block}.up.bias", self.weight(f"{block}.up.bias"))
+            y = self.op("BiasGelu", self.matmul(x, f"{block}.up", self.weight(f"{block}.up.weight").T, None), bias)
+        else:
+            y = self.activate(self.linear(x, f"{block}.up"), self.network.activation)
+        return self.add_norm(x, self.linear(y, f"{block}.down"), f"{block}.norm")

@@ -1,0 +1,1 @@
+"""Formulas only: arrays in, arrays out."""

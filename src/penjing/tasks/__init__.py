@@ -1,0 +1,1 @@
+"""Tasks: text ↔ arrays ↔ metric."""
