@@ -146,9 +146,15 @@ def read(
     return result
 
 
-def has_head(model: str | Path, head: Head) -> bool:
-    """Whether the checkpoint carries this head already."""
-    return _head_of(_read_config(locate(model))[0]) == head
+def head_of(model: str | Path) -> Head:
+    """The head that the checkpoint carries."""
+    return _head_of(_read_config(locate(model))[0])
+
+
+def positions_of(model: str | Path) -> int:
+    """Tokens that a text may have at most."""
+    config, family = _read_config(locate(model))
+    return _translate(config, family, "none", None)[1].positions
 
 
 def label_names(model: str | Path) -> list[str]:
@@ -302,8 +308,16 @@ def _load(model: PenjingPreTrainedModel, state: dict[str, Tensor], folder: Path)
 # -- write -------------------------------------------------------------------------------------------------------
 
 
-def write(model: PenjingPreTrainedModel, path: str | Path, *, tokenizer: str | Path | None = None) -> None:
+def write(
+    model: PenjingPreTrainedModel,
+    path: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
     """Write `model` to the folder `path`, whole or not at all, with the tokenizer files of the folder `tokenizer`.
+
+    `extra` are further files: JSON objects, or texts, by name.
 
     A uniform blueprint is written as a plain Hugging Face checkpoint of the family it came from; any other with
     modeling_penjing.py, for `trust_remote_code=True`.
@@ -317,6 +331,9 @@ def write(model: PenjingPreTrainedModel, path: str | Path, *, tokenizer: str | P
             model.save_pretrained(folder)
         if tokenizer is not None:
             copy_tokenizer(tokenizer, folder)
+        for name, content in (extra or {}).items():
+            text = content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False)
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def copy_tokenizer(source: str | Path, target: Path) -> None:

@@ -1,15 +1,15 @@
 """Reviews of the project's own for `penjing demo`: a small grammar in which composition, not vocabulary, decides.
 
-A template is written for a label L and says the same thing of either: `+` is a statement that agrees with L and `-` one
-that contradicts it, so a word of the template tells nothing of L, and a judgement ("bland") tells it only together with
-the negation, contrast, report or comparison around it. Where English has no such symmetry ("if only"), a pair of
-templates of the same words takes its place. Standard library only; the texts are nobody's, and free to copy.
+A template is written for a label L and says the same of either: `+` is a statement that agrees with L and `-` one that
+contradicts it. So its own words tell nothing of L, and a judgement ("bland") tells it only together with the negation,
+contrast, report or comparison around it. Where English has no such symmetry ("if only"), a pair of templates of nearly
+the same words takes its place. Standard library only; the texts are made up, and free to copy.
 
-    [a|b]     one of the alternatives                 {who}     people who hold an opinion
-    {+1} {-2} a statement about aspect 1, 2           {n1}      aspect 1: "the soup"
-    {p1} {m1} a plain one, not negated (as +, -)      {v1}      was, were
-    {a+1}     an adjective for aspect 1               {it1}     it, they
-    {at} {here} {kind} {differs} {found}              see `Domain`
+    [a|b]      one of the alternatives                     {n1}    aspect 1: "the soup"
+    {+1} {-1}  a statement about aspect 1                  {v1}    "was" or "were"
+    {p1} {m1}  the same, but never with a negation         {it1}   "it" or "they"
+    {a+1}      an adjective for aspect 1                   {who}   people who hold an opinion
+    {here} {at} {differs} {after}                          see `Domain`
 """
 
 import random
@@ -17,7 +17,8 @@ import re
 from dataclasses import dataclass
 
 WORDS = (8, 40)  # the fewest and the most words of a review
-TURNED = 0.4  # share of statements that negate their opposite
+DIRECT = 0.5  # share of reviews that say it straight: what n-grams can learn, and what composition is learnt from
+TURNED = 0.2  # share of statements that negate their opposite
 NEUTRAL = 0.5  # share of reviews with a sentence that has no opinion
 
 
@@ -33,13 +34,12 @@ class Aspect:
 
 @dataclass(frozen=True)
 class Domain:
-    """A kind of thing reviewed: phrases that fill the slots of the same names, aspects, and sentences without opinion."""
+    """A kind of thing reviewed: what fills the slots of the same names, sentences without opinion, and aspects."""
 
-    kind: str
     here: str
-    at: tuple[str, ...]
-    differs: str
-    found: tuple[str, ...]
+    at: tuple[str, ...]  # where the comparison is
+    differs: str  # whoever thinks otherwise
+    after: tuple[str, ...]  # how long it was tried
     neutral: tuple[str, ...]
     aspects: tuple[Aspect, ...]
 
@@ -55,11 +55,10 @@ def _aspects(table: str) -> tuple[Aspect, ...]:
 
 _DOMAINS = (
     Domain(
-        kind="film",
         here="in this film",
         at=("in the first film", "in the sequel", "in the version from 1987", "in the director's last film"),
         differs="must have seen a different film",
-        found=("watching it twice", "two long hours", "the credits rolled", "an evening at the cinema"),
+        after=("watching it twice", "two long hours", "a second viewing"),
         neutral=(
             "We saw it on a Tuesday evening.",
             "It runs for just over two hours.",
@@ -81,18 +80,17 @@ _DOMAINS = (
         """),
     ),
     Domain(
-        kind="restaurant",
         here="here",
         at=("at the place next door", "at the old restaurant", "at the bistro by the station", "at our usual place"),
         differs="must have eaten in a different restaurant",
-        found=("three courses", "a long lunch", "two visits", "the bill had come"),
+        after=("three courses", "a long meal", "a second visit"),
         neutral=(
             "We were a party of five.",
             "We had booked a table for eight o'clock.",
             "It is a short walk from the station.",
             "I ordered the set menu.",
             "We sat near the window.",
-            "It was my first visit since they moved.",
+            "They moved here last spring.",
         ),
         aspects=_aspects("""
             soup: fragrant, delicate, delicious / bland, watery, greasy
@@ -107,11 +105,10 @@ _DOMAINS = (
         """),
     ),
     Domain(
-        kind="hotel",
         here="here",
         at=("at the hotel across the street", "at the hotel by the lake", "at our usual hotel", "at the airport hotel"),
         differs="must have stayed in a different hotel",
-        found=("a single night", "three nights", "a whole week", "we had unpacked"),
+        after=("the first night", "a look around", "our stay"),
         neutral=(
             "We stayed for three nights in October.",
             "Our room was on the fourth floor.",
@@ -133,18 +130,17 @@ _DOMAINS = (
         """),
     ),
     Domain(
-        kind="laptop",
         here="on this one",
-        at=("on the older model", "on my last laptop", "on the cheaper version", "on the one I use at work"),
+        at=("on the older model", "on my last laptop", "on the cheaper version", "on my sister's laptop"),
         differs="must have bought a different laptop",
-        found=("a month of daily use", "ten days", "the first weekend", "a long train journey"),
+        after=("a month of daily use", "the first weekend", "a long train journey"),
         neutral=(
             "I bought it for my evening classes.",
             "It came in a plain brown box.",
             "I mostly use it for writing.",
             "Mine is the grey one.",
             "It replaced a machine from 2015.",
-            "I have carried it to work since March.",
+            "I carry it to work every day.",
         ),
         aspects=_aspects("""
             keyboard: comfortable, precise, responsive / mushy, noisy, cramped
@@ -155,7 +151,7 @@ _DOMAINS = (
             software: intuitive, responsive, dependable / clumsy, sluggish, unreliable
             touchpad: responsive, precise, dependable / erratic, sluggish, unreliable
             case: sturdy, elegant, durable / flimsy, ugly, creaky
-            *instructions: clear, helpful, precise / confusing, muddled, useless
+            webcam: sharp, clear, bright / grainy, blurry, dim
         """),
     ),
 )
@@ -168,7 +164,7 @@ _WHO = (
 # A statement: `a+` are its plain forms, `a-` those that negate the opposite.
 _PLAIN = (
     "{n1} {v1} {a+1}",
-    "{n1} {v1} [really|truly|very|thoroughly] {a+1}",
+    "{n1} {v1} [really|truly|remarkably] {a+1}",
 )
 _TURNED = (
     "{n1} {v1} never anything but {a+1}",
@@ -178,75 +174,60 @@ _TURNED = (
     "nobody could call {n1} [truly |really |]{a-1}",
 )
 
-# Each pair: what is written when the label is positive, and when it is negative.
-_PAIRS = (
-    (
-        "If only {n1} were as {a+1} {at} as {it1} {v1} {here}!",
-        "If only {n1} were as {a-1} {here} as {it1} {v1} {at}!",
-    ),
-    (
-        "I can write that {n1} {v1} [really |]{a+1} {here}; I wish I could write the same of {n1} {at}.",
-        "I can write that {n1} {v1} [really |]{a-1} {at}; I wish I could write the same of {n1} {here}.",
-    ),
-    (
-        "{at}, {n1} should have been as {a+1} as {it1} {v1} {here}.",
-        "{here}, {n1} should have been as {a-1} as {it1} {v1} {at}.",
-    ),
+_DIRECT = (
+    "After {after}, I can say that {+1}.",
+    "{+1}, [I thought|in my opinion|if you ask me], and {+2}.",
+    "{+1}. I felt the same about {n2}: {it2} {v2} {a+2}.",
+    "It was {n1} that struck me first: {it1} {v1} {a+1}. After {after}, I can add that {+2}.",
+    "{n1} {v1} [just |really |]as {a+1} as {who} had said, and {+2}.",
+    "I had heard [a lot|so much] about {n1}, and indeed {+1}.",
 )
 
-_TEMPLATES = (
-    # plain
-    "After {found}, I can say that {+1}.",
-    "{+1}[, I thought|, in my opinion|]. [I felt the same about {n2}.|Also, {+2}.|]",
+# The truth said outright, after a statement that was turned down; the noun where "they" are the people.
+_IT_WAS = "[|: {it1} {v1} {a+1}|: {it1} {v1} truly {a+1}]."
+_THE_NOUN_WAS = _IT_WAS.replace("{it1}", "{n1}")
+
+_COMPOSED = (
     # contrast: the verdict decides, wherever it stands
     "{-1}, [but|yet] {+2}, and that is what [counts|matters] for me.",
     "[Although|Even though|While] {-1}, {+2}, and in the end that [mattered|counted for] more.",
     "{+1}, and that mattered more in the end, [although|even though] {-2}.",
-    "{+1}, and it did not change my mind that {-2}.",
     "It is true that {-1}, [but|yet] this did not change my mind: {+2}.",
-    "[Despite all this|Still], {+1}. That {-2} is a detail.",
     "That {-1} is a detail. [What counts is that|What I will remember is that] {+2}.",
     "The fact that {-1} could not outweigh the fact that {+2}.",
-    "The fact that {+1} easily outweighed the fact that {-2}.",
-    "On the one hand {-1}, on the other {+2}, and for me the latter [counts for more|weighs more].",
-    "On the one hand {+1}, on the other {-2}, and for me the former [counts for more|weighs more].",
+    "{+1}, which easily outweighed the fact that {-2}.",
     # which of two aspects matters
-    "What I care about is {n1}, not {n2}. [{m2}, but {p1}|{p1}, but {m2}].",
-    "I do not care much about {n2}; for me it is {n1} that [counts|matters]. [{m2}, but {p1}|{p1}, but {m2}].",
     "I came for {n1} rather than for {n2}, and while {m2}, {p1}.",
+    "What I care about is {n1}, not {n2}. [{m2}, but {p1}|{p1}, but {m2}].",
     # opinions of others
-    "{who} said that {-1}[; they|. They|, and they] could not have been more wrong.",
-    "{who} said that {+1}[; they|. They|, and they] could not have been more right.",
-    "{who} told me that {-1}[. I disagree|, and I disagree|, which is not how I see it|. That is simply not true].",
-    "{who} told me that {+1}[. I agree|, and I agree|, which is just how I see it|. That is simply true].",
-    "{who} will tell you that {-1}. Do not believe them.",
-    "Believe {who} when they tell you that {+1}.",
+    "{who} said that {-1}[; they|. They|, but they] [were wrong|could not have been more wrong]" + _THE_NOUN_WAS,
+    "{who} said that {+1}[; they|. They|, and they] were right.",
+    "{who} told me that {-1}[. I disagree|, but I disagree][|: I found {it1} {a+1}].",
+    "{who} told me that {+1}[. I agree|, and I agree].",
+    "{who} will tell you that {-1}. Do not believe them" + _THE_NOUN_WAS,
     "{who} said that {-1}, but I side with those who said that {+1}.",
-    "I side with those who said that {+1}, not with {who}, who said that {-1}.",
-    "Whoever says that {-1} {differs}.",
-    "I cannot agree with {who}, who [wrote|said] that {-1}.",
-    "I cannot disagree with {who}, who [wrote|said] that {+1}.",
+    "Whoever says that {-1} {differs}[|: {here} {it1} {v1} {a+1}].",
     # expectation, condition, things unsaid
-    "[From what I had read|From the pictures], I expected {n1} to be {a-1}, [but|and yet] after {found} I knew that {p1}.",
-    "I expected {n1} to be {a-1}. [I was wrong|I could not have been more wrong].",
-    "I expected {n1} to be {a+1}. [I was not wrong|I could not have been more right].",
-    "I would be lying if I said that {-1}.",
-    "I would be lying if I denied that {+1}.",
-    "If {m1}, I would [say so|write so here], but the opposite is true.",
-    "[It would be unfair to say|I am not going to pretend] that {-1}[, because the opposite is true|].",
-    "It would be unfair not to say that {+1}.",
-    "You might think that {-1}. You would be [wrong|mistaken].",
-    "You might think that {+1}. You would [be right|not be mistaken].",
+    "[From what I had read,|At first] I expected {n1} to be {a-1}, [but|and yet] after {after} I knew that {p1}.",
+    "I expected {n1} to be {a-1}. I was wrong" + _IT_WAS,
+    "I expected {n1} to be {a+1}. I was right.",
+    "I would be lying if I said that {-1}[|, because {it1} {v1} {a+1}].",
+    "If {m1}, I would [say so|write so here], but the opposite is true" + _IT_WAS,
+    "You might think that {-1}. You would be wrong" + _IT_WAS,
     # comparison: who is compared with whom
-    "{n1} {v1} nowhere near as {a-1} {here} as {at}.",
-    "{n1} {v1} nowhere near as {a+1} {at} as {here}.",
-    "{n1} {v1} {a-1} {at}; {here} {it1} {v1} [quite the opposite|anything but that].",
-    "{n1} {v1} {a+1} {at}; {here} {it1} {v1} [just the same|no different].",
+    "{n1} {v1} nowhere near as {a-1} as {at}.",
+    "{at}, {n1} {v1} nowhere near as {a+1}.",
+    "{n1} {v1} {a-1} {at}; {here} {it1} {v1} quite the opposite[|, {a+1}].",
     "{n1} {v1} {a+1} {at}, and {here} even more so.",
-    "{n1} {v1} far less {a-1} {here} than {at}.",
-    "{at}, {n1} {v1} [{a-1}, here {a+1}|far less {a+1} than {here}].",
 )
 
+_OPPOSITE = str.maketrans("+-", "-+")
+
+# What is written when the label is positive, and when it is negative.
+_PAIRS = (
+    ("If only {n1} were this {a+1} {at}!", "If only {n1} were as {a-1} as {at}!"),
+    ("{p1}, and I wish I could say the same of {n1} {at}.", "I wish I could say that {m1}, as {it1} {v1} {at}."),
+)
 
 
 class _Writer:
@@ -255,6 +236,7 @@ class _Writer:
     def __init__(self, domain: Domain, positive: bool, rng: random.Random) -> None:
         self._domain, self._positive, self._rng = domain, positive, rng
         self._aspects = rng.sample(domain.aspects, 2)
+        self._used: set[str] = set()
         self._turns = 1  # a second negated statement would be hard on the reader
 
     def write(self, template: str) -> str:
@@ -263,9 +245,11 @@ class _Writer:
         return re.sub(r"{([^}]*)}", lambda match: self._fill(match[1]), chosen)
 
     def _fill(self, slot: str) -> str:
+        if slot == "who":
+            return self._rng.choice(_WHO)
         if not slot[-1].isdigit():
-            choices: str | tuple[str, ...] = _WHO if slot == "who" else getattr(self._domain, slot)
-            return choices if isinstance(choices, str) else self._rng.choice(choices)
+            phrases: str | tuple[str, ...] = getattr(self._domain, slot)
+            return phrases if isinstance(phrases, str) else self._rng.choice(phrases)
         name, number = slot[:-1], slot[-1]
         aspect = self._aspects[int(number) - 1]
         match name:
@@ -276,18 +260,31 @@ class _Writer:
             case "it":
                 return "they" if aspect.plural else "it"
             case "a+" | "a-":
-                return self._rng.choice(aspect.good if self._positive == (name == "a+") else aspect.bad)
-        forms = _PLAIN
-        if name in "+-" and self._turns and self._rng.random() < TURNED:
-            forms, self._turns = _TURNED, self._turns - 1
-        form = self._rng.choice(forms).replace("1", number)
-        return self.write(form if name in "+p" else form.translate(str.maketrans("+-", "-+")))
+                return self._adjective(aspect.good if self._positive == (name == "a+") else aspect.bad)
+            case "+" | "p":
+                return self.write(self._statement(name == "+").replace("1", number))
+            case "-" | "m":
+                return self.write(self._statement(name == "-").translate(_OPPOSITE).replace("1", number))
+        raise AssertionError(f"no slot {slot!r}")
+
+    def _adjective(self, suitable: tuple[str, ...]) -> str:
+        """One that this review has not used."""
+        adjective = self._rng.choice([word for word in suitable if word not in self._used])
+        self._used.add(adjective)
+        return adjective
+
+    def _statement(self, may_turn: bool) -> str:
+        """A form of statement, about aspect 1 and agreeing with the label."""
+        if may_turn and self._turns and self._rng.random() < TURNED:
+            self._turns -= 1
+            return self._rng.choice(_TURNED)
+        return self._rng.choice(_PLAIN)
 
 
 def _review(positive: bool, rng: random.Random) -> str:
     """One review: a template, with a sentence without opinion before or after it in some."""
     domain = rng.choice(_DOMAINS)
-    template = rng.choice((*_TEMPLATES, *_PAIRS))
+    template = rng.choice(_DIRECT if rng.random() < DIRECT else (*_COMPOSED, *_PAIRS))
     if not isinstance(template, str):
         template = template[0 if positive else 1]
     sentences = [_Writer(domain, positive, rng).write(template)]

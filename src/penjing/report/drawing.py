@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import Literal, TypeGuard
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -44,14 +44,15 @@ class Row:
 # -- numbers ---------------------------------------------------------------------------------------------------
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` can be drawn or printed as a figure: a finite int or float, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def significant(value: float, digits: int = 3) -> str:
     """`digits` significant digits without an exponent, thousands grouped: 0.837, 6.10, 1,250."""
-    places = digits - 1 - math.floor(math.log10(abs(value))) if value else digits - 1
+    exponent = int(f"{value:.{digits - 1}e}".rpartition("e")[2])
+    places = digits - 1 - exponent
     return f"{value:,.{max(places, 0)}f}".replace("-", "−")
 
 
@@ -107,7 +108,10 @@ def drop_svg(rows: Sequence[tuple[str, float, tuple[float, float]]], limit: floa
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
-    body = [_line(place(0), 20, place(0), bottom), _text(place(0), bottom + 14, "nothing lost", "quiet small", "middle")]
+    body = [
+        _line(place(0), 20, place(0), bottom),
+        _text(place(0), bottom + 14, "nothing lost", "quiet small", "middle"),
+    ]
     if limit is not None:
         body += [_line(place(limit), 14, place(limit), bottom, "limit")]
         body += [_text(place(limit), 9, f"at most {significant(limit, 2)} lost", "quiet small", "middle")]
@@ -181,7 +185,9 @@ def blueprint_svg(before: Blueprint, after: Blueprint, kept_layers: Sequence[int
     depth = max(len(before.layers), *(index + 1 for index in grown), 1) if grown else max(len(before.layers), 1)
     scale = _Scale(before, after, depth)
     teacher = dict(enumerate(before.layers))
-    body = [f'<svg x="0" width="47%" overflow="visible">{scale.tree("Teacher", before, before, teacher, teacher)}</svg>']
+    body = [
+        f'<svg x="0" width="47%" overflow="visible">{scale.tree("Teacher", before, before, teacher, teacher)}</svg>'
+    ]
     body += [f'<svg x="53%" width="47%" overflow="visible">{scale.tree("Result", after, before, grown, teacher)}</svg>']
     described = f"Before: {_sentence(before)}. After: {_sentence(after)}. Layers kept: {_list(kept_layers)}."
     return _svg("blueprint", "The encoder before and after", described, scale.height, body)
@@ -203,7 +209,9 @@ class _Scale:
         self.ground = self.top + self.pitch * depth + 6
         self.height = self.ground + self.pot + 40
 
-    def tree(self, name: str, own: Blueprint, full: Blueprint, grown: Mapping[int, Layer], teacher: Mapping[int, Layer]) -> str:
+    def tree(
+        self, name: str, own: Blueprint, full: Blueprint, grown: Mapping[int, Layer], teacher: Mapping[int, Layer]
+    ) -> str:
         """The tree `own`, over the dashed outline of `full`."""
         kind = "result" if name == "Result" else "baseline"
         parts = [_text(0, 12, name, "strong"), _text(0, 28, _short(own), "quiet small")]
@@ -239,7 +247,9 @@ class _Scale:
         parts = []
         if full.vocabulary > own.vocabulary or full.embedding > own.embedding:
             outline = span * full.vocabulary / self.vocabulary
-            parts += [_box(centre - outline / 2, self.ground, outline, self.pot * full.embedding / self.embedding, "gone")]
+            parts += [
+                _box(centre - outline / 2, self.ground, outline, self.pot * full.embedding / self.embedding, "gone")
+            ]
         parts += [_box(centre - wide / 2, self.ground, wide, tall, kind)]
         for foot in (-0.36, 0.28):
             parts += [_box(centre + foot * wide, self.ground + tall, 0.08 * wide, 4, kind)]
@@ -253,7 +263,9 @@ def _short(blueprint: Blueprint) -> str:
 
 def _sentence(blueprint: Blueprint) -> str:
     layers = ", ".join(f"{layer.heads} heads and {layer.neurons} neurons" for layer in blueprint.layers)
-    return f"{_short(blueprint)}, {blueprint.hidden} wide, {blueprint.vocabulary} tokens; layers of {layers or 'nothing'}"
+    return (
+        f"{_short(blueprint)}, {blueprint.hidden} wide, {blueprint.vocabulary} tokens; layers of {layers or 'nothing'}"
+    )
 
 
 def _list(items: Sequence[int]) -> str:
@@ -321,10 +333,3 @@ def _blocks(length: float) -> str:
     """A bar `length` cells long, to an eighth; what is not zero shows."""
     eighths = math.ceil(8 * length)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
-
-
-def kept_interval(value: Any) -> tuple[float, float] | None:
-    """`[low, high]` as a pair of numbers, or None where the report holds none."""
-    if isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value)):
-        return float(value[0]), float(value[1])
-    return None

@@ -1,0 +1,158 @@
+"""The command line: thin; names resolve here and nowhere else."""
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+from rich.console import Console
+
+from penjing.errors import BudgetError, InputError, PenjingError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+console = Console(stderr=True)
+
+Model = Annotated[str, typer.Option("--model", help="Folder or hub id of the model.")]
+TaskName = Annotated[str, typer.Option("--task", help="classification, pair or tagging.")]
+TrainFile = Annotated[str, typer.Option("--train", help="Training data: JSON Lines, CSV, TSV, Parquet (also .gz), or a hub name.")]
+EvalFile = Annotated[str, typer.Option("--eval", help="Evaluation data, likewise; without it a tenth of the training data is held out.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Seed = Annotated[int, typer.Option("--seed")]
+MaxLength = Annotated[int, typer.Option("--max-length", help="Tokens of a text at most; longer ones are cut. 0: the model's positions.")]
+TextColumns = Annotated[str, typer.Option("--text-columns", help="Column, or two with a comma between, that hold the text.")]
+LabelColumn = Annotated[str, typer.Option("--label-column", help="Column that holds the label.")]
+Metric = Annotated[str, typer.Option("--metric", help="For pairs: accuracy or f1.")]
+Pickle = Annotated[bool, typer.Option("--pickle", help="Read pytorch_model.bin where there are no safetensors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of every engine; 0: all cores.")]
+Epochs = Annotated[int, typer.Option("--epochs", min=1)]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
+Rate = Annotated[float, typer.Option("--learning-rate", min=0)]
+
+
+def say(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """The result for a machine, or for a person."""
+    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def summary(report: dict[str, Any], out: Path) -> str:
+    """A compression in three lines."""
+    result, teacher, low, high = report["result"], report["teacher"], *report["result"]["drop_ci95"]
+    return (
+        f"{result['form']}: {result['speedup_vs_eager']:.1f}x faster than eager PyTorch"
+        f" ({teacher['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms), {teacher['bytes'] / result['bytes']:.1f}x smaller"
+        f" ({teacher['bytes'] / 1e6:.1f} -> {result['bytes'] / 1e6:.1f} MB)\n"
+        f"{report['metric']} {teacher['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost"
+        f" (95 %: {low:.2f} ... {high:.2f})\n"
+        f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}"
+    )
+
+
+@app.callback()
+def root() -> None:
+    """Penjing (盆景): makes a fine-tuned BERT small and fast on the machine where it will run, with the proof."""
+
+
+@app.command()
+def train(
+    model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "", epochs: Epochs = 3,
+    batch_size: BatchSize = 32, learning_rate: Rate = 5e-5, seed: Seed = 0, max_length: MaxLength = 0,
+    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "accuracy",
+    pickle: Pickle = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Fine-tune a teacher: best weights kept, early stopping, and a killed run goes on where it stopped."""
+    from penjing.progress import training_bar
+    from penjing.sources import load_data
+    from penjing.training.finetune import finetune
+    from penjing.training.loop import Schedule
+
+    data = load_data(model, task, train, eval, max_length, text_columns, label_column, metric, seed, console.print, new_labels=True)
+    schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    with training_bar(console, "train") as progress:
+        history = finetune(model, data.task, data.train, data.eval, out, schedule, pickle=pickle, progress=progress)
+    result = {"out": str(out), "metric": data.task.metric().name, "quality": history.best, "steps": history.steps, "seconds": history.seconds}
+    say(result, as_json, f"{out}: {result['metric']} {history.best:.2f} after {history.steps} steps, {history.seconds:.0f} s")
+
+
+@app.command()
+def compress(
+    model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
+    speedup: Annotated[float | None, typer.Option("--speedup", min=0, help="Times faster than eager PyTorch, at least.")] = None,
+    latency_ms: Annotated[float | None, typer.Option("--latency-ms", min=0, help="Milliseconds of a text, at most.")] = None,
+    size_mb: Annotated[float | None, typer.Option("--size-mb", min=0, help="Megabytes of the deployment, at most.")] = None,
+    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Minutes of training, at most.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")] = None,
+    threads: Threads = 0, test: Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML with the settings of the steps.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")] = None,
+    no_training: Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")] = False,
+    seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
+    metric: Metric = "accuracy", as_json: Json = False,
+) -> None:  # fmt: skip
+    """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
+    from penjing.checkpoint import locate
+    from penjing.engines.engine import ENGINES
+    from penjing.pipeline import Budget, Job
+    from penjing.pipeline import compress as run
+    from penjing.progress import training_bar
+    from penjing.recipe import Recipe, read_recipe
+    from penjing.sources import fingerprint_rows, load_data, load_examples
+
+    if engine is not None and engine not in ENGINES:
+        raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
+    for name, value in (("--speedup", speedup), ("--latency-ms", latency_ms), ("--size-mb", size_mb), ("--minutes", minutes)):
+        if value is not None and value <= 0:
+            raise InputError(f"{name}: {value} is not allowed; give a number above 0")
+    steps = read_recipe(recipe) if recipe else Recipe()
+    if steps.distill and (epochs or minutes):
+        schedule = replace(steps.distill.schedule, epochs=epochs or steps.distill.schedule.epochs, minutes=minutes)
+        steps = replace(steps, distill=replace(steps.distill, schedule=schedule))
+    if no_training:
+        steps = replace(steps, distill=None)
+    data = load_data(model, task, train, eval, max_length, text_columns, label_column, metric, seed, console.print)
+    tests = [(name, load_examples(data, name, console.print)) for name in test or []]
+    asked = {
+        "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": speedup,
+        "latency_ms": latency_ms, "size_mb": size_mb, "max_drop": max_drop, "engine": engine, "threads": threads or cores(),
+        "seed": seed, "max_length": data.max_length, "metric": metric, "recipe": steps.to_dict(),
+        "data": fingerprint_rows(data),
+    }  # fmt: skip
+    job = Job(
+        locate(model), data, Budget(speedup, latency_ms, size_mb, max_drop), steps, out, threads or cores(), engine, seed,  # type: ignore[arg-type]
+        tests, asked, shlex.join(["penjing", *sys.argv[1:]]),
+    )  # fmt: skip
+    report = run(job, console.print, lambda title: training_bar(console, title))
+    say(report, as_json, summary(report, out))
+    if not report["met"]:
+        failed = ", ".join(f"{g['name']} {g['value']:.2f} (asked {g['limit']:g})" for g in report["gates"] if g["asked"] and not g["passed"])
+        raise BudgetError(f"the budget was not met: {failed}; the best that was found is in {out}, so ask for less or allow more")
+
+
+def main() -> None:
+    """Run; an error of ours is one line and its exit status."""
+    try:
+        app(standalone_mode=True)
+    except PenjingError as error:
+        print(f"penjing: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except OSError as error:
+        if error.errno == 28:
+            print("penjing: the disk is full; nothing half-written was left; free some space and run the same command", file=sys.stderr)
+            sys.exit(InputError.exit_status)
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""One small interface: token numbers in, logits out; and a `Form`, the declared way in which a model is run."""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.arrays import Encoded, Feeds
+from penjing.errors import InputError
+
+EngineName = Literal["torch", "onnxruntime", "openvino"]
+ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino", "torch")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a model is run: engine, file (relative to its folder; for torch the folder itself), and the engine's options.
+
+    `bucket`: OpenVINO compiles static shapes, lengths rounded up to a multiple of it; 0 leaves the length dynamic.
+    `bfloat16`: OpenVINO may compute what is float in bfloat16.
+    """
+
+    name: str
+    engine: EngineName
+    file: str
+    bucket: int = 0
+    bfloat16: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+    def inside(self, folder: str) -> "Form":
+        """The same form, with its file in a sub-folder."""
+        return replace(self, file=str(Path(folder) / self.file))
+
+
+class Engine(ABC):
+    """A loaded model. `run` takes texts of one length, without padding, and gives logits (B, C) or (B, S, C)."""
+
+    @abstractmethod
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        """feeds: `input_ids`, `token_type_ids`, `attention_mask`, each (B, S) int64."""
+
+    def logits(self, encoded: Encoded, batch: int = 32) -> list[NDArray[np.float32]]:
+        """Logits of every text, in order, in batches of exactly equal lengths."""
+        result: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(encoded)
+        for rows in encoded.exact_batches(batch):
+            for row, value in zip(rows, self.run(encoded.feeds(rows)), strict=True):
+                result[row] = value
+        return result
+
+
+def open_engine(form: Form, folder: str | Path, threads: int | None = None) -> Engine:
+    """Load the model of `form` from `folder` on so many threads (None: all cores)."""
+    threads = threads or os.cpu_count() or 1
+    path = Path(folder) / form.file
+    if not path.exists():
+        raise InputError(f"engine: {path} is missing; export the model again")
+    if form.engine == "onnxruntime":
+        from penjing.engines.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(path, threads)
+    if form.engine == "openvino":
+        from penjing.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(path, threads, bucket=form.bucket, bfloat16=form.bfloat16)
+    if form.engine == "torch":
+        from penjing.engines.pytorch import TorchEngine
+
+        return TorchEngine(path, threads)
+    raise InputError(f"engine: {form.engine!r} is none; allowed are {', '.join(ENGINES)}")
+
+
+DESCRIPTION = "engine.json"
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What an engine folder says of itself: its forms (the chosen one first), task, labels, longest text."""
+    try:
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        forms_of(description)
+    except FileNotFoundError as error:
+        raise InputError(f"engine: {folder} has no {DESCRIPTION}; give a folder that penjing compress wrote") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"engine: {folder / DESCRIPTION} is damaged ({error}); export the model again") from error
+    return description
+
+
+def forms_of(description: dict[str, Any]) -> Sequence[Form]:
+    """The forms in a description."""
+    return [Form(**fields) for fields in description["forms"]]

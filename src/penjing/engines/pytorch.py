@@ -1,0 +1,34 @@
+"""Eager PyTorch, as Hugging Face runs it: the baseline that every speed-up is a ratio to."""
+
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from penjing.arrays import Feeds
+from penjing.checkpoint import head_of
+from penjing.engines.engine import Engine
+
+
+@final
+class TorchEngine(Engine):
+    """A model folder loaded by transformers itself (with its own code where Penjing wrote it), in float32."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        torch.set_num_threads(threads)
+        sequence = head_of(path) == "sequence"
+        kind = transformers.AutoModelForSequenceClassification if sequence else transformers.AutoModelForTokenClassification
+        self.model = kind.from_pretrained(path, trust_remote_code=True, dtype=torch.float32).eval()
+        segments = getattr(self.model.config, "type_vocab_size", 0) > 1
+        self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if segments else [])]
+
+    @torch.inference_mode()
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.model(**{n: torch.from_numpy(feeds[n]) for n in self.inputs}).logits.numpy()
+        return logits

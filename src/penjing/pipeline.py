@@ -1,0 +1,489 @@
+"""The main job: a fine-tuned model and a budget go in; a smaller, faster one comes out, checked and exported."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from penjing import __version__
+from penjing.arrays import Encoded
+from penjing.atomic import whole_folder, write_json, write_text
+from penjing.checkpoint import blueprint_of, copy_tokenizer, locate, read, write
+from penjing.engines.engine import DESCRIPTION, EngineName, Form, open_engine
+from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
+from penjing.engines.machine import commit, machine, versions
+from penjing.engines.graph import Ranges
+from penjing.engines.measure import Measurement, Subject, measure
+from penjing.recipe import Recipe
+from penjing.report.page import model_card, page
+from penjing.run import Run, fingerprint
+from penjing.search.allocate import candidates, smallest
+from penjing.search.latency import LatencyTable, measure_blocks
+from penjing.sources import Data
+from penjing.steps.distill import Distill
+from penjing.steps.prune import Importance, Prune, divergence_of
+from penjing.steps.quantize import Quantize
+from penjing.surgery import LayerSelection, Selection
+from penjing.tasks.judge import flips, judge, judge_pair, quality_of
+from penjing.tasks.task import Examples
+from penjing.training.loop import silent
+from penjing.training.predict import logits_of
+
+MARGIN = 0.94
+"""Plans aim at this part of the latency that is asked, so that the machine's noise does not undo them."""
+PARITY = 1e-3
+"""Largest difference of float32 logits between PyTorch and an engine."""
+TEACHER = Form("torch eager", "torch", "")
+STOCK_INT8 = "stock-int8.onnx"
+BASELINES = {
+    "onnxruntime_int8": Form("onnxruntime stock dynamic int8, teacher", "onnxruntime", STOCK_INT8),
+    "openvino_int8": Form("openvino int8, teacher", "openvino", PORTABLE_INT8),
+}
+DEPTHS = (0.5, 0.67, 0.84, 1.0)
+"""Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the user wants; None where it is left open."""
+
+    speedup: float | None = None
+    latency_ms: float | None = None
+    size_mb: float | None = None
+    max_drop: float | None = None
+
+    @property
+    def open_speed(self) -> bool:
+        """Whether no speed is asked."""
+        return self.speedup is None and self.latency_ms is None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that `compress` needs to know."""
+
+    model: Path
+    data: Data
+    budget: Budget
+    recipe: Recipe
+    out: Path
+    threads: int
+    engine: EngineName | None = None
+    seed: int = 0
+    tests: Sequence[tuple[str, Examples]] = ()
+    asked: dict[str, Any] = dataclasses.field(default_factory=dict)
+    command: str = ""
+
+
+Tell = Callable[[str], None]
+Logits = list[NDArray[np.float32]]
+
+
+def compress(job: Job, tell: Tell = lambda text: None, progress: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """Run the steps in order, each whole or not at all, and write model/, engine/, report.json, report.html.
+
+    Returns the report; `report["met"]` says whether the budget was met. Where it was not, what is written is the best
+    that was found.
+    """
+    torch.set_num_threads(job.threads)
+    return _Compression(job, tell, progress).run()
+
+
+class _Compression:
+    """One run: the steps share the teacher, the data and the folder."""
+
+    def __init__(self, job: Job, tell: Tell, progress: Callable[[str], Any] | None) -> None:
+        self.job, self.tell, self.progress = job, tell, progress
+        self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
+        self.teacher = read(locate(job.model), head=job.data.task.head, labels=job.data.task.labels)
+        self.blueprint = blueprint_of(self.teacher)
+        self.segments = job.data.task.name == "pair"
+        self.int8 = job.recipe.quantize is not None
+        self.forms = forms_for(job.engine, int8=self.int8)
+        if not self.forms:
+            self.forms = [Form("torch eager", "torch", "")]
+
+    # -- the order -------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        job = self.job
+        baseline, place = self.folder.step("baseline", self.baseline)
+        teacher_logits = _load_logits(place / "teacher.npz")
+        observed = self.folder.step("observe", lambda _: self.observe())[0] if job.recipe.prune else {}
+        report: dict[str, Any] = {}
+        for attempt, depth in enumerate(DEPTHS if job.budget.open_speed else (None,)):
+            suffix = f"-{attempt + 1}" if attempt else ""
+            report = self.attempt(baseline, observed, place, teacher_logits, depth, suffix)
+            if report["met"] or not job.recipe.prune:
+                break
+        write_json(job.out / "report.json", report)
+        write_text(job.out / "report.html", page(report))
+        self.folder.finish()
+        return report
+
+    def attempt(
+        self, baseline: dict[str, Any], observed: dict[str, Any], teacher: Path, teacher_logits: Logits, depth: float | None, suffix: str
+    ) -> dict[str, Any]:
+        """Plan, cut, distil, quantize, export and verify, for the budget or for a part of the depth."""
+        recipe, step = self.job.recipe, self.folder.step
+        student, kept = self.teacher, list(range(len(self.blueprint.layers)))
+        if recipe.prune:
+            plan, _ = step(f"plan{suffix}", lambda _: self.plan(baseline, observed, depth))
+            selection = _selection(plan["selection"])
+            kept = [layer.layer for layer in selection.layers]
+            _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
+            student = read(place / "model")
+        if recipe.distill:
+            _, place = step(f"distill{suffix}", lambda folder: self.distill(folder, student, kept))
+            student = read(place / "model")
+        ranges = None
+        if recipe.quantize:
+            quantized, _ = step(f"quantize{suffix}", lambda _: self.quantize(student))
+            ranges = _ranges(quantized)
+        _, exported = step(f"export{suffix}", lambda folder: self.export(folder, student, ranges))
+        verified, _ = step(f"verify{suffix}", lambda _: self.verify(exported, student, teacher, teacher_logits, baseline))
+        return self.report(student, kept, exported, verified)
+
+    # -- the steps -------------------------------------------------------------------------------------------
+
+    def calibration(self, texts: int) -> Examples:
+        """Some of the training texts, drawn at random."""
+        train = self.job.data.train
+        rows = np.sort(np.random.default_rng(self.job.seed).permutation(len(train))[:texts])
+        return Examples(
+            train.encoded.take(rows), [train.inputs[i] for i in rows], [train.gold[i] for i in rows],
+            [train.first_tokens[i] for i in rows], 0,
+        )  # fmt: skip
+
+    def baseline(self, folder: Path) -> dict[str, Any]:
+        """The teacher as it is, and what the engines' own int8 makes of it: quality, and files to time it with."""
+        data, task = self.job.data, self.job.data.task
+        eager = open_engine(TEACHER, locate(self.job.model), self.job.threads).logits(data.eval.encoded)
+        _save_logits(folder / "teacher.npz", eager)
+        ranges = Quantize().observe(self.teacher, self.calibration(512))
+        files = [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in self.forms if form.engine != "torch")]
+        export(self.teacher, folder, files, ranges, segments=self.segments)
+        _stock_int8(folder / PORTABLE_FLOAT, folder / STOCK_INT8)
+        qualities = {"torch_eager": judge(task, data.eval, eager)}
+        for name, form in BASELINES.items():
+            qualities[name] = judge(task, data.eval, open_engine(form, folder, self.job.threads).logits(data.eval.encoded))
+        timed = [form for form in self.forms if form.engine != "torch"] or [TEACHER]
+        measured = self.measure([Subject(TEACHER, locate(self.job.model)), *(Subject(f, folder) for f in timed)], throughput=False)
+        by_speed = sorted(zip(timed, measured[1:], strict=True), key=lambda pair: pair[1].latency_ms)
+        for unused in {PORTABLE_FLOAT} - {form.file for form in self.forms}:
+            (folder / unused).unlink(missing_ok=True)
+        quality = qualities["torch_eager"]["quality"]
+        note = f"{task.metric().name} {quality:.2f}; eager {measured[0].latency_ms:.2f} ms, {by_speed[0][0].name} {by_speed[0][1].latency_ms:.2f} ms"
+        return {
+            "qualities": qualities, "quality": quality, "ranges": ranges, "eager_ms": measured[0].latency_ms,
+            "forms_ms": {form.name: m.latency_ms for form, m in zip(timed, measured[1:], strict=True)},
+            "form": by_speed[0][0].to_dict(), "note": note,
+        }  # fmt: skip
+
+    def observe(self) -> dict[str, Any]:
+        """What each head, neuron and layer of the teacher is worth."""
+        assert self.job.recipe.prune
+        importance = self.pruner().observe(self.teacher, self.calibration(self.job.recipe.prune.texts))
+        return {"importance": importance.to_dict(), "note": f"layers missed least first: {importance.removed}"}
+
+    def pruner(self, selection: Selection | None = None) -> Prune:
+        return Prune(self.job.data.task, lambda blueprint, _: selection or Selection.all(blueprint))
+
+    def plan(self, baseline: dict[str, Any], observed: dict[str, Any], depth: float | None) -> dict[str, Any]:
+        """What to keep: measured in the form that runs fastest, and checked by timing the cut model against eager PyTorch."""
+        importance, form = Importance.from_dict(observed["importance"]), Form(**baseline["form"])
+        ranges = _ranges(baseline)
+        if depth is not None:
+            count = max(1, round(depth * len(self.blueprint.layers)))
+            gone = set(importance.removed[: len(self.blueprint.layers) - count])
+            whole = Selection.all(self.blueprint).layers
+            selection = Selection(tuple(layer for layer in whole if layer.layer not in gone))
+            return {"selection": _fields(selection), "note": f"{count} of {len(whole)} layers"}
+        encoded, data = self.job.data.eval.encoded, self.calibration(256)
+        table = measure_blocks(self.teacher, form, ranges, encoded, threads=self.job.threads, segments=self.segments, seed=self.job.seed)
+        reference = logits_of(self.teacher, data.encoded)
+        limit_bytes = 1e6 * self.job.budget.size_mb if self.job.budget.size_mb else float("inf")
+        aim, tried = MARGIN, []
+        for _ in range(4):
+            limit = aim * self.limit_ms(baseline["eager_ms"])
+            found = candidates(dataclasses.replace(self.blueprint, bits=8 if self.int8 else 32), importance, table, limit, limit_bytes)
+            possible = bool(found)
+            found = found or [smallest(self.blueprint, importance)]
+            pruned = [self.pruner(s).apply(self.teacher, s, importance) for s in found]
+            damage = [divergence_of(model, data, reference) for model in pruned]
+            best = int(np.argmin(damage))
+            selection = found[best]
+            tried = [{"blueprint": s.plan(self.blueprint).to_dict()["layers"], "divergence": d} for s, d in zip(found, damage, strict=True)]
+            with tempfile.TemporaryDirectory() as folder:
+                subjects = [Subject(TEACHER, locate(self.job.model))]
+                if form.engine != "torch":
+                    export(pruned[best], Path(folder), [form.file], ranges, segments=self.segments)
+                    subjects.append(Subject(form, Path(folder)))
+                eager, *cut = self.measure(subjects, throughput=False)
+            reached = (cut or [eager])[0].latency_ms / self.limit_ms(eager.latency_ms)
+            if not possible or reached <= 0.5 * (1 + MARGIN):
+                break
+            aim *= MARGIN / reached
+        layers = selection.plan(self.blueprint).layers
+        shape = " ".join(f"{layer.heads}h/{layer.neurons}n" for layer in layers)
+        return {
+            "selection": _fields(selection), "table": table.to_dict(), "candidates": tried, "possible": possible,
+            "note": f"{len(layers)} of {len(self.blueprint.layers)} layers: {shape}; {form.name}, {reached:.2f} of the latency asked",
+        }  # fmt: skip
+
+    def limit_ms(self, eager_ms: float) -> float:
+        """The latency that is asked, where eager PyTorch takes `eager_ms`."""
+        budget = self.job.budget
+        limits = [eager_ms / budget.speedup if budget.speedup else np.inf, budget.latency_ms or np.inf]
+        return float(min(limits))
+
+    def prune(self, folder: Path, selection: Selection, observed: dict[str, Any]) -> dict[str, Any]:
+        """The exact cut."""
+        model = self.pruner(selection).apply(self.teacher, selection, Importance.from_dict(observed["importance"]))
+        return self.keep(folder, model, "cut, not yet trained")
+
+    def distill(self, folder: Path, student: Any, kept: list[int]) -> dict[str, Any]:
+        """Teach the student; the cache and the training state live in partial/ until the step is whole."""
+        assert self.job.recipe.distill
+        settings = self.job.recipe.distill
+        settings = dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, seed=self.job.seed))
+        with _bar(self.progress, "distill") as report:
+            step = Distill(self.job.data.task, self.teacher, kept, settings, self.job.data.eval, self.folder.partial, report)
+            evidence = step.observe(student, self.job.data.train)
+            result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
+        assert step.history is not None
+        record = self.keep(folder, result, f"{step.history.steps} steps")
+        (self.folder.partial / "state.pt").unlink(missing_ok=True)
+        return record | {"history": vars(step.history)}
+
+    def keep(self, folder: Path, model: Any, note: str) -> dict[str, Any]:
+        """Write a step's model and say how good it is."""
+        write(model, folder / "model", tokenizer=locate(self.job.model))
+        quality = quality_of(self.job.data.task, self.job.data.eval, logits_of(model, self.job.data.eval.encoded))
+        size = sum(file.stat().st_size for file in (folder / "model").iterdir())
+        return {"quality": quality, "bytes": size, "note": f"{self.job.data.task.metric().name} {quality:.2f}, {note}"}
+
+    def quantize(self, student: Any) -> dict[str, Any]:
+        """Calibrated ranges of the activations."""
+        assert self.job.recipe.quantize
+        step = Quantize()
+        ranges = step.observe(student, self.calibration(self.job.recipe.quantize.texts))
+        return {"ranges": ranges, "bits": step.plan(blueprint_of(student), ranges).bits, "note": f"{len(ranges)} inputs calibrated"}
+
+    def export(self, folder: Path, student: Any, ranges: Any) -> dict[str, Any]:
+        """Every form's file, the tokenizer, and what the folder says of itself."""
+        if self.forms[0].engine == "torch":
+            write(student, folder / "model", tokenizer=locate(self.job.model))
+        portable = PORTABLE_INT8 if self.int8 else PORTABLE_FLOAT
+        export(student, folder, [portable, *(form.file for form in self.forms if form.engine != "torch")], ranges, segments=self.segments)
+        self.describe(folder, [form for form in self.forms if form.engine != "torch"])
+        with tempfile.TemporaryDirectory() as made:
+            copy_tokenizer(locate(self.job.model), Path(made))
+            (folder / "tokenizer.json").write_bytes((Path(made) / "tokenizer.json").read_bytes())
+        size = (folder / portable).stat().st_size
+        return {"bytes": size, "note": f"{portable}, {size / 1e6:.1f} MB"}
+
+    def describe(self, folder: Path, forms: Sequence[Form]) -> None:
+        """Write engine.json."""
+        data = self.job.data
+        write_json(folder / DESCRIPTION, {
+            "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name, "labels": data.task.labels,
+            "max_length": data.max_length, "forms": [form.to_dict() for form in forms],
+        })  # fmt: skip
+
+    def verify(
+        self, exported: Path, student: Any, teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Parity in float32 on each engine, quality of every form, latency and throughput of all, in one run."""
+        data, threads = self.job.data, self.job.threads
+        parity = self.parity(student)
+        logits = {form.name: open_engine(form, exported, threads).logits(data.eval.encoded) for form in self.forms}
+        judged = {name: judge_pair(data.task, data.eval, value, teacher_logits) for name, value in logits.items()}
+        subjects = [Subject(TEACHER, locate(self.job.model)), *(Subject(form, teacher) for form in BASELINES.values())]
+        subjects += [Subject(form, exported) for form in self.forms]
+        measured = self.measure(subjects)
+        figures = [{"latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s, "load_s": m.load_s} for m in measured]
+        names = ["torch_eager", *BASELINES]
+        fair = [form for form in self.forms if parity.get(form.engine, 0.0) <= PARITY] or self.forms
+        chosen = self.choose(fair, judged, {s.form.name: m for s, m in zip(subjects, measured, strict=True)})
+        _, low, high = measured[len(names) + self.forms.index(chosen)].speedup_over(measured[0])
+        float_quality = quality_of(data.task, data.eval, logits_of(student, data.eval.encoded))
+        return {
+            "parity": parity, "float_quality": float_quality, "chosen": chosen.to_dict(),
+            "baselines": {
+                name: baseline["qualities"][name] | figure | {"bytes": self.teacher_bytes(teacher, name)}
+                for name, figure in zip(names, figures, strict=False)
+            },
+            "forms": [
+                {"name": form.name, "engine": form.engine, "chosen": form == chosen, "bytes": self.form_bytes(exported, form)}
+                | judged[form.name] | figure
+                for form, figure in zip(self.forms, figures[len(names) :], strict=True)
+            ],
+            "speedup_range": [low, high],
+            "flipped": flips(data.task, data.eval, logits[chosen.name], teacher_logits),
+            "tests": [self.test(name, examples, exported, chosen) for name, examples in self.job.tests],
+            "quality": judged[chosen.name]["quality"],
+            "note": f"{chosen.name}: {measured[0].latency_ms / measured[len(names) + self.forms.index(chosen)].latency_ms:.2f}x eager, "
+            f"{judged[chosen.name]['drop']:.2f} points lost",
+        }  # fmt: skip
+
+    def choose(self, forms: Sequence[Form], judged: dict[str, dict[str, Any]], measured: dict[str, Measurement]) -> Form:
+        """The fastest form that keeps the quality; where none does, the best in quality."""
+        limit = self.job.budget.max_drop if self.job.budget.max_drop is not None else min(judged[f.name]["drop"] for f in forms) + 0.5
+        good = [form for form in forms if judged[form.name]["drop"] <= limit]
+        if good:
+            return min(good, key=lambda form: measured[form.name].latency_ms)
+        return min(forms, key=lambda form: judged[form.name]["drop"])
+
+    def parity(self, student: Any) -> dict[str, float]:
+        """Largest difference of float32 logits between PyTorch and each engine, over some evaluation texts."""
+        encoded: Encoded = self.job.data.eval.encoded.sample(64, self.job.seed)
+        ours, result = logits_of(student, encoded), {}
+        with tempfile.TemporaryDirectory() as folder:
+            export(student, Path(folder), [form.file for form in FLOAT_FORMS], segments=self.segments)
+            for form in FLOAT_FORMS:
+                theirs = open_engine(form, folder, self.job.threads).logits(encoded)
+                difference = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+                result[form.engine] = max(difference, result.get(form.engine, 0.0))
+        return result
+
+    def test(self, name: str, examples: Examples, exported: Path, chosen: Form) -> dict[str, Any]:
+        """The result against the teacher on another data set, which nothing was chosen by."""
+        theirs = open_engine(TEACHER, locate(self.job.model), self.job.threads).logits(examples.encoded)
+        ours = open_engine(chosen, exported, self.job.threads).logits(examples.encoded)
+        return {"data": Path(name).name} | judge_pair(self.job.data.task, examples, ours, theirs)
+
+    def measure(self, subjects: Sequence[Subject], throughput: bool = True) -> list[Measurement]:
+        return measure(
+            subjects, self.job.data.eval.encoded, threads=self.job.threads, seed=self.job.seed,
+            throughput_texts=512 if throughput else 0,
+        )  # fmt: skip
+
+    def teacher_bytes(self, folder: Path, name: str) -> int:
+        """Bytes of a baseline's deployment: weights, tokenizer, configuration."""
+        model = locate(self.job.model)
+        tokenizer = (model / "tokenizer.json").stat().st_size if (model / "tokenizer.json").is_file() else 0
+        if name in BASELINES:
+            return (folder / BASELINES[name].file).stat().st_size + tokenizer
+        weights = sum(file.stat().st_size for file in [*model.glob("*.safetensors"), *model.glob("*.bin")])
+        return weights + tokenizer + (model / "config.json").stat().st_size
+
+    def form_bytes(self, folder: Path, form: Form) -> int:
+        """Bytes of every file that this form needs."""
+        if form.engine == "torch":
+            return sum(file.stat().st_size for file in (folder / "model").iterdir())
+        return sum((folder / name).stat().st_size for name in (form.file, "tokenizer.json", DESCRIPTION))
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def report(self, student: Any, kept: list[int], exported: Path, verified: dict[str, Any]) -> dict[str, Any]:
+        """Gates and report; write model/ and engine/."""
+        job, data = self.job, self.job.data
+        chosen = next(form for form in verified["forms"] if form["chosen"])
+        eager = verified["baselines"]["torch_eager"]
+        after = dataclasses.replace(blueprint_of(student), bits=8 if self.int8 else 32)
+        result = {
+            name: chosen[name]
+            for name in ("quality", "quality_ci95", "drop", "drop_ci95", "p_value", "latency_ms", "throughput_per_s", "bytes", "engine")
+        }
+        result |= {
+            "form": chosen["name"], "parameters": after.parameters, "float_quality": verified["float_quality"],
+            "speedup_vs_eager": eager["latency_ms"] / chosen["latency_ms"], "speedup_range": verified["speedup_range"],
+        }  # fmt: skip
+        lengths = data.eval.encoded.lengths
+        gates = self.gates(result, verified)
+        report = {
+            "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name,
+            "met": all(gate["passed"] for gate in gates if gate["asked"]), "asked": job.asked, "command": job.command,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "seed": job.seed,
+            "workload": {
+                "lengths_p50": float(np.percentile(lengths, 50)), "lengths_p95": float(np.percentile(lengths, 95)),
+                "batch": 1, "threads": job.threads, "texts": min(100, len(lengths)),
+            },
+            "machine": machine(), "versions": versions(),
+            "teacher": {**eager, "parameters": self.blueprint.parameters},
+            "baselines": verified["baselines"], "result": result, "forms": verified["forms"], "gates": gates,
+            "steps": [{k: r.get(k) for k in ("name", "seconds", "quality", "bytes", "note")} for r in self.folder.records],
+            "blueprint": after.to_dict(), "teacher_blueprint": self.blueprint.to_dict(), "kept_layers": kept,
+            "flipped": verified["flipped"], "tests": verified["tests"],
+        }  # fmt: skip
+        write(student, job.out / "model", tokenizer=locate(job.model), extra={"README.md": model_card(report)})
+        with whole_folder(job.out / "engine") as folder:
+            form = Form(**verified["chosen"])
+            forms = [form, *(f for f in self.forms if f.file in (form.file, PORTABLE_INT8, PORTABLE_FLOAT) and f != form)]
+            for name in {f.file for f in forms if f.engine != "torch"} | {"tokenizer.json"}:
+                (folder / name).write_bytes((exported / name).read_bytes())
+            self.describe(folder, [f for f in forms if f.engine != "torch"])
+        return report
+
+    def gates(self, result: dict[str, Any], verified: dict[str, Any]) -> list[dict[str, Any]]:
+        """What was asked (these decide), and what is checked anyway."""
+        budget, gates = self.job.budget, []
+
+        def gate(name: str, value: float, limit: float | None, passed: Callable[[float, float], bool], asked: bool = True) -> None:
+            if limit is not None:
+                gates.append({"name": name, "passed": passed(value, limit), "value": value, "limit": limit, "asked": asked})
+
+        def most(value: float, limit: float) -> bool:
+            return value <= limit
+
+        gate("speedup", result["speedup_vs_eager"], budget.speedup, lambda value, limit: value >= limit)
+        gate("latency_ms", result["latency_ms"], budget.latency_ms, most)
+        gate("size_mb", result["bytes"] / 1e6, budget.size_mb, most)
+        gate("drop", result["drop"], budget.max_drop, most)
+        for engine, difference in verified["parity"].items():
+            gate(f"float32 parity, {engine}", difference, PARITY, most, asked=False)
+        if self.int8:
+            for form in verified["forms"]:
+                gate(f"int8 loss, {form['name']}", verified["float_quality"] - form["quality"], 0.5, most, asked=False)
+        return gates
+
+
+def _stock_int8(source: Path, target: Path) -> None:
+    """ONNX Runtime's own dynamic quantization of the float32 graph."""
+    import logging
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)
+    try:
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _fields(selection: Selection) -> list[list[Any]]:
+    return [[layer.layer, list(layer.heads), list(layer.neurons)] for layer in selection.layers]
+
+
+def _selection(fields: list[list[Any]]) -> Selection:
+    return Selection(tuple(LayerSelection(layer, tuple(heads), tuple(neurons)) for layer, heads, neurons in fields))
+
+
+def _ranges(record: dict[str, Any]) -> Ranges:
+    return {name: (low, high) for name, (low, high) in record["ranges"].items()}
+
+
+def _save_logits(path: Path, logits: Logits) -> None:
+    rows = [np.atleast_2d(row) for row in logits]
+    np.savez(path, values=np.concatenate(rows), counts=np.array([len(row) for row in rows]), flat=logits[0].ndim == 1)
+
+
+def _load_logits(path: Path) -> Logits:
+    with np.load(path) as saved:
+        rows = np.split(saved["values"], np.cumsum(saved["counts"])[:-1])
+        return [row[0] for row in rows] if saved["flat"] else list(rows)
+
+
+def _bar(progress: Callable[[str], Any] | None, title: str) -> Any:
+    from contextlib import nullcontext
+
+    return progress(title) if progress else nullcontext(silent)
+

@@ -1,0 +1,89 @@
+"""A simple allocation: layers by how little they are missed, heads and neurons by importance per millisecond saved."""
+
+import heapq
+
+import numpy as np
+
+from penjing.blueprint import Blueprint, Layer
+from penjing.search.latency import LatencyTable
+from penjing.steps.prune import Importance
+from penjing.surgery import LayerSelection, Selection
+
+NEURON_GROUP = 64
+"""Neurons are cut in groups of this many: kernels work in blocks, and odd widths save nothing."""
+
+
+def candidates(blueprint: Blueprint, importance: Importance, table: LatencyTable, limit_ms: float, limit_bytes: float) -> list[Selection]:
+    """For each depth that can meet both limits, the selection that keeps the most at that depth, deepest first.
+
+    Pure: planning moves no tensor.
+    """
+    found = []
+    for removed in range(len(importance.removed) + 1):
+        gone = set(importance.removed[:removed])
+        layers = [i for i in range(len(blueprint.layers)) if i not in gone]
+        selection = narrow(blueprint, layers, importance, table, limit_ms, limit_bytes)
+        if selection is not None:
+            found.append(selection)
+            if selection == _whole(blueprint, layers):
+                break  # nothing had to be narrowed: fewer layers would only lose more
+    return found
+
+
+def narrow(
+    blueprint: Blueprint, layers: list[int], importance: Importance, table: LatencyTable, limit_ms: float, limit_bytes: float
+) -> Selection | None:
+    """Keep `layers`, and of them drop the heads and groups of neurons that matter least per millisecond, to the limits.
+
+    None where even one head and one group in each of these layers is too slow, or too large.
+    """
+    heads = {i: list(np.argsort(importance.heads[i], kind="stable")) for i in layers}
+    neurons = {i: list(np.argsort(importance.neurons[i], kind="stable")) for i in layers}
+
+    def selection() -> Selection:
+        kept = ((i, tuple(sorted(int(h) for h in heads[i])), tuple(sorted(int(n) for n in neurons[i]))) for i in layers)
+        return Selection(tuple(LayerSelection(*each) for each in kept))
+
+    def price(i: int, kind: str) -> float | None:
+        """Importance lost per millisecond saved by the next cut of this kind in layer i; None: nothing left to cut."""
+        if kind == "heads":
+            if len(heads[i]) <= 1:
+                return None
+            saved = table.attention(len(heads[i])) - table.attention(len(heads[i]) - 1)
+            lost = importance.heads[i][heads[i][0]]
+        else:
+            group = neurons[i][:NEURON_GROUP]
+            if len(neurons[i]) <= NEURON_GROUP:
+                return None
+            saved = table.feed_forward(len(neurons[i])) - table.feed_forward(len(neurons[i]) - len(group))
+            lost = importance.neurons[i][group].sum()
+        return float(lost) / saved if saved > 1e-6 else float("inf")
+
+    queue = [(cost, i, kind) for i in layers for kind in ("heads", "neurons") if (cost := price(i, kind)) is not None]
+    heapq.heapify(queue)
+    while True:
+        left = blueprint.with_layers(tuple(Layer(len(heads[i]), len(neurons[i])) for i in layers))
+        if table.latency(left) <= limit_ms and left.bytes <= limit_bytes:
+            return selection()
+        if not queue:
+            return None
+        cost, i, kind = heapq.heappop(queue)
+        if cost == float("inf") and left.bytes <= limit_bytes:
+            return None
+        if kind == "heads":
+            heads[i].pop(0)
+        else:
+            del neurons[i][:NEURON_GROUP]
+        if (again := price(i, kind)) is not None:
+            heapq.heappush(queue, (again, i, kind))
+
+
+def _whole(blueprint: Blueprint, layers: list[int]) -> Selection:
+    return Selection(tuple(Selection.all(blueprint).layers[i] for i in layers))
+
+
+def smallest(blueprint: Blueprint, importance: Importance) -> Selection:
+    """The least that is left to cut to: one layer, its best head and its best group of neurons."""
+    layer = next(i for i in range(len(blueprint.layers)) if i not in importance.removed)
+    neurons = sorted(int(n) for n in np.argsort(importance.neurons[layer], kind="stable")[-NEURON_GROUP:])
+    return Selection((LayerSelection(layer, (int(np.argmax(importance.heads[layer])),), tuple(neurons)),))

@@ -1,0 +1,129 @@
+"""What a command works on: the task with its labels, and the encoded training and evaluation data of a model."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from penjing.checkpoint import copy_tokenizer, label_names, locate, positions_of
+from penjing.errors import InputError
+from penjing.tasks.data import Row, read_rows
+from penjing.tasks.task import Examples, Pair, Task, task_named
+
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task and its data."""
+
+    task: Task
+    train: Examples
+    eval: Examples
+    tokenizer: Tokenizer
+    max_length: int
+
+
+def load_data(
+    model: str, task_name: str, train: str, eval: str, max_length: int, text_columns: str, label_column: str,
+    metric: str, seed: int, tell: Callable[[str], None], *, new_labels: bool = False,
+) -> Data:  # fmt: skip
+    """Read and encode both files with the model's tokenizer.
+
+    With `new_labels` the labels come from the training data where the model names none of its own, or names others.
+    """
+    folder = locate(model)
+    task = make_task(task_name, text_columns, label_column, metric)
+    train_rows = read_rows(train)
+    if eval:
+        eval_rows = read_rows(eval)
+    else:
+        train_rows, eval_rows = hold_out(train_rows, seed)
+        tell(f"no --eval: {len(eval_rows)} of the training rows are held out")
+    task.labels = label_names(folder)
+    if not task.labels or new_labels:
+        known = task.labels
+        task.learn_labels(train_rows)
+        if known and (set(task.labels) <= set(known) or _numbers(task.labels, known)):
+            task.labels = known
+    tokenizer = tokenizer_of(folder)
+    longest = longest_text(folder, max_length)
+    result = []
+    for rows, source in ((train_rows, train), (eval_rows, eval or train)):
+        examples = task.examples(rows, tokenizer, longest, source)
+        tell_truncated(examples, source, longest, tell)
+        result.append(examples)
+    return Data(task, result[0], result[1], tokenizer, longest)
+
+
+def load_examples(data: Data, source: str, tell: Callable[[str], None]) -> Examples:
+    """Further data, encoded like the rest."""
+    examples = data.task.examples(read_rows(source), data.tokenizer, data.max_length, source)
+    tell_truncated(examples, source, data.max_length, tell)
+    return examples
+
+
+def tell_truncated(examples: Examples, source: str, longest: int, tell: Callable[[str], None]) -> None:
+    """Say how many texts were cut."""
+    if examples.truncated:
+        tell(f"{source}: {examples.truncated} of {len(examples)} texts are longer than {longest} tokens and were cut")
+
+
+def fingerprint_rows(data: Data) -> str:
+    """A hash of all encoded texts and their labels."""
+    digest = hashlib.sha256()
+    for examples in (data.train, data.eval):
+        digest.update(examples.encoded.ids.tobytes() + examples.encoded.offsets.tobytes() + repr(examples.gold).encode())
+    return digest.hexdigest()[:16]
+
+
+def make_task(name: str, text_columns: str, label_column: str, metric: str) -> Task:
+    """The task as the options say it."""
+    kind = task_named(name)
+    if metric not in ("accuracy", "f1") or (metric == "f1" and kind is not Pair):
+        raise InputError(f"--metric: {metric!r} does not fit {kind.name}; allowed is accuracy, and f1 for pairs")
+    columns = [column.strip() for column in text_columns.split(",") if column.strip()]
+    if columns and len(columns) != len(kind.text_columns[0]):
+        raise InputError(f"--text-columns: {text_columns!r} names {len(columns)}; {kind.name} takes {len(kind.text_columns[0])}")
+    return Pair((), columns, label_column or None, f1=metric == "f1") if kind is Pair else kind((), columns, label_column or None)
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The folder's tokenizer, made from its vocabulary where there is no tokenizer.json."""
+    if (folder / "tokenizer.json").is_file():
+        return _read_tokenizer(folder / "tokenizer.json")
+    with TemporaryDirectory() as made:
+        copy_tokenizer(folder, Path(made))
+        return _read_tokenizer(Path(made) / "tokenizer.json")
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise InputError(f"model: {path} is no tokenizer ({str(error)[:160]}); copy it again") from error
+
+
+def longest_text(folder: Path, wanted: int) -> int:
+    """Tokens of a text at most: what is wanted, or the model's positions."""
+    positions = positions_of(folder)
+    if wanted < 0 or wanted > positions:
+        raise InputError(f"--max-length: {wanted} is not allowed; the model has {positions} positions")
+    return wanted or positions
+
+
+def hold_out(rows: list[Row], seed: int) -> tuple[list[Row], list[Row]]:
+    """A random tenth of the rows apart (at least one)."""
+    if len(rows) < 2:
+        raise InputError("data: one row is too few to hold some out; give --eval")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    count = max(1, round(HELD_OUT * len(rows)))
+    return [rows[i] for i in sorted(order[count:])], [rows[i] for i in sorted(order[:count])]
+
+
+def _numbers(labels: list[str], known: list[str]) -> bool:
+    return all(label.isdigit() and int(label) < len(known) for label in labels)

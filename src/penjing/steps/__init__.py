@@ -1,0 +1,1 @@
+"""The steps: observe, plan, apply."""

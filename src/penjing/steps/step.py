@@ -1,0 +1,32 @@
+"""What every step is."""
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+from penjing.blueprint import Blueprint
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.tasks.task import Examples
+
+Evidence = TypeVar("Evidence")
+Plan = TypeVar("Plan")
+
+
+class Step(ABC, Generic[Evidence, Plan]):
+    """observe(model, data) → evidence; plan(blueprint, evidence) → plan (pure); apply(model, plan, evidence) → model.
+
+    A plan is a `Blueprint`, or a `Selection` where it matters which parts are kept. No step modifies its input.
+    """
+
+    name: str
+
+    @abstractmethod
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Evidence:
+        """Look at the model on data."""
+
+    @abstractmethod
+    def plan(self, blueprint: Blueprint, evidence: Evidence) -> Plan:
+        """Decide; moves no tensor."""
+
+    @abstractmethod
+    def apply(self, model: PenjingPreTrainedModel, plan: Plan, evidence: Evidence) -> PenjingPreTrainedModel:
+        """Carry the plan out, on a new model."""

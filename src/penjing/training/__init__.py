@@ -1,0 +1,1 @@
+"""The training loop, batching by length, and the teacher's cached outputs."""

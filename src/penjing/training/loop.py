@@ -1,0 +1,190 @@
+"""The training loop: accelerate underneath, batches by length, early stopping, and a state that survives a kill.
+
+The state holds everything that the next step depends on, so a run that was killed ends with the weights of one that
+was not.
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from penjing.arrays import Encoded
+from penjing.atomic import write_bytes
+from penjing.engines.machine import instructions
+from penjing.errors import InputError
+from penjing.training.batching import length_batches
+
+Feeds = dict[str, Tensor]
+Loss = Callable[[nn.Module, Feeds, Any], Tensor]
+"""(model, inputs on the device, row numbers) → scalar loss."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast. `evaluations` per epoch; training stops after `patience` of them without a better quality."""
+
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float = 5e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    gradient_norm: float = 1.0
+    evaluations: int = 2
+    patience: int = 6
+    seed: int = 0
+    minutes: float | None = None
+
+
+class Progress(Protocol):
+    """What the loop tells: shown as a bar by the command line, by nobody in a library call."""
+
+    def __call__(self, done: int, total: int, **figures: float) -> None: ...
+
+
+def silent(done: int, total: int, **figures: float) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class History:
+    """What happened: the mean loss and quality at each evaluation, and the best."""
+
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    best: float = -math.inf
+    best_step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+def mixed_precision() -> str:
+    """`bf16` where the processor multiplies in it, else `no`."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if "amx_bf16" in instructions() else "no"
+
+
+def optimizer_for(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW; biases and norms do not decay (Devlin et al. 2019, appendix A.2)."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+
+
+def rate(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up to 1 over the first part `warmup` of the steps, then linear decay to 0."""
+    first = max(1, round(warmup * total))
+    return (step + 1) / first if step < first else max(0.0, (total - step) / max(1, total - first))
+
+
+def fit(
+    model: nn.Module,
+    encoded: Encoded,
+    loss: Loss,
+    evaluate: Callable[[nn.Module], float],
+    schedule: Schedule,
+    state_file: Path,
+    *,
+    pad: int = 0,
+    progress: Progress = silent,
+    save_every_s: float = 60.0,
+) -> History:
+    """Train `model` in place and leave it with the weights of the best evaluation, in eval mode.
+
+    Args:
+        loss: of one batch, from the model, its padded inputs and row numbers.
+        evaluate: quality of the model, higher is better.
+        state_file: written every `save_every_s` seconds; where it is there already, training goes on from it.
+    """
+    set_seed(schedule.seed)
+    accelerator = Accelerator(mixed_precision=mixed_precision(), cpu=not torch.cuda.is_available())
+    optimizer = optimizer_for(model, schedule)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    steps_per_epoch = math.ceil(len(encoded) / schedule.batch_size)
+    total = schedule.epochs * steps_per_epoch
+    every = max(1, steps_per_epoch // schedule.evaluations)
+    history, best_state, start, since_best, running = History(), None, 0, 0, [0.0, 0.0]
+
+    if state_file.is_file():
+        saved = _load_state(state_file)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["rng"])
+        history = History(**saved["history"])
+        best_state, start, since_best, total, running = saved["best"], saved["step"], saved["since_best"], saved["total"], saved["running"]
+
+    began, earlier, saved_at = time.monotonic(), history.seconds, time.monotonic()
+    rows_of = _row_batches(encoded, schedule, start, steps_per_epoch)
+    for step in range(start, total):
+        if since_best >= schedule.patience or step >= total:
+            break
+        model.train()
+        rows = next(rows_of)
+        feeds = {name: torch.from_numpy(value).to(accelerator.device) for name, value in encoded.padded(rows, pad).items()}
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * rate(step, total, schedule.warmup)
+        with accelerator.autocast():
+            value = loss(prepared, feeds, rows)
+        accelerator.backward(value)
+        accelerator.clip_grad_norm_(model.parameters(), schedule.gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        running = [running[0] + value.item(), running[1] + 1]
+        if step == start + 20 and schedule.minutes and start == 0:
+            per_step = (time.monotonic() - began) / 21
+            total = max(step + 1, min(total, int(60 * schedule.minutes / per_step)))
+        if (step + 1) % every == 0 or step + 1 == total:
+            model.eval()
+            quality = evaluate(model)
+            history.evaluations.append({"step": step + 1, "loss": running[0] / running[1], "quality": quality})
+            running = [0.0, 0.0]
+            since_best += 1
+            if quality > history.best:
+                history.best, history.best_step, since_best = quality, step + 1, 0
+                best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        progress(step + 1, total, loss=value.item(), best=history.best)
+        history.steps, history.seconds = step + 1, earlier + time.monotonic() - began
+        if time.monotonic() - saved_at > save_every_s:
+            _save_state(state_file, {
+                "model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
+                "history": vars(history), "best": best_state, "step": step + 1, "since_best": since_best,
+                "total": total, "running": running,
+            })  # fmt: skip
+            saved_at = time.monotonic()
+    accelerator.free_memory()
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    model.eval()
+    return history
+
+
+def _row_batches(encoded: Encoded, schedule: Schedule, start: int, steps_per_epoch: int) -> Iterator[Any]:
+    """Batches from step `start` on, epoch after epoch."""
+    epoch, skip = divmod(start, steps_per_epoch)
+    while True:
+        yield from length_batches(encoded.lengths, schedule.batch_size, schedule.seed, epoch)[skip:]
+        epoch, skip = epoch + 1, 0
+
+
+def _save_state(path: Path, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    except Exception as error:
+        raise InputError(f"training: {path} is damaged ({error}); remove it to start again") from error

@@ -1,0 +1,56 @@
+"""Logits and quality of a model of ours, in PyTorch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from penjing.arrays import Encoded
+from penjing.tasks import judge
+from penjing.tasks.task import Examples, Task
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, encoded: Encoded, batch: int = 64) -> list[NDArray[np.float32]]:
+    """Logits of each text, (C,) or (tokens, C), in float32, batches of exactly equal lengths."""
+    device = next(model.parameters()).device
+    result: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(encoded)
+    for rows in encoded.exact_batches(batch):
+        feeds = {name: torch.from_numpy(value).to(device) for name, value in encoded.feeds(rows).items()}
+        feeds.pop("attention_mask")
+        for row, value in zip(rows, model(**feeds).logits.float().cpu().numpy(), strict=True):
+            result[row] = value
+    return result
+
+
+def quality_of(task: Task, examples: Examples) -> Callable[[nn.Module], float]:
+    """A function from a model to its quality on `examples`, in points."""
+
+    def quality(model: nn.Module) -> float:
+        return judge.quality_of(task, examples, logits_of(model, examples.encoded))
+
+    return quality
+
+
+def labels_loss(targets: list[NDArray[np.int64]]) -> Callable[[nn.Module, dict[str, Tensor], Any], Tensor]:
+    """Cross-entropy with the gold labels, as a loss for `fit`."""
+
+    def loss(model: nn.Module, feeds: dict[str, Tensor], rows: NDArray[np.int64]) -> Tensor:
+        labels = pad_rows([targets[i] for i in rows], feeds["input_ids"].shape[1]).to(feeds["input_ids"].device)
+        value: Tensor = model(**feeds, labels=labels).loss
+        return value
+
+    return loss
+
+
+def pad_rows(rows: list[NDArray[np.int64]], length: int) -> Tensor:
+    """Targets of a batch: (B,) where each has one number, else (B, length) padded with -100."""
+    if all(len(row) == 1 for row in rows):
+        return torch.from_numpy(np.concatenate(rows))
+    padded = np.full((len(rows), length), -100)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded)
