@@ -18,6 +18,13 @@ from penjing.errors import BudgetError, InputError, PenjingError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(stderr=True)
 
+
+def tell(text: str) -> None:
+    """A line for the person who waits."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+
 Model = Annotated[str, typer.Option("--model", help="Folder or hub id of the model.")]
 TaskName = Annotated[str, typer.Option("--task", help="classification, pair or tagging.")]
 TrainFile = Annotated[str, typer.Option("--train", help="Training data: JSON Lines, CSV, TSV, Parquet (also .gz), or a hub name.")]
@@ -77,7 +84,7 @@ def train(
     from penjing.training.finetune import finetune
     from penjing.training.loop import Schedule
 
-    data = load_data(model, task, train, eval, max_length, text_columns, label_column, metric, seed, console.print, new_labels=True)
+    data = load_data(model, task, train, eval, max_length, text_columns, label_column, metric, seed, tell, new_labels=True)
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     with training_bar(console, "train") as progress:
         history = finetune(model, data.task, data.train, data.eval, out, schedule, pickle=pickle, progress=progress)
@@ -121,8 +128,8 @@ def compress(
         steps = replace(steps, distill=replace(steps.distill, schedule=schedule))
     if no_training:
         steps = replace(steps, distill=None)
-    data = load_data(model, task, train, eval, max_length, text_columns, label_column, metric, seed, console.print)
-    tests = [(name, load_examples(data, name, console.print)) for name in test or []]
+    data = load_data(model, task, train, eval, max_length, text_columns, label_column, metric, seed, tell)
+    tests = [(name, load_examples(data, name, tell)) for name in test or []]
     asked = {
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": speedup,
         "latency_ms": latency_ms, "size_mb": size_mb, "max_drop": max_drop, "engine": engine, "threads": threads or cores(),
@@ -133,7 +140,7 @@ def compress(
         locate(model), data, Budget(speedup, latency_ms, size_mb, max_drop), steps, out, threads or cores(), engine, seed,  # type: ignore[arg-type]
         tests, asked, shlex.join(["penjing", *sys.argv[1:]]),
     )  # fmt: skip
-    report = run(job, console.print, lambda title: training_bar(console, title))
+    report = run(job, tell, lambda title: training_bar(console, title))
     say(report, as_json, summary(report, out))
     if not report["met"]:
         failed = ", ".join(f"{g['name']} {g['value']:.2f} (asked {g['limit']:g})" for g in report["gates"] if g["asked"] and not g["passed"])

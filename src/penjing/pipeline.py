@@ -18,14 +18,14 @@ from penjing.atomic import whole_folder, write_json, write_text
 from penjing.checkpoint import blueprint_of, copy_tokenizer, locate, read, write
 from penjing.engines.engine import DESCRIPTION, EngineName, Form, open_engine
 from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
-from penjing.engines.machine import commit, machine, versions
 from penjing.engines.graph import Ranges
+from penjing.engines.machine import commit, machine, versions
 from penjing.engines.measure import Measurement, Subject, measure
 from penjing.recipe import Recipe
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
 from penjing.search.allocate import candidates, smallest
-from penjing.search.latency import LatencyTable, measure_blocks
+from penjing.search.latency import measure_blocks
 from penjing.sources import Data
 from penjing.steps.distill import Distill
 from penjing.steps.prune import Importance, Prune, divergence_of
@@ -46,6 +46,8 @@ BASELINES = {
     "onnxruntime_int8": Form("onnxruntime stock dynamic int8, teacher", "onnxruntime", STOCK_INT8),
     "openvino_int8": Form("openvino int8, teacher", "openvino", PORTABLE_INT8),
 }
+SLOW = 1.4
+"""A form this many times slower than the fastest on the teacher is not measured again."""
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
 
@@ -304,16 +306,17 @@ class _Compression:
         """Parity in float32 on each engine, quality of every form, latency and throughput of all, in one run."""
         data, threads = self.job.data, self.job.threads
         parity = self.parity(student)
-        logits = {form.name: open_engine(form, exported, threads).logits(data.eval.encoded) for form in self.forms}
+        forms = self.worth_measuring(baseline)
+        logits = {form.name: open_engine(form, exported, threads).logits(data.eval.encoded) for form in forms}
         judged = {name: judge_pair(data.task, data.eval, value, teacher_logits) for name, value in logits.items()}
         subjects = [Subject(TEACHER, locate(self.job.model)), *(Subject(form, teacher) for form in BASELINES.values())]
-        subjects += [Subject(form, exported) for form in self.forms]
+        subjects += [Subject(form, exported) for form in forms]
         measured = self.measure(subjects)
         figures = [{"latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s, "load_s": m.load_s} for m in measured]
         names = ["torch_eager", *BASELINES]
-        fair = [form for form in self.forms if parity.get(form.engine, 0.0) <= PARITY] or self.forms
+        fair = [form for form in forms if parity.get(form.engine, 0.0) <= PARITY] or forms
         chosen = self.choose(fair, judged, {s.form.name: m for s, m in zip(subjects, measured, strict=True)})
-        _, low, high = measured[len(names) + self.forms.index(chosen)].speedup_over(measured[0])
+        _, low, high = measured[len(names) + forms.index(chosen)].speedup_over(measured[0])
         float_quality = quality_of(data.task, data.eval, logits_of(student, data.eval.encoded))
         return {
             "parity": parity, "float_quality": float_quality, "chosen": chosen.to_dict(),
@@ -324,15 +327,21 @@ class _Compression:
             "forms": [
                 {"name": form.name, "engine": form.engine, "chosen": form == chosen, "bytes": self.form_bytes(exported, form)}
                 | judged[form.name] | figure
-                for form, figure in zip(self.forms, figures[len(names) :], strict=True)
+                for form, figure in zip(forms, figures[len(names) :], strict=True)
             ],
             "speedup_range": [low, high],
             "flipped": flips(data.task, data.eval, logits[chosen.name], teacher_logits),
             "tests": [self.test(name, examples, exported, chosen) for name, examples in self.job.tests],
             "quality": judged[chosen.name]["quality"],
-            "note": f"{chosen.name}: {measured[0].latency_ms / measured[len(names) + self.forms.index(chosen)].latency_ms:.2f}x eager, "
+            "note": f"{chosen.name}: {measured[0].latency_ms / measured[len(names) + forms.index(chosen)].latency_ms:.2f}x eager, "
             f"{judged[chosen.name]['drop']:.2f} points lost",
         }  # fmt: skip
+
+    def worth_measuring(self, baseline: dict[str, Any]) -> list[Form]:
+        """The forms that were not far behind on the teacher, and the portable file on each engine."""
+        times = baseline["forms_ms"]
+        fastest = min(times.values())
+        return [form for form in self.forms if times.get(form.name, 0.0) <= SLOW * fastest or form.file == PORTABLE_INT8 and not form.bucket]
 
     def choose(self, forms: Sequence[Form], judged: dict[str, dict[str, Any]], measured: dict[str, Measurement]) -> Form:
         """The fastest form that keeps the quality; where none does, the best in quality."""
@@ -417,7 +426,7 @@ class _Compression:
         write(student, job.out / "model", tokenizer=locate(job.model), extra={"README.md": model_card(report)})
         with whole_folder(job.out / "engine") as folder:
             form = Form(**verified["chosen"])
-            forms = [form, *(f for f in self.forms if f.file in (form.file, PORTABLE_INT8, PORTABLE_FLOAT) and f != form)]
+            forms = [form, *(f for f in self.forms if not f.bucket and f.file in (form.file, PORTABLE_INT8, PORTABLE_FLOAT) and f != form)]
             for name in {f.file for f in forms if f.engine != "torch"} | {"tokenizer.json"}:
                 (folder / name).write_bytes((exported / name).read_bytes())
             self.describe(folder, [f for f in forms if f.engine != "torch"])

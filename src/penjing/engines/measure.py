@@ -118,11 +118,14 @@ def measure(
             for subject in subjects:
                 workers.append(_Worker(subject, threads, single, many, batch))
             results = [Measurement(load_s=worker.setup["load_s"]) for worker in workers]
-            for turn in range(rounds):
+            for _ in range(rounds):
                 for worker, result in zip(workers, results, strict=True):
                     result.rounds_ms.append(worker.ask({"do": "latency"})["ms"])
-                    if throughput_texts and turn < 3:
-                        result.rounds_per_s.append(worker.ask({"do": "throughput"})["per_s"])
+                    tick()
+            # Throughput last: its one-thread streams change a process for good (torch's thread count is global).
+            for _ in range(3 if throughput_texts else 0):
+                for worker, result in zip(workers, results, strict=True):
+                    result.rounds_per_s.append(worker.ask({"do": "throughput"})["per_s"])
                     tick()
         finally:
             for worker in workers:

@@ -30,9 +30,13 @@ Loss = Callable[[nn.Module, Feeds, Any], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. `evaluations` per epoch; training stops after `patience` of them without a better quality."""
+    """How long and how fast. `evaluations` per epoch; training stops after `patience` of them without a better quality.
+
+    Few texts get more epochs, up to 20, until there are `least_steps`.
+    """
 
     epochs: int = 3
+    least_steps: int = 0
     batch_size: int = 32
     learning_rate: float = 5e-5
     warmup: float = 0.1
@@ -110,8 +114,8 @@ def fit(
     optimizer = optimizer_for(model, schedule)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     steps_per_epoch = math.ceil(len(encoded) / schedule.batch_size)
-    total = schedule.epochs * steps_per_epoch
-    every = max(1, steps_per_epoch // schedule.evaluations)
+    total = max(schedule.epochs * steps_per_epoch, min(schedule.least_steps, 20 * steps_per_epoch))
+    every = max(1, steps_per_epoch // schedule.evaluations, total // 40)
     history, best_state, start, since_best, running = History(), None, 0, 0, [0.0, 0.0]
 
     if state_file.is_file():
