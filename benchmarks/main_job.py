@@ -52,7 +52,20 @@ def teacher(name: str, task: str, *options: object) -> Path:
 
 def compress(name: str, model: Path, task: str, *options: object) -> None:
     """Compress it."""
-    penjing("compress", "--model", model, "--task", task, "--train", data(name, "train"), "--test", data(name, "test"), "--out", CACHE / name, *options)
+    penjing(
+        "compress",
+        "--model",
+        model,
+        "--task",
+        task,
+        "--train",
+        data(name, "train"),
+        "--test",
+        data(name, "test"),
+        "--out",
+        CACHE / name,
+        *options,
+    )
 
 
 def sst2() -> None:

@@ -121,11 +121,7 @@ class Blueprint:
     @property
     def uniform(self) -> bool:
         """Whether a plain Hugging Face configuration can say it: equal layers, whose heads fill the width."""
-        return (
-            len(set(self.layers)) == 1
-            and self.layers[0].heads * self.head_width == self.hidden
-            and self.layers[0].neurons > 0
-        )
+        return len(set(self.layers)) == 1 and self.layers[0].heads * self.head_width == self.hidden and self.layers[0].neurons > 0
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Blueprint":
         """The same blueprint with other layers."""

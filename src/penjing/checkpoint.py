@@ -65,7 +65,7 @@ def blueprint_of(model: PenjingPreTrainedModel) -> Blueprint:
         head_width=config.head_width,
         layers=tuple(Layer(heads, neurons) for heads, neurons in config.layers),
         head=head,
-        outputs=_outputs(head, config.num_labels),
+        outputs=_outputs(head, config.num_labels or 0),
     )
 
 
@@ -115,9 +115,7 @@ def locate(model: str | Path) -> Path:
         raise InputError(f"model: {model} is no folder here, and the hub did not give it ({first[:160]})") from error
 
 
-def read(
-    model: str | Path, *, head: Head | None = None, labels: list[str] | None = None, pickle: bool = False
-) -> PenjingPreTrainedModel:
+def read(model: str | Path, *, head: Head | None = None, labels: list[str] | None = None, pickle: bool = False) -> PenjingPreTrainedModel:
     """Read a checkpoint of any supported family, or one of our own, as our encoder in float32, in eval mode.
 
     Args:
@@ -151,10 +149,10 @@ def head_of(model: str | Path) -> Head:
     return _head_of(_read_config(locate(model))[0])
 
 
-def positions_of(model: str | Path) -> int:
-    """Tokens that a text may have at most."""
+def blueprint_at(model: str | Path) -> Blueprint:
+    """The blueprint of a checkpoint, from its configuration alone."""
     config, family = _read_config(locate(model))
-    return _translate(config, family, "none", None)[1].positions
+    return _translate(config, family, _head_of(config), None)[1]
 
 
 def label_names(model: str | Path) -> list[str]:
@@ -191,9 +189,7 @@ def _named(config: dict[str, Any]) -> list[str]:
     return [] if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
-def _translate(
-    config: dict[str, Any], family: Family | None, head: Head, labels: list[str] | None
-) -> tuple[PenjingConfig, Blueprint]:
+def _translate(config: dict[str, Any], family: Family | None, head: Head, labels: list[str] | None) -> tuple[PenjingConfig, Blueprint]:
     """Their configuration as ours, and the blueprint; sizes that cannot be are an `InputError`."""
     names = labels if labels is not None else _named(config)
     outputs = _outputs(head, len(names) or _label_count(config))
@@ -211,13 +207,11 @@ def _translate(
         )  # fmt: skip
         return ours, blueprint
     if config.get("position_embedding_type", "absolute") != "absolute":
-        raise InputError(
-            f"model: position_embedding_type is {config['position_embedding_type']!r}; only 'absolute' is supported"
-        )
+        raise InputError(f"model: position_embedding_type is {config['position_embedding_type']!r}; only 'absolute' is supported")
     from transformers import AutoConfig
 
     theirs = AutoConfig.for_model(**config)
-    size = {ours: getattr(theirs, name, None) for ours, name in family.config.items()}
+    size: dict[str, Any] = {ours: getattr(theirs, name, None) for ours, name in family.config.items()}
     pad = theirs.pad_token_id if theirs.pad_token_id is not None else 0
     if size["hidden"] % size["heads"]:
         raise InputError(f"model: {size['heads']} heads do not divide the width {size['hidden']}")
@@ -277,15 +271,11 @@ def _read_weights(folder: Path, pickle: bool) -> dict[str, Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
-def _rename(
-    weights: dict[str, Tensor], family: Family, blueprint: Blueprint, config: PenjingConfig
-) -> dict[str, Tensor]:
+def _rename(weights: dict[str, Tensor], family: Family, blueprint: Blueprint, config: PenjingConfig) -> dict[str, Tensor]:
     """Their names → ours; old TensorFlow names of the norms are understood, and a missing encoder prefix too."""
     weights = {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): value for name, value in weights.items()}
     prefix = family.weight_prefix if any(name.startswith(family.weight_prefix) for name in weights) else ""
-    state = {
-        ours: weights[theirs] for ours, theirs in family.names(blueprint, prefix).items() if theirs in weights
-    }
+    state = {ours: weights[theirs] for ours, theirs in family.names(blueprint, prefix).items() if theirs in weights}
     if family.pads_positions and "encoder.embeddings.position.weight" in state:
         first = (config.pad_token_id or 0) + 1
         state["encoder.embeddings.position.weight"] = state["encoder.embeddings.position.weight"][first:]
@@ -298,9 +288,7 @@ def _load(model: PenjingPreTrainedModel, state: dict[str, Tensor], folder: Path)
     own = model.state_dict()
     for name, value in state.items():
         if name in own and own[name].shape != value.shape:
-            raise InputError(
-                f"model: {folder}: {name} has shape {tuple(value.shape)} and its configuration says {tuple(own[name].shape)}"
-            )
+            raise InputError(f"model: {folder}: {name} has shape {tuple(value.shape)} and its configuration says {tuple(own[name].shape)}")
     missing, unexpected = model.load_state_dict(state, strict=False)
     return list(missing), list(unexpected)
 

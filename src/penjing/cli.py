@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -22,7 +23,6 @@ console = Console(stderr=True)
 def tell(text: str) -> None:
     """A line for the person who waits."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)
-
 
 
 Model = Annotated[str, typer.Option("--model", help="Folder or hub id of the model.")]
@@ -55,7 +55,8 @@ def cores() -> int:
 
 def summary(report: dict[str, Any], out: Path) -> str:
     """A compression in three lines."""
-    result, teacher, low, high = report["result"], report["teacher"], *report["result"]["drop_ci95"]
+    result, teacher = report["result"], report["teacher"]
+    low, high = result["drop_ci95"]
     return (
         f"{result['form']}: {result['speedup_vs_eager']:.1f}x faster than eager PyTorch"
         f" ({teacher['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms), {teacher['bytes'] / result['bytes']:.1f}x smaller"
@@ -88,18 +89,24 @@ def train(
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     with training_bar(console, "train") as progress:
         history = finetune(model, data.task, data.train, data.eval, out, schedule, pickle=pickle, progress=progress)
-    result = {"out": str(out), "metric": data.task.metric().name, "quality": history.best, "steps": history.steps, "seconds": history.seconds}
+    result = {
+        "out": str(out),
+        "metric": data.task.metric().name,
+        "quality": history.best,
+        "steps": history.steps,
+        "seconds": history.seconds,
+    }
     say(result, as_json, f"{out}: {result['metric']} {history.best:.2f} after {history.steps} steps, {history.seconds:.0f} s")
 
 
 @app.command()
 def compress(
     model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
-    speedup: Annotated[float | None, typer.Option("--speedup", min=0, help="Times faster than eager PyTorch, at least.")] = None,
-    latency_ms: Annotated[float | None, typer.Option("--latency-ms", min=0, help="Milliseconds of a text, at most.")] = None,
-    size_mb: Annotated[float | None, typer.Option("--size-mb", min=0, help="Megabytes of the deployment, at most.")] = None,
+    speedup: Annotated[float | None, typer.Option("--speedup", help="Times faster than eager PyTorch, at least.")] = None,
+    latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Milliseconds of a text, at most.")] = None,
+    size_mb: Annotated[float | None, typer.Option("--size-mb", help="Megabytes of the deployment, at most.")] = None,
     max_drop: Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Minutes of training, at most.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of training, at most.")] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")] = None,
     threads: Threads = 0, test: Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML with the settings of the steps.")] = None,
@@ -143,8 +150,168 @@ def compress(
     report = run(job, tell, lambda title: training_bar(console, title))
     say(report, as_json, summary(report, out))
     if not report["met"]:
-        failed = ", ".join(f"{g['name']} {g['value']:.2f} (asked {g['limit']:g})" for g in report["gates"] if g["asked"] and not g["passed"])
+        failed = ", ".join(
+            f"{g['name']} {g['value']:.2f} (asked {g['limit']:g})" for g in report["gates"] if g["asked"] and not g["passed"]
+        )
         raise BudgetError(f"the budget was not met: {failed}; the best that was found is in {out}, so ask for less or allow more")
+
+
+Folder = Annotated[str, typer.Argument(help="What compress wrote, or a model folder.")]
+DataFile = Annotated[str, typer.Option("--data", help="Data: JSON Lines, CSV, TSV, Parquet (also .gz), or a hub name.")]
+Engine = Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the one that was fastest.")]
+AnyTask = Annotated[str, typer.Option("--task", help="classification, pair or tagging; where the folder does not say.")]
+
+
+@app.command()
+def eval(
+    folder: Folder, data: DataFile, engine: Engine = None, task: AnyTask = "",
+    teacher: Annotated[str, typer.Option("--teacher", help="Compare with this model: drop, p, and what flipped.")] = "",
+    threads: Threads = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
+    metric: Metric = "accuracy", as_json: Json = False,
+) -> None:  # fmt: skip
+    """Quality with a 95 % interval and, against a teacher, a paired test and the examples that flipped."""
+    from penjing.engines.engine import open_engine
+    from penjing.sources import tell_truncated
+    from penjing.subjects import open_model
+    from penjing.tasks.data import read_rows
+    from penjing.tasks.judge import flips, judge, judge_pair
+
+    model = open_model(folder, engine, task, max_length, text_columns, label_column, metric)
+    rows = read_rows(data)
+    if not model.task.labels:
+        model.task.learn_labels(rows)
+    examples = model.task.examples(rows, model.tokenizer, model.max_length, data)
+    tell_truncated(examples, data, model.max_length, tell)
+    count = threads or cores()
+    logits = open_engine(model.forms[0], model.folder, count).logits(examples.encoded)
+    result = {"folder": folder, "data": data, "examples": len(examples), "form": model.forms[0].name, "metric": model.task.metric().name}
+    if not teacher:
+        result |= judge(model.task, examples, logits)
+    else:
+        other = open_model(teacher, None, model.task.name, model.max_length, text_columns, label_column, metric)
+        if other.task.labels and set(other.task.labels) != set(model.task.labels):
+            raise InputError(f"--teacher: its labels are {', '.join(other.task.labels)}, the model's {', '.join(model.task.labels)}")
+        theirs = other.task.examples(rows, other.tokenizer, model.max_length, data) if other.task.labels == model.task.labels else examples
+        known = open_engine(other.forms[0], other.folder, count).logits(theirs.encoded)
+        result |= judge_pair(model.task, examples, logits, known) | {"flipped": flips(model.task, examples, logits, known)}
+    say(result, as_json, _quality_text(result))
+
+
+def _quality_text(result: dict[str, Any]) -> str:
+    low, high = result["quality_ci95"]
+    lines = [
+        f"{result['metric']} {result['quality']:.2f} (95 %: {low:.2f} ... {high:.2f}) on {result['examples']} examples, {result['form']}"
+    ]
+    if "drop" in result:
+        low, high = result["drop_ci95"]
+        flipped = result["flipped"]
+        lines.append(
+            f"teacher {result['teacher_quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f}; p = {result['p_value']:.3f})"
+        )
+        lines.append(f"flipped: {flipped['worse']} right before and wrong now, {flipped['better']} wrong before and right now")
+        lines += [f"  {row['gold']} | {row['teacher']} -> {row['result']} | {row['text'][:100]}" for row in flipped["examples"]]
+    return "\n".join(lines)
+
+
+@app.command()
+def bench(
+    folders: Annotated[list[str], typer.Argument(help="What compress wrote, or model folders.")], data: DataFile, engine: Engine = None,
+    task: AnyTask = "", threads: Threads = 0, rounds: Annotated[int, typer.Option("--rounds", min=1)] = 5, max_length: MaxLength = 0,
+    text_columns: TextColumns = "", as_json: Json = False,
+) -> None:  # fmt: skip
+    """Latency and throughput side by side: each in a process of its own, in turn, on the texts' own lengths."""
+    from rich.table import Table
+
+    from penjing.engines.machine import machine, versions
+    from penjing.engines.measure import Subject, measure
+    from penjing.subjects import open_model
+    from penjing.tasks.data import read_rows
+
+    rows = read_rows(data)
+    models = [open_model(folder, engine, task, max_length, text_columns, "", "accuracy") for folder in folders]
+    subjects = [(name, form, model) for name, model in zip(folders, models, strict=True) for form in model.forms]
+    encoded = {id(m): m.task.encode(m.tokenizer, m.task.inputs_of(rows), m.max_length)[0] for m in models}
+    first = models[0]
+    if any(not np.array_equal(encoded[id(m)].lengths, encoded[id(first)].lengths) for m in models):
+        tell("the tokenizers differ: every model runs on the first one's lengths")
+    count = threads or cores()
+    measured = measure([Subject(form, model.folder) for _, form, model in subjects], encoded[id(first)], threads=count, rounds=rounds)
+    results: list[dict[str, Any]] = []
+    for (name, form, _), m in zip(subjects, measured, strict=True):
+        ratio, low, high = m.speedup_over(measured[0])
+        results.append({"folder": name, "form": form.name, "latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s,
+                        "load_s": m.load_s, "speedup": ratio, "speedup_range": [low, high]})  # fmt: skip
+    lengths = encoded[id(first)].lengths
+    report = {"threads": count, "batch": 1, "lengths_p50": float(np.median(lengths)), "lengths_p95": float(np.percentile(lengths, 95)),
+              "machine": machine(), "versions": versions(), "results": results}  # fmt: skip
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    table = Table(title=f"batch 1, {count} threads, {np.median(lengths):.0f} tokens (median); rounds {rounds}; faster than the first row")
+    for column in ("model", "form", "ms", "texts/s", "faster", "over the rounds", "load s"):
+        table.add_column(column, justify="left" if column in ("model", "form") else "right")
+    for row in results:
+        low, high = row["speedup_range"]
+        table.add_row(row["folder"], row["form"], f"{row['latency_ms']:.2f}", f"{row['throughput_per_s']:.0f}", f"{row['speedup']:.2f}x",
+                      f"{low:.2f} ... {high:.2f}", f"{row['load_s']:.1f}")  # fmt: skip
+    Console().print(table)
+
+
+@app.command()
+def inspect(folder: Folder, as_json: Json = False) -> None:
+    """A model's blueprint: each layer's heads and neurons as bars, and what it costs."""
+    from penjing.checkpoint import blueprint_at
+    from penjing.report.drawing import inspect_text
+
+    path = Path(folder) / "model" if (Path(folder) / "model" / "config.json").is_file() else Path(folder)
+    blueprint = blueprint_at(path)
+    if as_json:
+        costs = {
+            "parameters": blueprint.parameters,
+            "bytes": blueprint.bytes,
+            "macs_32": blueprint.macs(32),
+            "macs_128": blueprint.macs(128),
+        }
+        print(json.dumps({"blueprint": blueprint.to_dict(), **costs}))
+    else:
+        Console().print(inspect_text(blueprint))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo-run"),
+    threads: Threads = 0, seed: Seed = 0, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The whole job in minutes, offline: make data, train a teacher, compress it, prove it."""
+    from penjing.demo import base_model as base
+    from penjing.demo import logistic_regression, write_data
+
+    tell("1 of 4: reviews with negation, contrast and comparison, from Penjing's own generator")
+    files = write_data(out / "data", seed)
+    baseline = logistic_regression(files["train"], files["eval"])
+    tell(f"logistic regression on n-grams: accuracy {baseline:.2f}")
+    tell("2 of 4: fine-tune a teacher, all-MiniLM-L6-v2")
+    teacher = out / "teacher"
+    if not (teacher / "config.json").is_file():
+        train(model=str(base()), task="classification", train=str(files["train"]), eval=str(files["eval"]), out=teacher,
+              epochs=2, learning_rate=1e-4, seed=seed, max_length=128)  # fmt: skip
+    tell("3 of 4: compress it: 6 times faster than eager PyTorch, 2 points at most lost")
+    try:
+        compress(model=str(teacher), task="classification", train=str(files["train"]), eval=str(files["eval"]), test=[str(files["test"])],
+                 out=out / "compressed", speedup=6.0, max_drop=2.0, threads=threads, seed=seed, max_length=128, as_json=as_json)  # fmt: skip
+    finally:
+        if (out / "compressed" / "report.html").is_file():
+            tell("4 of 4: ask it")
+            import penjing
+
+            model = penjing.load(out / "compressed")
+            texts = [
+                "I expected the room to be gloomy. It was anything but.",
+                "The staff were far from helpful, whatever the brochure says.",
+            ]
+            for text, answer in zip(texts, model(texts), strict=True):
+                tell(f"  {answer['label']} ({answer['score']:.2f}): {text}")
+            tell(f"open {out / 'compressed' / 'report.html'} in a browser")
 
 
 def main() -> None:

@@ -121,9 +121,7 @@ def _roberta(model_type: str, class_prefix: str) -> Family:
         "question": _QUESTION,
         "masked": {"head.dense": "lm_head.dense", "head.norm": "lm_head.layer_norm", "head.bias": "lm_head.bias"},
     }
-    return Family(
-        model_type, class_prefix, "roberta.", _BERT_ENCODER, heads, _BERT_CONFIG, "tanh", pads_positions=True
-    )
+    return Family(model_type, class_prefix, "roberta.", _BERT_ENCODER, heads, _BERT_CONFIG, "tanh", pads_positions=True)
 
 
 FAMILIES: dict[str, Family] = {
@@ -189,7 +187,5 @@ FAMILIES: dict[str, Family] = {
 def family_of(model_type: str | None) -> Family:
     """The row of a Hugging Face `model_type`; an unsupported one is named, with those that are supported."""
     if model_type not in FAMILIES:
-        raise InputError(
-            f"model: the family {model_type!r} is not supported; give one of {', '.join(FAMILIES)}, or a model Penjing wrote"
-        )
+        raise InputError(f"model: the family {model_type!r} is not supported; give one of {', '.join(FAMILIES)}, or a model Penjing wrote")
     return FAMILIES[model_type]

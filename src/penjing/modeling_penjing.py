@@ -9,7 +9,7 @@ them to zero computes, so cutting is exact.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class PenjingConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         self.origin = origin or {}
         kwargs.pop("num_hidden_layers", None)
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(**{"pad_token_id": pad_token_id, **kwargs})
 
 
 class Embeddings(nn.Module):
@@ -112,8 +112,7 @@ class Attention(nn.Module):
         context = x.new_empty(batch, length, 0)
         if self.heads:
             q, k, v = (
-                linear(x).view(batch, length, self.heads, self.width).transpose(1, 2)
-                for linear in (self.query, self.key, self.value)
+                linear(x).view(batch, length, self.heads, self.width).transpose(1, 2) for linear in (self.query, self.key, self.value)
             )
             dropout = self.dropout if self.training else 0.0
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
@@ -172,26 +171,29 @@ class PenjingPreTrainedModel(PreTrainedModel):
     config_class = PenjingConfig
     base_model_prefix = "encoder"
     _supports_sdpa = True
-    _no_split_modules: ClassVar[list[str]] = ["Layer"]
+    _no_split_modules = ["Layer"]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
             if module.weight.numel():
                 nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                nn.init.zeros_(bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, MaskedHead):
-            nn.init.zeros_(module.bias)
+            module.bias.zero_()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.base_model.embeddings.word
+        encoder: Any = self.base_model
+        return encoder.embeddings.word
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.base_model.embeddings.word = value
+        encoder: Any = self.base_model
+        encoder.embeddings.word = value
 
 
 class PenjingModel(PenjingPreTrainedModel):
@@ -241,7 +243,7 @@ class SequenceHead(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = nn.Tanh() if config.head_act == "tanh" else ACT2FN[config.head_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.out = nn.Linear(config.hidden_size, config.num_labels)
+        self.out = nn.Linear(config.hidden_size, config.num_labels or 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, H) → (B, C)."""
@@ -254,7 +256,7 @@ class TokenHead(nn.Module):
     def __init__(self, config: PenjingConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.out = nn.Linear(config.hidden_size, config.num_labels)
+        self.out = nn.Linear(config.hidden_size, config.num_labels or 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, H) → (B, S, C)."""
@@ -344,9 +346,7 @@ class PenjingForQuestionAnswering(PenjingPreTrainedModel):
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = (F.cross_entropy(start, start_positions) + F.cross_entropy(end, end_positions)) / 2
-        result = QuestionAnsweringModelOutput(
-            loss=loss, start_logits=start, end_logits=end, hidden_states=output.hidden_states
-        )
+        result = QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end, hidden_states=output.hidden_states)
         return result if return_dict is not False else result.to_tuple()
 
 

@@ -300,9 +300,7 @@ class _Compression:
             "max_length": data.max_length, "forms": [form.to_dict() for form in forms],
         })  # fmt: skip
 
-    def verify(
-        self, exported: Path, student: Any, teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]
-    ) -> dict[str, Any]:
+    def verify(self, exported: Path, student: Any, teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]) -> dict[str, Any]:
         """Parity in float32 on each engine, quality of every form, latency and throughput of all, in one run."""
         data, threads = self.job.data, self.job.threads
         parity = self.parity(student)
@@ -341,7 +339,9 @@ class _Compression:
         """The forms that were not far behind on the teacher, and the portable file on each engine."""
         times = baseline["forms_ms"]
         fastest = min(times.values())
-        return [form for form in self.forms if times.get(form.name, 0.0) <= SLOW * fastest or form.file == PORTABLE_INT8 and not form.bucket]
+        return [
+            form for form in self.forms if times.get(form.name, 0.0) <= SLOW * fastest or (form.file == PORTABLE_INT8 and not form.bucket)
+        ]
 
     def choose(self, forms: Sequence[Form], judged: dict[str, dict[str, Any]], measured: dict[str, Measurement]) -> Form:
         """The fastest form that keeps the quality; where none does, the best in quality."""
@@ -354,7 +354,8 @@ class _Compression:
     def parity(self, student: Any) -> dict[str, float]:
         """Largest difference of float32 logits between PyTorch and each engine, over some evaluation texts."""
         encoded: Encoded = self.job.data.eval.encoded.sample(64, self.job.seed)
-        ours, result = logits_of(student, encoded), {}
+        ours = logits_of(student, encoded)
+        result: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
             export(student, Path(folder), [form.file for form in FLOAT_FORMS], segments=self.segments)
             for form in FLOAT_FORMS:
@@ -495,4 +496,3 @@ def _bar(progress: Callable[[str], Any] | None, title: str) -> Any:
     from contextlib import nullcontext
 
     return progress(title) if progress else nullcontext(silent)
-

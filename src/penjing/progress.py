@@ -12,7 +12,15 @@ from penjing.training.loop import Progress as Report
 @contextmanager
 def training_bar(console: Console, title: str) -> Iterator[Report]:
     """A bar with the loss, the best quality and the time left; on a stream that is no terminal, a line now and then."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None, figures="")
         smooth: list[float] = []

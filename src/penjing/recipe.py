@@ -60,7 +60,9 @@ def _merge(settings: T, changes: Any, where: str) -> T:
         old = known[name]
         if is_dataclass(old):
             result[name] = None if value is False else _merge(old, {} if value in (None, True) else value, f"{where}: {name}")
-        elif old is not None and (isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(old, int) and not isinstance(value, int))):
+        elif old is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(old, int) and not isinstance(value, int))
+        ):
             raise InputError(f"--recipe: {where}: {name} is {value!r}; give a number like {old!r}")
         else:
             result[name] = value

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tokenizers import Tokenizer
 
-from penjing.checkpoint import copy_tokenizer, label_names, locate, positions_of
+from penjing.checkpoint import blueprint_at, copy_tokenizer, label_names, locate
 from penjing.errors import InputError
 from penjing.tasks.data import Row, read_rows
 from penjing.tasks.task import Examples, Pair, Task, task_named
@@ -110,7 +110,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 def longest_text(folder: Path, wanted: int) -> int:
     """Tokens of a text at most: what is wanted, or the model's positions."""
-    positions = positions_of(folder)
+    positions = blueprint_at(folder).positions
     if wanted < 0 or wanted > positions:
         raise InputError(f"--max-length: {wanted} is not allowed; the model has {positions} positions")
     return wanted or positions

@@ -1,7 +1,7 @@
 """Which: the heads, neurons and layers that are kept, and the exact cut. No data is needed, and no input is modified."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from penjing.errors import InputError
 from penjing.modeling_penjing import PenjingPreTrainedModel
 
 Index = tuple[int, ...]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,7 @@ class Selection:
     def all(cls, blueprint: Blueprint) -> "Selection":
         """Everything: the identity of `then`, and of `cut`."""
         return cls(
-            tuple(
-                LayerSelection(i, tuple(range(layer.heads)), tuple(range(layer.neurons)))
-                for i, layer in enumerate(blueprint.layers)
-            )
+            tuple(LayerSelection(i, tuple(range(layer.heads)), tuple(range(layer.neurons))) for i, layer in enumerate(blueprint.layers))
         )
 
     def plan(self, blueprint: Blueprint) -> Blueprint:
@@ -100,6 +96,7 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
 def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTrainedModel:
     """A new model with what is kept; the logits are those of the old one with the rest masked to zero."""
     blueprint = blueprint_of(model)
-    result = build(selection.plan(blueprint), model.config)
+    result: Any = build(selection.plan(blueprint), model.config)  # type: ignore[arg-type]
     result.load_state_dict(slice_state(model.state_dict(), blueprint, selection), strict=True)
-    return result.train(model.training)
+    result.train(model.training)
+    return result  # type: ignore[no-any-return]

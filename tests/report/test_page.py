@@ -23,9 +23,7 @@ from penjing.report.drawing import (
 from penjing.report.page import model_card, page, verdict
 
 TEACHER = Blueprint(30522, 512, 2, 384, 384, 32, (Layer(12, 1536),) * 6, "sequence", 2)
-RESULT = Blueprint(
-    12000, 512, 2, 128, 256, 32, (Layer(9, 820), Layer(4, 700), Layer(0, 512), Layer(7, 0)), "sequence", 2
-)
+RESULT = Blueprint(12000, 512, 2, 128, 256, 32, (Layer(9, 820), Layer(4, 700), Layer(0, 512), Layer(7, 0)), "sequence", 2)
 FORMS = [
     {"name": "onnxruntime fused-int8", "engine": "onnxruntime", "latency_ms": 0.837, "throughput_per_s": 3900,
      "bytes": 11_800_000, "quality": 88.9, "chosen": True},
@@ -86,7 +84,7 @@ MINIMAL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("report", [FULL, MINIMAL, {}, {name: None for name in FULL}])
+@pytest.mark.parametrize("report", [FULL, MINIMAL, {}, dict.fromkeys(FULL)])
 def test_page_and_card_render_whatever_is_there(report: dict[str, Any]) -> None:
     assert page(report).rstrip().endswith("</html>")
     assert model_card(report).startswith("---\nlibrary_name")
@@ -171,9 +169,7 @@ def test_numbers() -> None:
     assert [size(value) for value in (12, 999_999, 91e6)] == ["12 B", "1.00 MB", "91.0 MB"]
 
 
-@pytest.mark.parametrize(
-    "blueprint", [TEACHER, RESULT, RESULT.with_layers(()), TEACHER.with_layers((Layer(64, 16384),) * 24)]
-)
+@pytest.mark.parametrize("blueprint", [TEACHER, RESULT, RESULT.with_layers(()), TEACHER.with_layers((Layer(64, 16384),) * 24)])
 def test_inspect_fits_the_terminal(blueprint: Blueprint) -> None:
     console = Console(width=80, file=io.StringIO())
     console.print(inspect_text(blueprint))
@@ -181,9 +177,7 @@ def test_inspect_fits_the_terminal(blueprint: Blueprint) -> None:
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
     assert sum(bool(re.match(r"\s*\d+ ", line)) for line in lines) == len(blueprint.layers)
-    assert {"parameters", "MACs, 32 tokens", "MACs, 128 tokens"} <= {
-        re.split(r"\s{2,}", line.strip())[0] for line in lines
-    }
+    assert {"parameters", "MACs, 32 tokens", "MACs, 128 tokens"} <= {re.split(r"\s{2,}", line.strip())[0] for line in lines}
 
 
 def test_model_card_names_the_loaders() -> None:

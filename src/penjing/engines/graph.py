@@ -249,9 +249,7 @@ class _Emitter:
         residual = self.first(x) if first_only else x
         if not layer.heads:
             return self.add_bias_norm(residual, block, f"{block}.output")
-        context = (
-            self.fused_context(x, block, layer.heads) if self.fused else self.plain_context(x, residual, block, layer.heads, mask)
-        )
+        context = self.fused_context(x, block, layer.heads) if self.fused else self.plain_context(x, residual, block, layer.heads, mask)
         if first_only and self.fused:
             context = self.first(context)
         return self.add_norm(residual, self.linear(context, f"{block}.output"), f"{block}.norm")

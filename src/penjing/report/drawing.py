@@ -185,9 +185,7 @@ def blueprint_svg(before: Blueprint, after: Blueprint, kept_layers: Sequence[int
     depth = max(len(before.layers), *(index + 1 for index in grown), 1) if grown else max(len(before.layers), 1)
     scale = _Scale(before, after, depth)
     teacher = dict(enumerate(before.layers))
-    body = [
-        f'<svg x="0" width="47%" overflow="visible">{scale.tree("Teacher", before, before, teacher, teacher)}</svg>'
-    ]
+    body = [f'<svg x="0" width="47%" overflow="visible">{scale.tree("Teacher", before, before, teacher, teacher)}</svg>']
     body += [f'<svg x="53%" width="47%" overflow="visible">{scale.tree("Result", after, before, grown, teacher)}</svg>']
     described = f"Before: {_sentence(before)}. After: {_sentence(after)}. Layers kept: {_list(kept_layers)}."
     return _svg("blueprint", "The encoder before and after", described, scale.height, body)
@@ -209,9 +207,7 @@ class _Scale:
         self.ground = self.top + self.pitch * depth + 6
         self.height = self.ground + self.pot + 40
 
-    def tree(
-        self, name: str, own: Blueprint, full: Blueprint, grown: Mapping[int, Layer], teacher: Mapping[int, Layer]
-    ) -> str:
+    def tree(self, name: str, own: Blueprint, full: Blueprint, grown: Mapping[int, Layer], teacher: Mapping[int, Layer]) -> str:
         """The tree `own`, over the dashed outline of `full`."""
         kind = "result" if name == "Result" else "baseline"
         parts = [_text(0, 12, name, "strong"), _text(0, 28, _short(own), "quiet small")]
@@ -247,9 +243,7 @@ class _Scale:
         parts = []
         if full.vocabulary > own.vocabulary or full.embedding > own.embedding:
             outline = span * full.vocabulary / self.vocabulary
-            parts += [
-                _box(centre - outline / 2, self.ground, outline, self.pot * full.embedding / self.embedding, "gone")
-            ]
+            parts += [_box(centre - outline / 2, self.ground, outline, self.pot * full.embedding / self.embedding, "gone")]
         parts += [_box(centre - wide / 2, self.ground, wide, tall, kind)]
         for foot in (-0.36, 0.28):
             parts += [_box(centre + foot * wide, self.ground + tall, 0.08 * wide, 4, kind)]
@@ -263,9 +257,7 @@ def _short(blueprint: Blueprint) -> str:
 
 def _sentence(blueprint: Blueprint) -> str:
     layers = ", ".join(f"{layer.heads} heads and {layer.neurons} neurons" for layer in blueprint.layers)
-    return (
-        f"{_short(blueprint)}, {blueprint.hidden} wide, {blueprint.vocabulary} tokens; layers of {layers or 'nothing'}"
-    )
+    return f"{_short(blueprint)}, {blueprint.hidden} wide, {blueprint.vocabulary} tokens; layers of {layers or 'nothing'}"
 
 
 def _list(items: Sequence[int]) -> str:

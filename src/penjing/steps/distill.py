@@ -83,7 +83,8 @@ class Distill(Step[TeacherOutputs, Blueprint]):
         )  # fmt: skip
         result = type(model)(model.config)  # a fresh one, with the dropout that the configuration says
         result.load_state_dict(student.state_dict())
-        return result.eval()
+        result.eval()
+        return result
 
     def _loss(self, outputs: TeacherOutputs) -> Callable[[nn.Module, dict[str, Tensor], Any], Tensor]:
         assert self.data is not None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ def gate_importance(
         return hook
 
     hooks = []
-    for i, layer in enumerate(model.base_model.layers):
+    for i, layer in enumerate(cast(Any, model.base_model).layers):
         hooks.append(layer.attention.output.register_forward_pre_hook(keep((i, "heads"))))
         hooks.append(layer.feed_forward.down.register_forward_pre_hook(keep((i, "neurons"))))
     try:

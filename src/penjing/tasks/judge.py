@@ -44,7 +44,8 @@ def judge_pair(task: Task, examples: Examples, logits: Logits, teacher: Logits, 
 def flips(task: Task, examples: Examples, logits: Logits, teacher: Logits) -> dict[str, Any]:
     """Examples that one of the two gets right and the other not: how many, and the first `SHOWN`, the lost ones first."""
     ours, theirs = (task.decode(each, examples.first_tokens) for each in (logits, teacher))
-    worse, better = [], []
+    worse: list[dict[str, str]] = []
+    better: list[dict[str, str]] = []
     for text, gold, mine, old in zip(examples.inputs, examples.gold, ours, theirs, strict=True):
         if (mine == gold) == (old == gold):
             continue

@@ -65,7 +65,11 @@ class Task(ABC):
             _space_before_words(tokenizer)
         encodings = tokenizer.encode_batch(list(inputs), is_pretokenized=self.pretokenized)
         encoded = Encoded.of([e.ids for e in encodings], [e.type_ids for e in encodings])
-        return encoded, [self._first_tokens(e, given) for e, given in zip(encodings, inputs, strict=True)], sum(bool(e.overflowing) for e in encodings)
+        return (
+            encoded,
+            [self._first_tokens(e, given) for e, given in zip(encodings, inputs, strict=True)],
+            sum(bool(e.overflowing) for e in encodings),
+        )
 
     def _first_tokens(self, encoding: Any, words: Any) -> list[int]:
         return []

@@ -30,7 +30,9 @@ def finetune(
         network, train.encoded, labels_loss(task.targets(train)), quality_of(task, dev), schedule, state,
         pad=network.config.pad_token_id or 0, progress=progress,
     )  # fmt: skip
-    write(network, out, tokenizer=model, extra={"training.json": {"task": task.name, "schedule": asdict(schedule), "history": vars(history)}})
+    write(
+        network, out, tokenizer=model, extra={"training.json": {"task": task.name, "schedule": asdict(schedule), "history": vars(history)}}
+    )
     state.unlink(missing_ok=True)
     if state.parent.exists():
         state.parent.rmdir()

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,10 +59,13 @@ def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, layers: Sequence[int
 
 
 @torch.inference_mode()
-def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, layers: Sequence[int], folder: Path, tick: Callable[[int, int], None]) -> None:
+def _compute(
+    teacher: PenjingPreTrainedModel, encoded: Encoded, layers: Sequence[int], folder: Path, tick: Callable[[int, int], None]
+) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = teacher.to(device).eval()
-    tokens, width, outputs = int(encoded.offsets[-1]), teacher.config.hidden_size, teacher.config.num_labels
+    network: Any = teacher
+    network.to(device).eval()
+    tokens, width, outputs = int(encoded.offsets[-1]), teacher.config.hidden_size, int(teacher.config.num_labels or 0)
     states = {
         layer: np.lib.format.open_memmap(folder / f"states-{layer}.npy", mode="w+", dtype=np.float16, shape=(tokens, width))
         for layer in layers
@@ -72,7 +76,7 @@ def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, layers: Sequence
         feeds = {name: torch.from_numpy(value).to(device) for name, value in encoded.feeds(rows).items()}
         feeds.pop("attention_mask")
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"):
-            output = teacher(**feeds, output_hidden_states=bool(layers))
+            output = network(**feeds, output_hidden_states=bool(layers))
         value = output.logits.float().cpu().numpy()
         per_token = value.ndim == 3
         if logits is None:
@@ -85,5 +89,6 @@ def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, layers: Sequence
         tick(done, len(encoded))
     for array in states.values():
         array.flush()
+    assert logits is not None
     np.save(folder / "logits.npy", logits)
-    teacher.to("cpu")
+    network.to("cpu")

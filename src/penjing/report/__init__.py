@@ -1,0 +1,1 @@
+"""report.json as a page, a model card, and pictures."""

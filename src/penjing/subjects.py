@@ -1,0 +1,64 @@
+"""What `eval` and `bench` take: a folder that `compress` wrote, or any Hugging Face model folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from penjing.checkpoint import head_of, label_names, locate
+from penjing.engines.engine import ENGINES, Form, forms_of, read_description
+from penjing.errors import InputError
+from penjing.predictor import engine_folder
+from penjing.sources import longest_text, make_task, tokenizer_of
+from penjing.tasks.task import Task
+
+EAGER = Form("torch eager", "torch", "")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder, the forms it can be run in (the one to run first), and how to encode for it."""
+
+    folder: Path
+    forms: list[Form]
+    task: Task
+    tokenizer: Tokenizer
+    max_length: int
+
+
+def open_model(folder: str, engine: str | None, task: str, max_length: int, text_columns: str, label_column: str, metric: str) -> Model:
+    """Look into a folder.
+
+    Args:
+        engine: only forms of this one; None for all. PyTorch runs `model/` beside an exported `engine/`.
+        task: needed where the folder does not say; a model that labels tokens is for tagging.
+    """
+    if engine is not None and engine not in ENGINES:
+        raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
+    exported = engine_folder(Path(folder))
+    if not exported.is_dir():
+        return _plain(locate(folder), engine, task, max_length, text_columns, label_column, metric)
+    about = read_description(exported)
+    kind = make_task(about["task"], text_columns, label_column, "f1" if about["metric"] == "f1" else "accuracy")
+    kind.labels = list(about["labels"])
+    if engine == "torch":
+        return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about["max_length"])
+    forms = [form for form in forms_of(about) if engine in (None, form.engine)]
+    if not forms:
+        raise InputError(
+            f"--engine: {exported} was not exported for {engine!r}; it has {', '.join(sorted({f.engine for f in forms_of(about)}))}"
+        )
+    return Model(exported, forms, kind, tokenizer_of(exported), about["max_length"])
+
+
+def _plain(folder: Path, engine: str | None, task: str, max_length: int, text_columns: str, label_column: str, metric: str) -> Model:
+    if engine not in (None, "torch"):
+        raise InputError(f"--engine: {folder} is a plain model, which runs on torch; compress it to run on {engine}")
+    head = head_of(folder)
+    if head not in ("sequence", "token"):
+        raise InputError(f"model: {folder} has no head for a task that is supported; train it with penjing train")
+    kind = make_task(task or ("tagging" if head == "token" else "classification"), text_columns, label_column, metric)
+    if kind.head != head:
+        raise InputError(f"--task: {kind.name} does not fit {folder}, which labels {'tokens' if head == 'token' else 'texts'}")
+    kind.labels = label_names(folder)
+    return Model(folder, [EAGER], kind, tokenizer_of(folder), longest_text(folder, max_length))
