@@ -1,5 +1,6 @@
 """The command line: thin; names resolve here and nowhere else."""
 
+import errno
 import json
 import os
 import shlex
@@ -81,11 +82,11 @@ def train(
 ) -> None:  # fmt: skip
     """Fine-tune a teacher: best weights kept, early stopping, and a killed run goes on where it stopped."""
     from penjing.progress import training_bar
-    from penjing.sources import load_data
+    from penjing.sources import Reading, load_data
     from penjing.training.finetune import finetune
     from penjing.training.loop import Schedule
 
-    data = load_data(model, task, train, eval, max_length, text_columns, label_column, metric, seed, tell, new_labels=True)
+    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), seed, tell, new_labels=True)
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     with training_bar(console, "train") as progress:
         history = finetune(model, data.task, data.train, data.eval, out, schedule, pickle=pickle, progress=progress)
@@ -122,7 +123,7 @@ def compress(
     from penjing.pipeline import compress as run
     from penjing.progress import training_bar
     from penjing.recipe import Recipe, read_recipe
-    from penjing.sources import fingerprint_rows, load_data, load_examples
+    from penjing.sources import Reading, fingerprint_rows, load_data, load_examples
 
     if engine is not None and engine not in ENGINES:
         raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
@@ -135,7 +136,7 @@ def compress(
         steps = replace(steps, distill=replace(steps.distill, schedule=schedule))
     if no_training:
         steps = replace(steps, distill=None)
-    data = load_data(model, task, train, eval, max_length, text_columns, label_column, metric, seed, tell)
+    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), seed, tell)
     tests = [(name, load_examples(data, name, tell)) for name in test or []]
     asked = {
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": speedup,
@@ -171,12 +172,13 @@ def eval(
 ) -> None:  # fmt: skip
     """Quality with a 95 % interval and, against a teacher, a paired test and the examples that flipped."""
     from penjing.engines.engine import open_engine
-    from penjing.sources import tell_truncated
+    from penjing.sources import Reading, tell_truncated
     from penjing.subjects import open_model
     from penjing.tasks.data import read_rows
     from penjing.tasks.judge import flips, judge, judge_pair
 
-    model = open_model(folder, engine, task, max_length, text_columns, label_column, metric)
+    reading = Reading(text_columns, label_column, metric, max_length)
+    model = open_model(folder, engine, task, reading)
     rows = read_rows(data)
     if not model.task.labels:
         model.task.learn_labels(rows)
@@ -188,7 +190,7 @@ def eval(
     if not teacher:
         result |= judge(model.task, examples, logits)
     else:
-        other = open_model(teacher, None, model.task.name, model.max_length, text_columns, label_column, metric)
+        other = open_model(teacher, None, model.task.name, replace(reading, max_length=model.max_length))
         if other.task.labels and set(other.task.labels) != set(model.task.labels):
             raise InputError(f"--teacher: its labels are {', '.join(other.task.labels)}, the model's {', '.join(model.task.labels)}")
         theirs = other.task.examples(rows, other.tokenizer, model.max_length, data) if other.task.labels == model.task.labels else examples
@@ -224,11 +226,12 @@ def bench(
 
     from penjing.engines.machine import machine, versions
     from penjing.engines.measure import Subject, measure
+    from penjing.sources import Reading
     from penjing.subjects import open_model
     from penjing.tasks.data import read_rows
 
     rows = read_rows(data)
-    models = [open_model(folder, engine, task, max_length, text_columns, "", "accuracy") for folder in folders]
+    models = [open_model(folder, engine, task, Reading(text_columns, max_length=max_length)) for folder in folders]
     subjects = [(name, form, model) for name, model in zip(folders, models, strict=True) for form in model.forms]
     encoded = {id(m): m.task.encode(m.tokenizer, m.task.inputs_of(rows), m.max_length)[0] for m in models}
     first = models[0]
@@ -321,11 +324,24 @@ def main() -> None:
     except PenjingError as error:
         print(f"penjing: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except OSError as error:
-        if error.errno == 28:
-            print("penjing: the disk is full; nothing half-written was left; free some space and run the same command", file=sys.stderr)
-            sys.exit(InputError.exit_status)
-        raise
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        print("penjing: the disk is full; nothing half-written was left: free some space and run the same command", file=sys.stderr)
+        sys.exit(InputError.exit_status)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether the disk being full is behind an error: torch and safetensors say it in words of their own."""
+    while error is not None:
+        if (
+            getattr(error, "errno", None) == errno.ENOSPC
+            or "No space left on device" in str(error)
+            or "PytorchStreamWriter failed" in str(error)
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 if __name__ == "__main__":

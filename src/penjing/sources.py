@@ -28,16 +28,25 @@ class Data:
     max_length: int
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How data is read: columns ("" by convention), the metric, and the tokens of a text at most (0: the model's positions)."""
+
+    text_columns: str = ""
+    label_column: str = ""
+    metric: str = "accuracy"
+    max_length: int = 0
+
+
 def load_data(
-    model: str, task_name: str, train: str, eval: str, max_length: int, text_columns: str, label_column: str,
-    metric: str, seed: int, tell: Callable[[str], None], *, new_labels: bool = False,
-) -> Data:  # fmt: skip
+    model: str, task_name: str, train: str, eval: str, reading: Reading, seed: int, tell: Callable[[str], None], *, new_labels: bool = False
+) -> Data:
     """Read and encode both files with the model's tokenizer.
 
     With `new_labels` the labels come from the training data where the model names none of its own, or names others.
     """
     folder = locate(model)
-    task = make_task(task_name, text_columns, label_column, metric)
+    task = make_task(task_name, reading)
     train_rows = read_rows(train)
     if eval:
         eval_rows = read_rows(eval)
@@ -51,7 +60,7 @@ def load_data(
         if known and (set(task.labels) <= set(known) or _numbers(task.labels, known)):
             task.labels = known
     tokenizer = tokenizer_of(folder)
-    longest = longest_text(folder, max_length)
+    longest = longest_text(folder, reading.max_length)
     result = []
     for rows, source in ((train_rows, train), (eval_rows, eval or train)):
         examples = task.examples(rows, tokenizer, longest, source)
@@ -81,15 +90,16 @@ def fingerprint_rows(data: Data) -> str:
     return digest.hexdigest()[:16]
 
 
-def make_task(name: str, text_columns: str, label_column: str, metric: str) -> Task:
+def make_task(name: str, reading: Reading) -> Task:
     """The task as the options say it."""
-    kind = task_named(name)
-    if metric not in ("accuracy", "f1") or (metric == "f1" and kind is not Pair):
-        raise InputError(f"--metric: {metric!r} does not fit {kind.name}; allowed is accuracy, and f1 for pairs")
-    columns = [column.strip() for column in text_columns.split(",") if column.strip()]
+    kind, f1 = task_named(name), reading.metric == "f1"
+    if reading.metric not in ("accuracy", "f1") or (f1 and kind is not Pair):
+        raise InputError(f"--metric: {reading.metric!r} does not fit {kind.name}; allowed is accuracy, and f1 for pairs")
+    columns = [column.strip() for column in reading.text_columns.split(",") if column.strip()]
     if columns and len(columns) != len(kind.text_columns[0]):
-        raise InputError(f"--text-columns: {text_columns!r} names {len(columns)}; {kind.name} takes {len(kind.text_columns[0])}")
-    return Pair((), columns, label_column or None, f1=metric == "f1") if kind is Pair else kind((), columns, label_column or None)
+        raise InputError(f"--text-columns: {reading.text_columns!r} names {len(columns)}; {kind.name} takes {len(kind.text_columns[0])}")
+    label_column = reading.label_column or None
+    return Pair((), columns, label_column, f1=f1) if kind is Pair else kind((), columns, label_column)
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:

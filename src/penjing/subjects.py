@@ -1,6 +1,6 @@
 """What `eval` and `bench` take: a folder that `compress` wrote, or any Hugging Face model folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -9,7 +9,7 @@ from penjing.checkpoint import head_of, label_names, locate
 from penjing.engines.engine import ENGINES, Form, forms_of, read_description
 from penjing.errors import InputError
 from penjing.predictor import engine_folder
-from penjing.sources import longest_text, make_task, tokenizer_of
+from penjing.sources import Reading, longest_text, make_task, tokenizer_of
 from penjing.tasks.task import Task
 
 EAGER = Form("torch eager", "torch", "")
@@ -26,7 +26,7 @@ class Model:
     max_length: int
 
 
-def open_model(folder: str, engine: str | None, task: str, max_length: int, text_columns: str, label_column: str, metric: str) -> Model:
+def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> Model:
     """Look into a folder.
 
     Args:
@@ -37,9 +37,9 @@ def open_model(folder: str, engine: str | None, task: str, max_length: int, text
         raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
     exported = engine_folder(Path(folder))
     if not exported.is_dir():
-        return _plain(locate(folder), engine, task, max_length, text_columns, label_column, metric)
+        return _plain(locate(folder), engine, task, reading)
     about = read_description(exported)
-    kind = make_task(about["task"], text_columns, label_column, "f1" if about["metric"] == "f1" else "accuracy")
+    kind = make_task(about["task"], replace(reading, metric="f1" if about["metric"] == "f1" else "accuracy"))
     kind.labels = list(about["labels"])
     if engine == "torch":
         return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about["max_length"])
@@ -51,14 +51,14 @@ def open_model(folder: str, engine: str | None, task: str, max_length: int, text
     return Model(exported, forms, kind, tokenizer_of(exported), about["max_length"])
 
 
-def _plain(folder: Path, engine: str | None, task: str, max_length: int, text_columns: str, label_column: str, metric: str) -> Model:
+def _plain(folder: Path, engine: str | None, task: str, reading: Reading) -> Model:
     if engine not in (None, "torch"):
         raise InputError(f"--engine: {folder} is a plain model, which runs on torch; compress it to run on {engine}")
     head = head_of(folder)
     if head not in ("sequence", "token"):
         raise InputError(f"model: {folder} has no head for a task that is supported; train it with penjing train")
-    kind = make_task(task or ("tagging" if head == "token" else "classification"), text_columns, label_column, metric)
+    kind = make_task(task or ("tagging" if head == "token" else "classification"), reading)
     if kind.head != head:
         raise InputError(f"--task: {kind.name} does not fit {folder}, which labels {'tokens' if head == 'token' else 'texts'}")
     kind.labels = label_names(folder)
-    return Model(folder, [EAGER], kind, tokenizer_of(folder), longest_text(folder, max_length))
+    return Model(folder, [EAGER], kind, tokenizer_of(folder), longest_text(folder, reading.max_length))

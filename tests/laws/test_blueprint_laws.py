@@ -1,0 +1,148 @@
+"""Laws of the blueprint: it survives JSON and a model, counts what the model holds, and planning never raises a cost."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import blueprints, cuts, penjing_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penjing.blueprint import Blueprint, Layer
+from penjing.checkpoint import MODEL_CLASSES, blueprint_at, blueprint_of, build, read, write
+from penjing.errors import InputError
+from penjing.modeling_penjing import PenjingConfig
+from penjing.surgery import Selection
+
+WHOLE = Blueprint(40, 16, 2, 12, 12, 4, (Layer(3, 24), Layer(2, 5)), "sequence", 2)
+
+
+@given(blueprints(), st.sampled_from([2, 4, 8, 32]))
+def test_json_gives_the_blueprint_back(blueprint: Blueprint, bits: int) -> None:
+    blueprint = replace(blueprint, bits=bits)
+    back = Blueprint.from_json(blueprint.to_json())
+    assert back == blueprint and hash(back) == hash(blueprint)
+    assert Blueprint.from_dict(json.loads(json.dumps(blueprint.to_dict()))) == blueprint
+    assert blueprint.diff(back) == {}
+
+
+@given(blueprints())
+def test_a_built_model_gives_the_blueprint_back(blueprint: Blueprint) -> None:
+    model = build(blueprint)
+    assert isinstance(model, MODEL_CLASSES[blueprint.head])
+    assert blueprint_of(model) == blueprint
+    assert not model.training
+
+
+@settings(max_examples=10)
+@given(blueprint=blueprints())
+def test_a_written_model_gives_the_blueprint_back(blueprint: Blueprint, tmp_path: Path) -> None:
+    write(penjing_model(blueprint), tmp_path / "model")
+    assert blueprint_at(tmp_path / "model") == blueprint
+    assert blueprint_of(read(tmp_path / "model")) == blueprint
+
+
+@given(blueprints())
+def test_parameters_are_those_of_the_built_model(blueprint: Blueprint) -> None:
+    model = build(blueprint)
+    assert sum(weight.numel() for weight in model.parameters()) == blueprint.parameters
+    assert sum(value.numel() for value in model.state_dict().values()) == blueprint.parameters
+
+
+@given(blueprints())
+def test_bytes_fall_with_bits(blueprint: Blueprint) -> None:
+    sizes = [replace(blueprint, bits=bits).bytes for bits in (1, 2, 4, 8, 16, 32)]
+    assert all(low < high for low, high in pairwise(sizes))
+    assert sizes[-1] == 4 * blueprint.parameters
+    assert sizes[3] == blueprint.matrices + 4 * blueprint.vectors
+
+
+@given(cuts(), st.integers(1, 64))
+def test_planning_never_raises_a_cost(cut: tuple[Blueprint, Selection], length: int) -> None:
+    blueprint, selection = cut
+    plan = selection.plan(blueprint)
+    assert plan.parameters <= blueprint.parameters
+    assert plan.bytes <= blueprint.bytes
+    assert plan.macs(length) <= blueprint.macs(length)
+    assert plan.parameters < blueprint.parameters or selection == Selection.all(blueprint)
+
+
+@given(blueprints(), st.integers(1, 32))
+def test_macs_grow_with_the_length(blueprint: Blueprint, length: int) -> None:
+    assert blueprint.macs(2 * length) >= 2 * blueprint.macs(length)
+    assert blueprint.macs(0) == 0
+
+
+def test_macs_count_every_product_of_a_layer() -> None:
+    # q, k, v and output: 4·h·w·H; up and down: 2·n·H; scores and context: 2·S²·h·w.
+    blueprint = replace(WHOLE, layers=(Layer(3, 24),))
+    assert blueprint.macs(7) == 7 * 12 * (4 * 3 * 4 + 2 * 24) + 2 * 7 * 7 * 3 * 4
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [
+        ("vocabulary", 0),
+        ("positions", 0),
+        ("embedding", 0),
+        ("hidden", -1),
+        ("head_width", 0),
+        ("token_types", -1),
+        ("outputs", -2),
+        ("head", "pooler"),
+        ("layers", [[-1, 4]]),
+        ("layers", [[1, -4]]),
+        ("layers", [[1]]),
+        ("layers", [["one", 4]]),
+        ("layers", None),
+        ("hidden", None),
+        ("hidden", "twelve"),
+    ],
+)
+def test_a_bad_field_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(InputError, match="blueprint"):
+        Blueprint.from_dict(WHOLE.to_dict() | {field: value})
+
+
+def test_unknown_and_missing_fields_and_broken_json_are_refused() -> None:
+    fields = WHOLE.to_dict()
+    with pytest.raises(InputError, match="depth"):
+        Blueprint.from_dict(fields | {"depth": 3})
+    with pytest.raises(InputError, match="hidden"):
+        Blueprint.from_dict({name: value for name, value in fields.items() if name != "hidden"})
+    with pytest.raises(InputError, match="layers"):
+        Blueprint.from_dict({name: value for name, value in fields.items() if name != "layers"})
+    with pytest.raises(InputError, match="JSON"):
+        Blueprint.from_json(WHOLE.to_json()[:-5])
+
+
+def test_diff_names_what_differs() -> None:
+    other = replace(WHOLE, hidden=10, layers=(Layer(3, 24),))
+    assert WHOLE.diff(other) == {"hidden": (12, 10), "layers": ([[3, 24], [2, 5]], [[3, 24]])}
+
+
+@pytest.mark.parametrize(
+    "layers,uniform",
+    [
+        (((3, 24), (3, 24)), True),
+        (((3, 24), (2, 24)), False),
+        (((3, 24), (3, 23)), False),
+        (((2, 24), (2, 24)), False),
+        (((3, 0), (3, 0)), False),
+        ((), False),
+    ],
+)
+def test_uniform_is_what_a_plain_configuration_can_say(layers: tuple[tuple[int, int], ...], uniform: bool) -> None:
+    assert WHOLE.with_layers(tuple(Layer(*layer) for layer in layers)).uniform is uniform
+
+
+@given(blueprints(heads=("sequence",)))
+def test_build_keeps_the_label_names_that_fit(blueprint: Blueprint) -> None:
+    names = [f"label {i}" for i in range(blueprint.outputs)]
+    like = PenjingConfig(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}, hidden_act="relu")
+    config = build(blueprint, like).config
+    assert [config.id2label[i] for i in range(blueprint.outputs)] == names
+    assert config.hidden_act == "relu"

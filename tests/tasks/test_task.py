@@ -1,0 +1,79 @@
+"""Tasks: columns by convention, labels by name or number, truncation said, Chinese text, words over sub-words."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_tokenizer
+from tokenizers import BertWordPieceTokenizer
+
+from penjing.errors import InputError
+from penjing.tasks.task import IGNORED, Classification, Pair, Tagging
+
+SHARED = Path(os.environ.get("PENJING_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+
+
+def test_labels_are_learnt_in_order() -> None:
+    task = Classification()
+    task.learn_labels([{"label": n} for n in (10, 2, 1)])
+    assert task.labels == ["1", "2", "10"]
+    tagging = Tagging()
+    tagging.learn_labels([{"tags": ["B-b", "O", "I-a", "B-a", "I-b"]}])
+    assert tagging.labels == ["O", "B-a", "I-a", "B-b", "I-b"]
+
+
+def test_a_label_may_be_a_name_or_a_number_and_an_unknown_one_is_named() -> None:
+    task = Classification(["negative", "positive"])
+    assert task.gold_of([{"label": "positive"}, {"label": 0}], "f") == ["positive", "negative"]
+    with pytest.raises(InputError, match="f has the label 'neutral'; the model's labels are negative, positive"):
+        task.gold_of([{"label": "neutral"}], "f")
+    with pytest.raises(InputError, match="has the label 2"):
+        task.gold_of([{"label": 2}], "f")
+
+
+def test_a_wrong_column_is_said_with_those_there_are() -> None:
+    with pytest.raises(InputError, match="no column .*the columns are a, b; name it with --text-columns"):
+        Classification().inputs_of([{"a": "x", "b": 1}])
+    assert Classification(columns=["a"]).inputs_of([{"a": "x", "b": 1}]) == ["x"]
+    assert Pair().inputs_of([{"sentence1": "x", "sentence2": "y"}]) == [("x", "y")]
+
+
+def test_a_long_text_is_cut_and_counted() -> None:
+    rows = [{"text": "good " * 50, "label": 0}, {"text": "bad", "label": 1}]
+    examples = Classification(["a", "b"]).examples(rows, tiny_tokenizer(), 16)
+    assert examples.truncated == 1
+    assert examples.encoded.lengths.tolist()[0] == 16
+
+
+def test_a_pair_has_two_token_types() -> None:
+    encoded, _, _ = Pair(["0", "1"]).encode(tiny_tokenizer(), [("good", "bad film")], 32)
+    assert set(encoded.types.tolist()) == {0, 1}
+
+
+def test_a_word_is_answered_by_its_first_token_and_what_is_cut_off_is_outside() -> None:
+    task = Tagging(["O", "B-x", "I-x"])
+    rows = [{"tokens": ["good", "goodbad", "film"], "tags": ["B-x", "I-x", "O"]}]
+    examples = task.examples(rows, tiny_tokenizer(), 32)
+    first = examples.first_tokens[0]
+    assert first == sorted(first) and first[0] == 1
+    targets = task.targets(examples)[0]
+    assert [targets[t] for t in first] == [1, 2, 0] and (targets == IGNORED).sum() == len(targets) - 3
+    logits = np.eye(3, dtype=np.float32)[np.where(targets == IGNORED, 0, targets)]
+    assert task.decode([logits], [first]) == [["B-x", "I-x", "O"]]
+    assert task.decode([logits], [[first[0], -1, first[2]]]) == [["B-x", "O", "O"]]
+    with pytest.raises(InputError, match="not as many tags"):
+        task.gold_of([{"tokens": ["a", "b"], "tags": ["O"]}], "f")
+
+
+def test_chinese_text_with_the_vocabulary_of_bert_base_chinese() -> None:
+    vocabulary = SHARED / "bert_base_chinese_vocab" / "vocab.txt"
+    if not vocabulary.is_file():
+        pytest.skip(f"{vocabulary} is not here: set PENJING_SHARED to the folder that holds data/")
+    tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)._tokenizer
+    encoded, _, _ = Classification(["0", "1"]).encode(tokenizer, ["酒店很好，服务不错"], 32)
+    assert len(encoded.row(0)) == 11 and tokenizer.token_to_id("[UNK]") not in encoded.row(0)
+    words = list("高勇：男")
+    task = Tagging(["O", "B-NAME", "I-NAME"])
+    _, first, _ = task.encode(tokenizer, [words], 32)
+    assert first == [[1, 2, 3, 4]]

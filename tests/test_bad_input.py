@@ -1,0 +1,99 @@
+"""Bad input: one clear line that says what, what is allowed and the fix; exit status 2; nothing left half-written."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny_teacher
+
+from penjing import cli
+
+GOOD = [{"text": "good film", "label": "positive"}, {"text": "bad film", "label": "negative"}] * 6
+
+
+def _file(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    tiny_teacher(tmp_path / "teacher", "sequence")
+    _file(tmp_path / "good.jsonl", GOOD)
+    return tmp_path
+
+
+def _fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The last line on standard error of a command that exits with 2."""
+    monkeypatch.setattr(sys, "argv", ["penjing", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    captured = capsys.readouterr()
+    assert caught.value.code == 2
+    lines = captured.err.strip().splitlines()
+    assert lines[-1].startswith("penjing: "), captured.err
+    assert "Traceback" not in captured.err
+    return lines[-1]
+
+
+CASES = {
+    "a missing file": ({"train": "none.jsonl"}, "none.jsonl is no file"),
+    "an empty file": ({"train": b""}, "is empty; give at least one row"),
+    "a wrong column": ({"train": [{"words": "good", "label": "positive"}]}, "the columns are label, words; name it with --text-columns"),
+    "an unknown label in eval": ({"eval": [{"text": "good", "label": "neutral"}]}, "the model's labels are negative, positive"),
+    "another label set": ({"train": [{"text": "a", "label": "sport"}, {"text": "b", "label": "news"}]}, "the model's labels are negative, positive"),
+    "invalid UTF-8": ({"train": b'{"text": "\xff", "label": "positive"}\n'}, "is not UTF-8"),
+    "a row without a label": ({"train": [*GOOD, {"text": "x", "label": None}]}, "row 13 has no label"),
+    "a folder that is no model": ({"model": "folder"}, "has no config.json"),
+    "a damaged safetensors file": ({"model": "damaged"}, "is damaged"),
+    "an unsupported family": ({"model": "gpt2"}, "the family 'gpt2' is not supported; give one of bert, roberta, xlm-roberta, electra, distilbert"),
+    "an unknown task": ({"task": "summary"}, "allowed are classification, pair, tagging"),
+    "an unknown engine": ({"engine": "tensorrt"}, "allowed are onnxruntime, openvino, torch"),
+    "a speed-up of nothing": ({"speedup": 0}, "give a number above 0"),
+    "a length beyond the positions": ({"max-length": 4096}, "the model has 64 positions"),
+    "an unknown setting in a recipe": ({"recipe": b"distill: {temprature: 2}"}, "'temprature'; allowed are schedule, temperature"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compress_refuses(case: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    changes, said = CASES[case]
+    (place / "folder").mkdir()
+    tiny_teacher(place / "damaged", "sequence")
+    weights = place / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-500])
+    tiny_teacher(place / "gpt2", "sequence")
+    (place / "gpt2" / "config.json").write_text('{"model_type": "gpt2"}')
+    options: dict[str, object] = {
+        "model": place / "teacher", "task": "classification", "train": place / "good.jsonl", "eval": place / "good.jsonl",
+        "out": place / "out", "speedup": 2,
+    }  # fmt: skip
+    for name, value in changes.items():
+        if isinstance(value, bytes):
+            (place / f"case-{name}.jsonl").write_bytes(value)
+            value = place / f"case-{name}.jsonl"
+        elif isinstance(value, list):
+            value = _file(place / f"case-{name}.jsonl", value)
+        elif name == "model" or value == "none.jsonl":
+            value = place / str(value)
+        options[name] = value
+    line = _fails(monkeypatch, capsys, "compress", *[word for name, value in options.items() for word in (f"--{name}", value)])
+    assert said in line
+    assert not (place / "out").exists()
+
+
+def test_eval_refuses(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = _file(place / "unknown.jsonl", [{"text": "good", "label": "neutral"}])
+    assert "the label 'neutral'" in _fails(monkeypatch, capsys, "eval", place / "teacher", "--data", unknown)
+    assert "is no folder" in _fails(monkeypatch, capsys, "eval", place / "no where", "--data", place / "good.jsonl")
+    assert "runs on torch" in _fails(monkeypatch, capsys, "eval", place / "teacher", "--data", place / "good.jsonl", "--engine", "openvino")
+
+
+def test_a_long_text_is_cut_and_said(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    long = _file(place / "long.jsonl", [{"text": "good " * 500, "label": "positive"}])
+    monkeypatch.setattr(sys, "argv", ["penjing", "eval", str(place / "teacher"), "--data", long, "--threads", "1"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    assert "1 of 1 texts are longer than 64 tokens and were cut" in capsys.readouterr().err.replace("\n", " ")

@@ -1,0 +1,107 @@
+"""The loop: resumable to the same weights, early stopping, and a loss that falls."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_bert
+
+from penjing.arrays import Encoded
+from penjing.training.batching import length_batches
+from penjing.training.loop import Schedule, fit, rate
+from penjing.training.predict import labels_loss
+from penjing.training.teacher import teacher_outputs
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def encoded() -> Encoded:
+    random = np.random.default_rng(0)
+    rows = [random.integers(5, 40, random.integers(3, 12)).tolist() for _ in range(60)]
+    return Encoded.of(rows, [[0] * len(row) for row in rows])
+
+
+def _train(encoded: Encoded, state: Path, kill_at: int | None = None, patience: int = 100):
+    torch.manual_seed(7)
+    model = tiny_bert("sequence")
+    targets = [np.array([int(row[1] > 20)]) for row in (encoded.row(i) for i in range(len(encoded)))]
+    losses = []
+
+    def progress(done: int, total: int, **figures: float) -> None:
+        losses.append(figures["loss"])
+        if done == kill_at:
+            raise Killed
+
+    schedule = Schedule(epochs=6, batch_size=8, learning_rate=1e-3, patience=patience)
+    history = fit(
+        model, encoded, labels_loss(targets), lambda m: -float(m.head.out.bias.abs().sum()), schedule, state, progress=progress, save_every_s=0
+    )
+    return model, history, losses
+
+
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(encoded: Encoded, tmp_path: Path) -> None:
+    whole, history, losses = _train(encoded, tmp_path / "a.pt")
+    for kill_at in (1, 9, 30):
+        state = tmp_path / f"{kill_at}.pt"
+        with pytest.raises(Killed):
+            _train(encoded, state, kill_at)
+        resumed, again, rest = _train(encoded, state)
+        assert again.evaluations == history.evaluations
+        assert rest == losses[-len(rest) :]
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_loss_falls_and_the_best_weights_are_kept(encoded: Encoded, tmp_path: Path) -> None:
+    model, history, losses = _train(encoded, tmp_path / "state.pt")
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert -float(model.head.out.bias.detach().abs().sum()) == pytest.approx(history.best)
+    assert not model.training
+
+
+def test_training_stops_when_quality_stops_rising(encoded: Encoded, tmp_path: Path) -> None:
+    _, history, _ = _train(encoded, tmp_path / "state.pt", patience=2)
+    assert history.steps < 48
+    assert history.steps > history.best_step
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_every_text_is_in_one_batch_of_an_epoch(size: int) -> None:
+    lengths = np.random.default_rng(1).integers(1, 60, 501)
+    batches = length_batches(lengths, size, seed=3, epoch=2)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(501))
+    assert all((a == b).all() for a, b in zip(batches, length_batches(lengths, size, 3, 2), strict=True))
+    assert max(len(batch) for batch in batches) <= size
+
+
+def test_batches_by_length_pad_less_than_random_ones() -> None:
+    lengths = np.random.default_rng(1).integers(1, 60, 5000)
+    padded = sum(lengths[batch].max() * len(batch) for batch in length_batches(lengths, 32, 0, 0))
+    assert padded < 1.1 * lengths.sum()
+
+
+def test_the_rate_warms_up_and_decays() -> None:
+    rates = [rate(step, 100, 0.1) for step in range(100)]
+    assert max(rates) == 1.0 and rates[0] == pytest.approx(0.1) and rates[-1] < 0.02
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_cached_and_fresh_teacher_outputs_agree(encoded: Encoded, tmp_path: Path) -> None:
+    teacher = tiny_bert("sequence")
+    first = teacher_outputs(teacher, encoded, [0, 1, 2], tmp_path)
+    again = teacher_outputs(teacher, encoded, [0, 1, 2], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert np.array_equal(first.logits, again.logits)
+    with torch.no_grad():
+        output = teacher(torch.tensor(encoded.row(3)[None].astype(np.int64)), output_hidden_states=True)
+    where = slice(encoded.offsets[3], encoded.offsets[4])
+    for layer in (0, 1, 2):
+        assert np.abs(first.states[layer][where].astype(np.float32) - output.hidden_states[layer][0].numpy()).max() < 0.05
+    assert np.abs(first.logits[3] - output.logits[0].numpy()).max() < 0.05
+    with torch.no_grad():
+        teacher.head.out.bias += 1
+    assert np.abs(teacher_outputs(teacher, encoded, [0, 1, 2], tmp_path).logits - first.logits).min() > 0.5
