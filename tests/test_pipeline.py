@@ -65,7 +65,17 @@ def test_the_whole_job(tmp_path: Path, task: str) -> None:
     report = json.loads((out / "report.json").read_text())
     assert printed == report and report.keys() >= REPORT_KEYS
     assert set(report["baselines"]) == {"torch_eager", "onnxruntime_int8", "openvino_int8"}
-    assert report["result"].keys() >= {"quality", "drop", "drop_ci95", "latency_ms", "throughput_per_s", "bytes", "parameters", "speedup_vs_eager", "engine"}
+    assert report["result"].keys() >= {
+        "quality",
+        "drop",
+        "drop_ci95",
+        "latency_ms",
+        "throughput_per_s",
+        "bytes",
+        "parameters",
+        "speedup_vs_eager",
+        "engine",
+    }
     assert [step["name"] for step in report["steps"]] == STEPS
     assert (out / "report.html").read_text().startswith("<!doctype html>") or "<html" in (out / "report.html").read_text()
     assert (out / "engine" / "model.onnx").is_file() and not (out / "partial").exists()

@@ -58,9 +58,7 @@ def test_cutting_is_masking_to_zero(plan: tuple[Blueprint, Selection], seed: int
 def test_cutting_is_zeroing_the_weights_that_read_what_is_cut(plan: tuple[Blueprint, Selection], seed: int) -> None:
     blueprint, selection = plan
     selection = Selection(  # every layer stays: weights of zero do not bypass a norm
-        tuple(
-            next((kept for kept in selection.layers if kept.layer == i), LayerSelection(i, (), ())) for i in range(len(blueprint.layers))
-        )
+        tuple(next((kept for kept in selection.layers if kept.layer == i), LayerSelection(i, (), ())) for i in range(len(blueprint.layers)))
     )
     model, inputs = penjing_model(blueprint, seed), own_inputs(blueprint, seed)
     small = cut(model, selection)

@@ -38,7 +38,14 @@ def _train(encoded: Encoded, state: Path, kill_at: int | None = None, patience: 
 
     schedule = Schedule(epochs=6, batch_size=8, learning_rate=1e-3, patience=patience)
     history = fit(
-        model, encoded, labels_loss(targets), lambda m: -float(m.head.out.bias.abs().sum()), schedule, state, progress=progress, save_every_s=0
+        model,
+        encoded,
+        labels_loss(targets),
+        lambda m: -float(m.head.out.bias.abs().sum()),
+        schedule,
+        state,
+        progress=progress,
+        save_every_s=0,
     )
     return model, history, losses
 

@@ -35,7 +35,7 @@ def narrow(
 ) -> Selection | None:
     """Keep `layers`, and of them drop the heads and groups of neurons that matter least per millisecond, to the limits.
 
-    None where even one head and one group in each of these layers is too slow, or too large.
+    None where even these layers emptied are too slow, or too large.
     """
     heads = {i: list(np.argsort(importance.heads[i], kind="stable")) for i in layers}
     neurons = {i: list(np.argsort(importance.neurons[i], kind="stable")) for i in layers}
@@ -44,22 +44,22 @@ def narrow(
         kept = ((i, tuple(sorted(int(h) for h in heads[i])), tuple(sorted(int(n) for n in neurons[i]))) for i in layers)
         return Selection(tuple(LayerSelection(*each) for each in kept))
 
-    def price(i: int, kind: str) -> float | None:
-        """Importance lost per millisecond saved by the next cut of this kind in layer i; None: nothing left to cut."""
-        if kind == "heads":
-            if len(heads[i]) <= 1:
-                return None
-            saved = table.attention(len(heads[i])) - table.attention(len(heads[i]) - 1)
-            lost = importance.heads[i][heads[i][0]]
-        else:
-            group = neurons[i][:NEURON_GROUP]
-            if len(neurons[i]) <= NEURON_GROUP:
-                return None
-            saved = table.feed_forward(len(neurons[i])) - table.feed_forward(len(neurons[i]) - len(group))
-            lost = importance.neurons[i][group].sum()
-        return float(lost) / saved if saved > 1e-6 else float("inf")
+    def offer(i: int, kind: str) -> tuple[float, int] | None:
+        """The cheapest next cut of this kind in layer i: importance lost per millisecond saved, and how many go.
 
-    queue = [(cost, i, kind) for i in layers for kind in ("heads", "neurons") if (cost := price(i, kind)) is not None]
+        One head or one group of neurons, or the whole block: blocks cost so much for being there at all that going
+        altogether can be the better bargain. None where nothing is left.
+        """
+        left, last = (heads if kind == "heads" else neurons)[i], i == layers[-1]
+        scores = (importance.heads if kind == "heads" else importance.neurons)[i]
+        cost = table.attention if kind == "heads" else table.feed_forward
+        offers = []
+        for count in {min(len(left), 1 if kind == "heads" else NEURON_GROUP), len(left)} - {0}:
+            saved = cost(len(left), last) - cost(len(left) - count, last)
+            offers.append((float(scores[left[:count]].sum()) / saved if saved > 1e-6 else float("inf"), count))
+        return min(offers, default=None)
+
+    queue = [(*found, i, kind) for i in layers for kind in ("heads", "neurons") if (found := offer(i, kind)) is not None]
     heapq.heapify(queue)
     while True:
         left = blueprint.with_layers(tuple(Layer(len(heads[i]), len(neurons[i])) for i in layers))
@@ -67,15 +67,12 @@ def narrow(
             return selection()
         if not queue:
             return None
-        cost, i, kind = heapq.heappop(queue)
+        cost, count, i, kind = heapq.heappop(queue)
         if cost == float("inf") and left.bytes <= limit_bytes:
             return None
-        if kind == "heads":
-            heads[i].pop(0)
-        else:
-            del neurons[i][:NEURON_GROUP]
-        if (again := price(i, kind)) is not None:
-            heapq.heappush(queue, (again, i, kind))
+        del (heads if kind == "heads" else neurons)[i][:count]
+        if (found := offer(i, kind)) is not None:
+            heapq.heappush(queue, (*found, i, kind))
 
 
 def _whole(blueprint: Blueprint, layers: list[int]) -> Selection:

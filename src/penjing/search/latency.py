@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +22,43 @@ PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the heads, and of the neurons, that are measured; costs between are interpolated."""
 
 
+Points = list[tuple[int, float]]
+
+
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds: `base` of everything outside the layers; of one layer by its heads, and by its neurons."""
+    """Milliseconds: `base` of everything outside the layers; of a layer's blocks by their heads and neurons.
+
+    The last layer has figures of its own: where the head reads the first token alone, it computes no other.
+    """
 
     base: float
-    heads: list[tuple[int, float]]
-    neurons: list[tuple[int, float]]
+    heads: Points
+    neurons: Points
+    last_heads: Points
+    last_neurons: Points
 
-    def attention(self, heads: int) -> float:
+    def attention(self, heads: int, last: bool) -> float:
         """Milliseconds of one attention block."""
-        return _interpolate(self.heads, heads)
+        return _interpolate(self.last_heads if last else self.heads, heads)
 
-    def feed_forward(self, neurons: int) -> float:
+    def feed_forward(self, neurons: int, last: bool) -> float:
         """Milliseconds of one feed-forward block."""
-        return _interpolate(self.neurons, neurons)
+        return _interpolate(self.last_neurons if last else self.neurons, neurons)
 
     def latency(self, blueprint: Blueprint) -> float:
         """Milliseconds of a model of this blueprint, the sum of its blocks."""
-        return self.base + sum(self.attention(layer.heads) + self.feed_forward(layer.neurons) for layer in blueprint.layers)
+        end = len(blueprint.layers) - 1
+        return self.base + sum(
+            self.attention(layer.heads, i == end) + self.feed_forward(layer.neurons, i == end) for i, layer in enumerate(blueprint.layers)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
-        return {"base": self.base, "heads": self.heads, "neurons": self.neurons}
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "LatencyTable":
-        """Read `to_dict`'s object."""
-        return cls(fields["base"], [tuple(p) for p in fields["heads"]], [tuple(p) for p in fields["neurons"]])
+        return asdict(self)
 
 
-def _interpolate(points: list[tuple[int, float]], x: int) -> float:
+def _interpolate(points: Points, x: int) -> float:
     return float(np.interp(x, [p[0] for p in points], [p[1] for p in points]))
 
 
@@ -60,7 +66,7 @@ def measure_blocks(
     model: PenjingPreTrainedModel, form: Form, ranges: Ranges, encoded: Encoded, *, threads: int, segments: bool,
     seed: int = 0, tick: Callable[[], None] = lambda: None,
 ) -> LatencyTable:  # fmt: skip
-    """Measure models of this width with fewer heads, fewer neurons, and no layers, side by side, and take differences.
+    """Measure models of this width with fewer heads, fewer neurons, one layer and none, side by side, and take differences.
 
     Needs equal layers. A cost never falls as heads or neurons grow: noise is ironed out (running maximum).
     """
@@ -68,30 +74,36 @@ def measure_blocks(
     count, whole = len(blueprint.layers), blueprint.layers[0]
     grid_heads = sorted({round(part * whole.heads) for part in PARTS})
     grid_neurons = sorted({round(part * whole.neurons) for part in PARTS})
-    shapes = [(whole.heads, n) for n in grid_neurons] + [(h, whole.neurons) for h in grid_heads[:-1]] + [(0, 0)]
+    ends = [(whole.heads, whole.neurons), (whole.heads, 0), (0, whole.neurons), (0, 0)]
+    many = [(count, *shape) for shape in {*((whole.heads, n) for n in grid_neurons), *((h, whole.neurons) for h in grid_heads), *ends}]
+    shapes = sorted({*many, *((1, *shape) for shape in ends), (0, 0, 0)})
     with tempfile.TemporaryDirectory() as folder:
         subjects = []
-        for number, (heads, neurons) in enumerate(shapes):
-            variant = cut(model, Selection(tuple(LayerSelection(i, tuple(range(heads)), tuple(range(neurons))) for i in range(count))))
-            subjects.append(_subject(variant, form, Path(folder) / str(number), ranges, segments))
-        subjects.append(_subject(cut(model, Selection(())), form, Path(folder) / "none", ranges, segments))
+        for depth, heads, neurons in shapes:
+            layers = (LayerSelection(i, tuple(range(heads)), tuple(range(neurons))) for i in range(count - depth, count))
+            place = Path(folder) / f"{depth}-{heads}-{neurons}"
+            export(cut(model, Selection(tuple(layers))), place, [form.file], ranges, segments=segments)
+            subjects.append(Subject(form, place))
         measured = measure(subjects, encoded, threads=threads, texts=60, throughput_texts=0, seed=seed, tick=tick)
-    times = dict(zip(shapes, [m.latency_ms for m in measured], strict=False))
-    base, full, bare = measured[-1].latency_ms, times[(whole.heads, whole.neurons)], times[(0, 0)]
-    # An empty layer still adds biases and norms twice: half of that to each block.
-    empty = max(0.0, bare - base) / count / 2
-    heads_ms = [empty + (times[(h, whole.neurons)] - times[(0, whole.neurons)]) / count for h in grid_heads]
-    neurons_ms = [empty + (times[(whole.heads, n)] - times[(whole.heads, 0)]) / count for n in grid_neurons]
-    heads_ms, neurons_ms = list(np.maximum.accumulate(heads_ms)), list(np.maximum.accumulate(neurons_ms))
-    # Blocks overlap a little in time, so their sum misses the whole by some: spread that over them.
-    factor = (full - base) / max(1e-9, count * (heads_ms[-1] + neurons_ms[-1]))
-    return LatencyTable(
-        base,
-        [(h, float(ms * factor)) for h, ms in zip(grid_heads, heads_ms, strict=True)],
-        [(n, float(ms * factor)) for n, ms in zip(grid_neurons, neurons_ms, strict=True)],
-    )
+    times = {shape: each.latency_ms for shape, each in zip(shapes, measured, strict=True)}
+    base = times[0, 0, 0]
 
+    def blocks(depth: int, heads: list[int], neurons: list[int], before: dict[tuple[int, int], float]) -> tuple[Points, Points]:
+        """Costs by heads and by neurons of each of `depth - len(before)`… layers: `before` is what the others take."""
+        layers = depth if not before else depth - 1
+        own = {(h, n): (times[depth, h, n] - before.get((h, n), base)) / layers for _, h, n in shapes if (depth, h, n) in times}
+        # An empty layer still adds biases and norms twice: half of that to each block. Blocks overlap a little in
+        # time, so their sum misses the whole by some: that is spread over them.
+        empty, full = max(0.0, own[0, 0]) / 2, own[whole.heads, whole.neurons]
+        by_heads = np.maximum.accumulate([empty + own[h, whole.neurons] - own[0, whole.neurons] for h in heads])
+        by_neurons = np.maximum.accumulate([empty + own[whole.heads, n] - own[whole.heads, 0] for n in neurons])
+        factor = max(0.0, full) / max(1e-9, float(by_heads[-1] + by_neurons[-1]))
+        scaled = [[(x, float(ms * factor)) for x, ms in zip(*each, strict=True)] for each in ((heads, by_heads), (neurons, by_neurons))]
+        return scaled[0], scaled[1]
 
-def _subject(model: PenjingPreTrainedModel, form: Form, folder: Path, ranges: Ranges, segments: bool) -> Subject:
-    export(model, folder, [form.file], ranges, segments=segments)
-    return Subject(form, folder)
+    last = blocks(1, [0, whole.heads], [0, whole.neurons], {})
+    if count == 1:
+        return LatencyTable(base, *last, *last)
+    single = LatencyTable(base, *last, *last)
+    alone = {(h, n): base + single.attention(h, True) + single.feed_forward(n, True) for _, h, n in shapes}
+    return LatencyTable(base, *blocks(count, grid_heads, grid_neurons, alone), *last)
