@@ -180,10 +180,59 @@ def half(blueprint: Blueprint) -> Selection:
 
 # -- a checkpoint folder -----------------------------------------------------------------------------------------
 
-WORDS = (
-    "a an the of to in and or not is was it this that film movie plot song food room good great fine bad poor dull "
-    "love hate like very too never always we they he she john mary paris london bank river ##s ##ed ##ing ##ly . , ! ?"
-).split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "to",
+    "in",
+    "and",
+    "or",
+    "not",
+    "is",
+    "was",
+    "it",
+    "this",
+    "that",
+    "film",
+    "movie",
+    "plot",
+    "song",
+    "food",
+    "room",
+    "good",
+    "great",
+    "fine",
+    "bad",
+    "poor",
+    "dull",
+    "love",
+    "hate",
+    "like",
+    "very",
+    "too",
+    "never",
+    "always",
+    "we",
+    "they",
+    "he",
+    "she",
+    "john",
+    "mary",
+    "paris",
+    "london",
+    "bank",
+    "river",
+    "##s",
+    "##ed",
+    "##ing",
+    "##ly",
+    ".",
+    ",",
+    "!",
+    "?",
+]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TAGS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 

@@ -119,9 +119,10 @@ def compress(
     """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
     from penjing.checkpoint import locate
     from penjing.engines.engine import ENGINES
-    from penjing.pipeline import Budget, Job
+    from penjing.pipeline import Job
     from penjing.pipeline import compress as run
     from penjing.progress import training_bar
+    from penjing.proof import Budget
     from penjing.recipe import Recipe, read_recipe
     from penjing.sources import Reading, fingerprint_rows, load_data, load_examples
 

@@ -13,14 +13,26 @@ import torch
 from numpy.typing import NDArray
 
 from penjing import __version__
-from penjing.arrays import Encoded
 from penjing.atomic import whole_folder, write_json, write_text
 from penjing.checkpoint import blueprint_of, copy_tokenizer, locate, read, write
-from penjing.engines.engine import DESCRIPTION, EngineName, Form, open_engine
-from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
+from penjing.engines.engine import DESCRIPTION, EAGER, EngineName, Form, open_engine
+from penjing.engines.export import PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
 from penjing.engines.graph import Ranges
 from penjing.engines.machine import commit, machine, versions
 from penjing.engines.measure import Measurement, Subject, measure
+from penjing.proof import (
+    BASELINES,
+    PARITY,
+    STOCK_INT8,
+    Budget,
+    choose,
+    form_bytes,
+    gates_of,
+    parity,
+    stock_int8,
+    teacher_bytes,
+    worth_measuring,
+)
 from penjing.recipe import Recipe
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
@@ -38,33 +50,8 @@ from penjing.training.predict import logits_of
 
 MARGIN = 0.94
 """Plans aim at this part of the latency that is asked, so that the machine's noise does not undo them."""
-PARITY = 1e-3
-"""Largest difference of float32 logits between PyTorch and an engine."""
-TEACHER = Form("torch eager", "torch", "")
-STOCK_INT8 = "stock-int8.onnx"
-BASELINES = {
-    "onnxruntime_int8": Form("onnxruntime stock dynamic int8, teacher", "onnxruntime", STOCK_INT8),
-    "openvino_int8": Form("openvino int8, teacher", "openvino", PORTABLE_INT8),
-}
-SLOW = 1.4
-"""A form this many times slower than the fastest on the teacher is not measured again."""
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What the user wants; None where it is left open."""
-
-    speedup: float | None = None
-    latency_ms: float | None = None
-    size_mb: float | None = None
-    max_drop: float | None = None
-
-    @property
-    def open_speed(self) -> bool:
-        """Whether no speed is asked."""
-        return self.speedup is None and self.latency_ms is None
 
 
 @dataclass(frozen=True)
@@ -110,7 +97,7 @@ class _Compression:
         self.int8 = job.recipe.quantize is not None
         self.forms = forms_for(job.engine, int8=self.int8)
         if not self.forms:
-            self.forms = [Form("torch eager", "torch", "")]
+            self.forms = [EAGER]
 
     # -- the order -------------------------------------------------------------------------------------------
 
@@ -167,17 +154,17 @@ class _Compression:
     def baseline(self, folder: Path) -> dict[str, Any]:
         """The teacher as it is, and what the engines' own int8 makes of it: quality, and files to time it with."""
         data, task = self.job.data, self.job.data.task
-        eager = open_engine(TEACHER, locate(self.job.model), self.job.threads).logits(data.eval.encoded)
+        eager = open_engine(EAGER, locate(self.job.model), self.job.threads).logits(data.eval.encoded)
         _save_logits(folder / "teacher.npz", eager)
         ranges = Quantize().observe(self.teacher, self.calibration(512))
         files = [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in self.forms if form.engine != "torch")]
         export(self.teacher, folder, files, ranges, segments=self.segments)
-        _stock_int8(folder / PORTABLE_FLOAT, folder / STOCK_INT8)
+        stock_int8(folder / PORTABLE_FLOAT, folder / STOCK_INT8)
         qualities = {"torch_eager": judge(task, data.eval, eager)}
         for name, form in BASELINES.items():
             qualities[name] = judge(task, data.eval, open_engine(form, folder, self.job.threads).logits(data.eval.encoded))
-        timed = [form for form in self.forms if form.engine != "torch"] or [TEACHER]
-        measured = self.measure([Subject(TEACHER, locate(self.job.model)), *(Subject(f, folder) for f in timed)], throughput=False)
+        timed = [form for form in self.forms if form.engine != "torch"] or [EAGER]
+        measured = self.measure([Subject(EAGER, locate(self.job.model)), *(Subject(f, folder) for f in timed)], throughput=False)
         by_speed = sorted(zip(timed, measured[1:], strict=True), key=lambda pair: pair[1].latency_ms)
         for unused in {PORTABLE_FLOAT} - {form.file for form in self.forms}:
             (folder / unused).unlink(missing_ok=True)
@@ -224,7 +211,7 @@ class _Compression:
             selection = found[best]
             tried = [{"blueprint": s.plan(self.blueprint).to_dict()["layers"], "divergence": d} for s, d in zip(found, damage, strict=True)]
             with tempfile.TemporaryDirectory() as folder:
-                subjects = [Subject(TEACHER, locate(self.job.model))]
+                subjects = [Subject(EAGER, locate(self.job.model))]
                 if form.engine != "torch":
                     export(pruned[best], Path(folder), [form.file], ranges, segments=self.segments)
                     subjects.append(Subject(form, Path(folder)))
@@ -303,27 +290,27 @@ class _Compression:
     def verify(self, exported: Path, student: Any, teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]) -> dict[str, Any]:
         """Parity in float32 on each engine, quality of every form, latency and throughput of all, in one run."""
         data, threads = self.job.data, self.job.threads
-        parity = self.parity(student)
-        forms = self.worth_measuring(baseline)
+        differences = parity(student, data.eval.encoded.sample(64, self.job.seed), threads, self.segments)
+        forms = worth_measuring(self.forms, baseline["forms_ms"])
         logits = {form.name: open_engine(form, exported, threads).logits(data.eval.encoded) for form in forms}
         judged = {name: judge_pair(data.task, data.eval, value, teacher_logits) for name, value in logits.items()}
-        subjects = [Subject(TEACHER, locate(self.job.model)), *(Subject(form, teacher) for form in BASELINES.values())]
+        subjects = [Subject(EAGER, locate(self.job.model)), *(Subject(form, teacher) for form in BASELINES.values())]
         subjects += [Subject(form, exported) for form in forms]
         measured = self.measure(subjects)
         figures = [{"latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s, "load_s": m.load_s} for m in measured]
         names = ["torch_eager", *BASELINES]
-        fair = [form for form in forms if parity.get(form.engine, 0.0) <= PARITY] or forms
-        chosen = self.choose(fair, judged, {s.form.name: m for s, m in zip(subjects, measured, strict=True)})
+        fair = [form for form in forms if differences.get(form.engine, 0.0) <= PARITY] or forms
+        chosen = choose(fair, judged, {s.form.name: m for s, m in zip(subjects, measured, strict=True)}, self.job.budget.max_drop)
         _, low, high = measured[len(names) + forms.index(chosen)].speedup_over(measured[0])
         float_quality = quality_of(data.task, data.eval, logits_of(student, data.eval.encoded))
         return {
-            "parity": parity, "float_quality": float_quality, "chosen": chosen.to_dict(),
+            "parity": differences, "float_quality": float_quality, "chosen": chosen.to_dict(),
             "baselines": {
-                name: baseline["qualities"][name] | figure | {"bytes": self.teacher_bytes(teacher, name)}
+                name: baseline["qualities"][name] | figure | {"bytes": teacher_bytes(locate(self.job.model), teacher, name)}
                 for name, figure in zip(names, figures, strict=False)
             },
             "forms": [
-                {"name": form.name, "engine": form.engine, "chosen": form == chosen, "bytes": self.form_bytes(exported, form)}
+                {"name": form.name, "engine": form.engine, "chosen": form == chosen, "bytes": form_bytes(exported, form)}
                 | judged[form.name] | figure
                 for form, figure in zip(forms, figures[len(names) :], strict=True)
             ],
@@ -335,38 +322,9 @@ class _Compression:
             f"{judged[chosen.name]['drop']:.2f} points lost",
         }  # fmt: skip
 
-    def worth_measuring(self, baseline: dict[str, Any]) -> list[Form]:
-        """The forms that were not far behind on the teacher, and the portable file on each engine."""
-        times = baseline["forms_ms"]
-        fastest = min(times.values())
-        return [
-            form for form in self.forms if times.get(form.name, 0.0) <= SLOW * fastest or (form.file == PORTABLE_INT8 and not form.bucket)
-        ]
-
-    def choose(self, forms: Sequence[Form], judged: dict[str, dict[str, Any]], measured: dict[str, Measurement]) -> Form:
-        """The fastest form that keeps the quality; where none does, the best in quality."""
-        limit = self.job.budget.max_drop if self.job.budget.max_drop is not None else min(judged[f.name]["drop"] for f in forms) + 0.5
-        good = [form for form in forms if judged[form.name]["drop"] <= limit]
-        if good:
-            return min(good, key=lambda form: measured[form.name].latency_ms)
-        return min(forms, key=lambda form: judged[form.name]["drop"])
-
-    def parity(self, student: Any) -> dict[str, float]:
-        """Largest difference of float32 logits between PyTorch and each engine, over some evaluation texts."""
-        encoded: Encoded = self.job.data.eval.encoded.sample(64, self.job.seed)
-        ours = logits_of(student, encoded)
-        result: dict[str, float] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            export(student, Path(folder), [form.file for form in FLOAT_FORMS], segments=self.segments)
-            for form in FLOAT_FORMS:
-                theirs = open_engine(form, folder, self.job.threads).logits(encoded)
-                difference = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
-                result[form.engine] = max(difference, result.get(form.engine, 0.0))
-        return result
-
     def test(self, name: str, examples: Examples, exported: Path, chosen: Form) -> dict[str, Any]:
         """The result against the teacher on another data set, which nothing was chosen by."""
-        theirs = open_engine(TEACHER, locate(self.job.model), self.job.threads).logits(examples.encoded)
+        theirs = open_engine(EAGER, locate(self.job.model), self.job.threads).logits(examples.encoded)
         ours = open_engine(chosen, exported, self.job.threads).logits(examples.encoded)
         return {"data": Path(name).name} | judge_pair(self.job.data.task, examples, ours, theirs)
 
@@ -375,21 +333,6 @@ class _Compression:
             subjects, self.job.data.eval.encoded, threads=self.job.threads, seed=self.job.seed,
             throughput_texts=512 if throughput else 0,
         )  # fmt: skip
-
-    def teacher_bytes(self, folder: Path, name: str) -> int:
-        """Bytes of a baseline's deployment: weights, tokenizer, configuration."""
-        model = locate(self.job.model)
-        tokenizer = (model / "tokenizer.json").stat().st_size if (model / "tokenizer.json").is_file() else 0
-        if name in BASELINES:
-            return (folder / BASELINES[name].file).stat().st_size + tokenizer
-        weights = sum(file.stat().st_size for file in [*model.glob("*.safetensors"), *model.glob("*.bin")])
-        return weights + tokenizer + (model / "config.json").stat().st_size
-
-    def form_bytes(self, folder: Path, form: Form) -> int:
-        """Bytes of every file that this form needs."""
-        if form.engine == "torch":
-            return sum(file.stat().st_size for file in (folder / "model").iterdir())
-        return sum((folder / name).stat().st_size for name in (form.file, "tokenizer.json", DESCRIPTION))
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -408,7 +351,7 @@ class _Compression:
             "speedup_vs_eager": eager["latency_ms"] / chosen["latency_ms"], "speedup_range": verified["speedup_range"],
         }  # fmt: skip
         lengths = data.eval.encoded.lengths
-        gates = self.gates(result, verified)
+        gates = gates_of(result, verified, self.job.budget, self.int8)
         report = {
             "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name,
             "met": all(gate["passed"] for gate in gates if gate["asked"]), "asked": job.asked, "command": job.command,
@@ -432,41 +375,6 @@ class _Compression:
                 (folder / name).write_bytes((exported / name).read_bytes())
             self.describe(folder, [f for f in forms if f.engine != "torch"])
         return report
-
-    def gates(self, result: dict[str, Any], verified: dict[str, Any]) -> list[dict[str, Any]]:
-        """What was asked (these decide), and what is checked anyway."""
-        budget, gates = self.job.budget, []
-
-        def gate(name: str, value: float, limit: float | None, passed: Callable[[float, float], bool], asked: bool = True) -> None:
-            if limit is not None:
-                gates.append({"name": name, "passed": passed(value, limit), "value": value, "limit": limit, "asked": asked})
-
-        def most(value: float, limit: float) -> bool:
-            return value <= limit
-
-        gate("speedup", result["speedup_vs_eager"], budget.speedup, lambda value, limit: value >= limit)
-        gate("latency_ms", result["latency_ms"], budget.latency_ms, most)
-        gate("size_mb", result["bytes"] / 1e6, budget.size_mb, most)
-        gate("drop", result["drop"], budget.max_drop, most)
-        for engine, difference in verified["parity"].items():
-            gate(f"float32 parity, {engine}", difference, PARITY, most, asked=False)
-        if self.int8:
-            for form in verified["forms"]:
-                gate(f"int8 loss, {form['name']}", verified["float_quality"] - form["quality"], 0.5, most, asked=False)
-        return gates
-
-
-def _stock_int8(source: Path, target: Path) -> None:
-    """ONNX Runtime's own dynamic quantization of the float32 graph."""
-    import logging
-
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.disable(logging.WARNING)
-    try:
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8)
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _fields(selection: Selection) -> list[list[Any]]:

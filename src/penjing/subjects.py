@@ -6,13 +6,11 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from penjing.checkpoint import head_of, label_names, locate
-from penjing.engines.engine import ENGINES, Form, forms_of, read_description
+from penjing.engines.engine import EAGER, ENGINES, Form, forms_of, read_description
 from penjing.errors import InputError
 from penjing.predictor import engine_folder
 from penjing.sources import Reading, longest_text, make_task, tokenizer_of
 from penjing.tasks.task import Task
-
-EAGER = Form("torch eager", "torch", "")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_a_label_may_be_a_name_or_a_number_and_an_unknown_one_is_named() -> None
 
 
 def test_a_wrong_column_is_said_with_those_there_are() -> None:
-    with pytest.raises(InputError, match="no column .*the columns are a, b; name it with --text-columns"):
+    with pytest.raises(InputError, match=r"no column .*the columns are a, b; name it with --text-columns"):
         Classification().inputs_of([{"a": "x", "b": 1}])
     assert Classification(columns=["a"]).inputs_of([{"a": "x", "b": 1}]) == ["x"]
     assert Pair().inputs_of([{"sentence1": "x", "sentence2": "y"}]) == [("x", "y")]

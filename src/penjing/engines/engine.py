@@ -41,6 +41,10 @@ class Form:
         return replace(self, file=str(Path(folder) / self.file))
 
 
+EAGER = Form("torch eager", "torch", "")
+"""A model folder as Hugging Face runs it."""
+
+
 class Engine(ABC):
     """A loaded model. `run` takes texts of one length, without padding, and gives logits (B, C) or (B, S, C)."""
 

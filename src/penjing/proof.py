@@ -1,0 +1,122 @@
+"""What a result is held against: the baselines, the gates, and which form is the one to ship."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from penjing.arrays import Encoded
+from penjing.engines.engine import DESCRIPTION, Form, open_engine
+from penjing.engines.export import FLOAT_FORMS, PORTABLE_INT8, export
+from penjing.engines.measure import Measurement
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.training.predict import logits_of
+
+PARITY = 1e-3
+"""Largest difference of float32 logits between PyTorch and an engine."""
+SLOW = 1.4
+"""A form this many times slower than the fastest on the teacher is not measured again."""
+INT8_LOSS = 0.5
+"""Points that int8 may lose against float32."""
+STOCK_INT8 = "stock-int8.onnx"
+BASELINES = {
+    "onnxruntime_int8": Form("onnxruntime stock dynamic int8, teacher", "onnxruntime", STOCK_INT8),
+    "openvino_int8": Form("openvino int8, teacher", "openvino", PORTABLE_INT8),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the user wants; None where it is left open."""
+
+    speedup: float | None = None
+    latency_ms: float | None = None
+    size_mb: float | None = None
+    max_drop: float | None = None
+
+    @property
+    def open_speed(self) -> bool:
+        """Whether no speed is asked."""
+        return self.speedup is None and self.latency_ms is None
+
+
+def stock_int8(source: Path, target: Path) -> None:
+    """ONNX Runtime's own dynamic quantization of the float32 graph."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)
+    try:
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def worth_measuring(forms: Sequence[Form], times: dict[str, float]) -> list[Form]:
+    """The forms that were not far behind on the teacher, and the portable file on each engine."""
+    fastest = min(times.values())
+    return [form for form in forms if times.get(form.name, 0.0) <= SLOW * fastest or (form.file == PORTABLE_INT8 and not form.bucket)]
+
+
+def choose(forms: Sequence[Form], judged: dict[str, dict[str, Any]], measured: dict[str, Measurement], max_drop: float | None) -> Form:
+    """The fastest form that keeps the quality; where none does, the best in quality."""
+    limit = max_drop if max_drop is not None else min(judged[form.name]["drop"] for form in forms) + INT8_LOSS
+    good = [form for form in forms if judged[form.name]["drop"] <= limit]
+    if good:
+        return min(good, key=lambda form: measured[form.name].latency_ms)
+    return min(forms, key=lambda form: judged[form.name]["drop"])
+
+
+def parity(student: PenjingPreTrainedModel, encoded: Encoded, threads: int, segments: bool) -> dict[str, float]:
+    """Largest difference of float32 logits between PyTorch and each engine."""
+    ours = logits_of(student, encoded)
+    result: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        export(student, Path(folder), [form.file for form in FLOAT_FORMS], segments=segments)
+        for form in FLOAT_FORMS:
+            theirs = open_engine(form, folder, threads).logits(encoded)
+            difference = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+            result[form.engine] = max(difference, result.get(form.engine, 0.0))
+    return result
+
+
+def teacher_bytes(model: Path, exported: Path, name: str) -> int:
+    """Bytes of a baseline's deployment: weights, tokenizer, configuration."""
+    tokenizer = (model / "tokenizer.json").stat().st_size if (model / "tokenizer.json").is_file() else 0
+    if name in BASELINES:
+        return (exported / BASELINES[name].file).stat().st_size + tokenizer
+    weights = sum(file.stat().st_size for file in [*model.glob("*.safetensors"), *model.glob("*.bin")])
+    return weights + tokenizer + (model / "config.json").stat().st_size
+
+
+def form_bytes(folder: Path, form: Form) -> int:
+    """Bytes of every file that this form needs."""
+    if form.engine == "torch":
+        return sum(file.stat().st_size for file in (folder / "model").iterdir())
+    return sum((folder / name).stat().st_size for name in (form.file, "tokenizer.json", DESCRIPTION))
+
+
+def gates_of(result: dict[str, Any], verified: dict[str, Any], budget: Budget, int8: bool) -> list[dict[str, Any]]:
+    """What was asked (these decide), and what is checked anyway."""
+    gates: list[dict[str, Any]] = []
+
+    def gate(name: str, value: float, limit: float | None, passed: Callable[[float, float], bool], asked: bool = True) -> None:
+        if limit is not None:
+            gates.append({"name": name, "passed": passed(value, limit), "value": value, "limit": limit, "asked": asked})
+
+    def most(value: float, limit: float) -> bool:
+        return value <= limit
+
+    gate("speedup", result["speedup_vs_eager"], budget.speedup, lambda value, limit: value >= limit)
+    gate("latency_ms", result["latency_ms"], budget.latency_ms, most)
+    gate("size_mb", result["bytes"] / 1e6, budget.size_mb, most)
+    gate("drop", result["drop"], budget.max_drop, most)
+    for engine, difference in verified["parity"].items():
+        gate(f"float32 parity, {engine}", difference, PARITY, most, asked=False)
+    if int8:
+        for form in verified["forms"]:
+            gate(f"int8 loss, {form['name']}", verified["float_quality"] - form["quality"], INT8_LOSS, most, asked=False)
+    return gates
