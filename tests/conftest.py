@@ -39,7 +39,7 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 HEADS: tuple[Head, ...] = ("sequence", "token", "question", "masked", "none")
 VOCABULARY, POSITIONS, LABELS = 60, 24, 3
 
-_AUTO = {
+AUTO = {
     "sequence": transformers.AutoModelForSequenceClassification,
     "token": transformers.AutoModelForTokenClassification,
     "question": transformers.AutoModelForQuestionAnswering,
@@ -80,7 +80,7 @@ def tiny(family: str, head: Head = "sequence", *, seed: int = 0, **changes: Any)
         changes = {"num_labels": 2} | changes
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return perturb(_AUTO[head].from_config(tiny_config(family, **changes)), seed)
+        return perturb(AUTO[head].from_config(tiny_config(family, **changes)), seed)
 
 
 def penjing_model(blueprint: Blueprint, seed: int = 0, **changes: Any) -> PenjingPreTrainedModel:

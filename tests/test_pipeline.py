@@ -37,7 +37,7 @@ def _rows(task: str, count: int, seed: int) -> list[dict[str, object]]:
 
 
 def _prepare(folder: Path, task: str) -> list[str]:
-    tiny_teacher(folder / "teacher", "token" if task == "tagging" else "sequence")
+    tiny_teacher(folder / "teacher", task, ("O", "B-x") if task == "tagging" else ())
     for name, count in (("train", 60), ("dev", 24)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _rows(task, count, count)))
     return ["--model", str(folder / "teacher"), "--task", task, "--train", str(folder / "train.jsonl"), "--eval", str(folder / "dev.jsonl")]

@@ -1,5 +1,6 @@
 """Whole or not at all: files and folders that appear on disk in one step."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,10 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+NO_ROOM = 64 * 1024
+"""Bytes; with less left a disk counts as full."""
+
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside `path`; on success it takes `path`'s place, on failure it is removed."""
+    """Yield a new temporary folder beside `path`; on success it takes `path`'s place, on failure it is removed.
+
+    Whatever fails while the disk is full is said to be a full disk (`OSError`, ENOSPC): libraries that write files by
+    themselves report it in many ways, or fail later on the half-written file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir()
@@ -25,6 +33,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             temporary.rename(path)
+    except Exception as error:
+        if shutil.disk_usage(temporary.parent).free < NO_ROOM:
+            raise OSError(errno.ENOSPC, "no space left on device", str(path)) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

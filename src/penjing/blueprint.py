@@ -104,7 +104,10 @@ class Blueprint:
     def from_dict(cls, fields: dict[str, Any]) -> "Blueprint":
         """Read `to_dict`'s object; an unknown or missing field is an `InputError`."""
         try:
-            return cls(**{**fields, "layers": tuple(Layer(int(h), int(n)) for h, n in fields["layers"])})
+            sizes = [value for name, value in fields.items() if name not in ("layers", "head")]
+            if any(type(value) is not int for value in [*sizes, *(size for layer in fields["layers"] for size in layer)]):
+                raise TypeError("a size is not an integer")
+            return cls(**{**fields, "layers": tuple(Layer(h, n) for h, n in fields["layers"])})
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"blueprint: not a blueprint's fields ({error}); write it with Blueprint.to_json") from error
 

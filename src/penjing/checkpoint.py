@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 from penjing.atomic import whole_folder
 from penjing.blueprint import Blueprint, Head, Layer
@@ -111,8 +112,7 @@ def locate(model: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"model: {model} is no folder here, and the hub did not give it ({first[:160]})") from error
+        raise InputError(f"model: {model} is no folder here, and the hub did not give it ({_first_line(error)})") from error
 
 
 def read(model: str | Path, *, head: Head | None = None, labels: list[str] | None = None, pickle: bool = False) -> PenjingPreTrainedModel:
@@ -131,17 +131,35 @@ def read(model: str | Path, *, head: Head | None = None, labels: list[str] | Non
     ours, blueprint = _translate(config, family, wanted, labels)
     result = build(blueprint, ours)
     weights = _read_weights(folder, pickle)
-    state = _rename(weights, family, blueprint, ours) if family else weights
+    state = _rename(weights, family, blueprint, ours) if family else _reprefix(weights, found, wanted)
+    named = _named(config)
     same_head = wanted == found and blueprint.outputs == _outputs(found, _label_count(config))
-    if labels is not None and same_head and _named(config) and set(labels) != set(_named(config)):
-        same_head = False
+    if same_head and labels and named:
+        same_head = set(labels) == set(named)
+        if same_head and labels != named:
+            order = [named.index(name) for name in labels]
+            state |= {name: state[name][order] for name in ("head.out.weight", "head.out.bias") if name in state}
     if not same_head:
-        state = {name: value for name, value in state.items() if not name.startswith("head.")}
-    missing, _ = _load(result, state, folder)
+        # A pretrained pooler is kept for a new classifier, as Hugging Face does.
+        kept = ("encoder.", "head.dense.") if found == "none" and wanted == "sequence" else ("encoder.",)
+        state = {name: value for name, value in state.items() if wanted == "none" or name.startswith(kept)}
+    missing, unexpected = _load(result, state, folder)
     broken = [name for name in missing if name.startswith("encoder.") or wanted == "none" or same_head]
     if broken:
         raise InputError(f"model: {folder} lacks {len(broken)} weights of its own blueprint, the first {broken[0]}")
+    strange = [name for name in unexpected if family is None and not name.startswith("head.")]
+    if strange:
+        raise InputError(f"model: {folder} has {len(strange)} weights that its configuration does not, the first {strange[0]}")
     return result
+
+
+def _reprefix(weights: dict[str, Tensor], found: Head, wanted: Head) -> dict[str, Tensor]:
+    """Our own names, with `encoder.` in front where a head is wanted, and without where none is."""
+    if (found == "none") == (wanted == "none"):
+        return weights
+    if found == "none":
+        return {f"encoder.{name}": value for name, value in weights.items()}
+    return {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
 
 
 def head_of(model: str | Path) -> Head:
@@ -200,17 +218,24 @@ def _translate(config: dict[str, Any], family: Family | None, head: Head, labels
         label_fields = {"num_labels": outputs}
     if family is None:
         fields = {k: v for k, v in config.items() if k not in ("architectures", "auto_map", "id2label", "label2id")}
-        ours = PenjingConfig(**(fields | label_fields))
-        blueprint = Blueprint(
-            ours.vocab_size, ours.max_position_embeddings, ours.type_vocab_size, ours.embedding_size, ours.hidden_size,
-            ours.head_width, tuple(Layer(h, n) for h, n in ours.layers), head, outputs,
-        )  # fmt: skip
-        return ours, blueprint
+        try:
+            ours = PenjingConfig(**(fields | label_fields))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"model: its configuration cannot be ({_first_line(error)})") from error
+        blueprint = Blueprint.from_dict({
+            "vocabulary": ours.vocab_size, "positions": ours.max_position_embeddings, "token_types": ours.type_vocab_size,
+            "embedding": ours.embedding_size, "hidden": ours.hidden_size, "head_width": ours.head_width, "layers": ours.layers,
+            "head": head, "outputs": outputs,
+        })  # fmt: skip
+        return _checked(ours), blueprint
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise InputError(f"model: position_embedding_type is {config['position_embedding_type']!r}; only 'absolute' is supported")
     from transformers import AutoConfig
 
-    theirs = AutoConfig.for_model(**config)
+    try:
+        theirs = AutoConfig.for_model(**config)
+    except Exception as error:
+        raise InputError(f"model: its configuration cannot be ({_first_line(error)})") from error
     size: dict[str, Any] = {ours: getattr(theirs, name, None) for ours, name in family.config.items()}
     pad = theirs.pad_token_id if theirs.pad_token_id is not None else 0
     if size["hidden"] % size["heads"]:
@@ -240,13 +265,26 @@ def _translate(config: dict[str, Any], family: Family | None, head: Head, labels
         head=head,
         outputs=outputs,
     )
-    return ours, blueprint
+    return _checked(ours), blueprint
+
+
+def _checked(config: PenjingConfig) -> PenjingConfig:
+    if config.hidden_act not in ACT2FN:
+        raise InputError(f"model: the activation {config.hidden_act!r} is not known; give one of {', '.join(sorted(ACT2FN))}")
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _read_weights(folder: Path, pickle: bool) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        try:
+            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"model: {index} is damaged ({_first_line(error)}); copy it again") from error
     else:
         files = [folder / "model.safetensors"]
     weights: dict[str, Tensor] = {}
@@ -275,7 +313,10 @@ def _rename(weights: dict[str, Tensor], family: Family, blueprint: Blueprint, co
     """Their names → ours; old TensorFlow names of the norms are understood, and a missing encoder prefix too."""
     weights = {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): value for name, value in weights.items()}
     prefix = family.weight_prefix if any(name.startswith(family.weight_prefix) for name in weights) else ""
-    state = {ours: weights[theirs] for ours, theirs in family.names(blueprint, prefix).items() if theirs in weights}
+    names = family.names(blueprint, prefix)
+    if not prefix:  # saved without a head: its pooler has no prefix either
+        names = {ours: theirs.removeprefix(family.weight_prefix) for ours, theirs in names.items()}
+    state = {ours: weights[theirs] for ours, theirs in names.items() if theirs in weights}
     if family.pads_positions and "encoder.embeddings.position.weight" in state:
         first = (config.pad_token_id or 0) + 1
         state["encoder.embeddings.position.weight"] = state["encoder.embeddings.position.weight"][first:]

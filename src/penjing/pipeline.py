@@ -90,8 +90,8 @@ class _Compression:
 
     def __init__(self, job: Job, tell: Tell, progress: Callable[[str], Any] | None) -> None:
         self.job, self.tell, self.progress = job, tell, progress
-        self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
         self.teacher = read(locate(job.model), head=job.data.task.head, labels=job.data.task.labels)
+        self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
         self.blueprint = blueprint_of(self.teacher)
         self.segments = job.data.task.name == "pair"
         self.int8 = job.recipe.quantize is not None

@@ -119,7 +119,7 @@ def test_the_input_is_left_alone(plan: tuple[Blueprint, Selection], training: bo
 
 
 @given(cuts())
-def test_slicing_a_state_dict_copies_it(plan: tuple[Blueprint, Selection]) -> None:
+def test_slicing_a_state_dict_gives_that_of_the_plan_and_leaves_it_alone(plan: tuple[Blueprint, Selection]) -> None:
     blueprint, selection = plan
     state = penjing_model(blueprint).state_dict()
     before = {name: value.clone() for name, value in state.items()}

@@ -28,7 +28,10 @@ class OpenVinoEngine(Engine):
         }
         self.requests: dict[tuple[int, int], Any] = {}
         try:
-            self.inputs = [value.get_any_name() for value in self.core.read_model(str(path)).inputs]
+            model = self.core.read_model(str(path))
+            self.inputs = [value.get_any_name() for value in model.inputs]
+            tables = [op.get_output_shape(0) for op in model.get_ordered_ops() if op.get_friendly_name() == "embeddings.position"]
+            self.positions = int(tables[0][0])
         except Exception as error:
             raise InputError(f"engine: OpenVINO cannot load {path} ({str(error).splitlines()[0][:200]})") from error
 
@@ -43,7 +46,7 @@ class OpenVinoEngine(Engine):
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
         batch, length = feeds["input_ids"].shape
-        wanted = -(-length // self.bucket) * self.bucket if self.bucket else length
+        wanted = min(-(-length // self.bucket) * self.bucket, self.positions) if self.bucket else length
         if wanted != length:
             feeds = {name: np.pad(value, ((0, 0), (0, wanted - length))) for name, value in feeds.items()}
         request = self._request(batch, wanted)

@@ -44,6 +44,8 @@ def _read_file(path: Path) -> list[Row]:
         raise InputError(f"data: {path} cannot be read ({_first_line(error)})") from error
     except Exception as error:
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(error):
+            raise InputError(f"data: {path} has no rows; give at least one") from error
         raise InputError(f"data: {path} is not well-formed {suffixes[-1]} ({_first_line(cause)})") from error
     if not len(table):
         raise InputError(f"data: {path} has no rows; give at least one")
