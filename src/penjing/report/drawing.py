@@ -248,7 +248,7 @@ class _Scale:
         for foot in (-0.36, 0.28):
             parts += [_box(centre + foot * wide, self.ground + tall, 0.08 * wide, 4, kind)]
         parts += [_text(0, self.height - 16, f"{own.vocabulary:,} tokens × {own.embedding}", "quiet small")]
-        return parts + [_text(0, self.height - 1, f"hidden width {own.hidden}", "quiet small")]
+        return [*parts, _text(0, self.height - 1, f"hidden width {own.hidden}", "quiet small")]
 
 
 def _short(blueprint: Blueprint) -> str:

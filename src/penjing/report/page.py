@@ -76,7 +76,7 @@ def verdict(report: dict[str, Any]) -> str:
     found = _sentence(list(_claims(report)))
     if report.get("met") is not False:
         return found
-    missed = [_missed(gate) for gate in report.get("gates") or [] if not gate.get("passed")]
+    missed = [_missed(gate) for gate in report.get("gates") or [] if not gate.get("passed") and gate.get("asked", True)]
     return f"{_sentence(missed or ['The budget was not met'])} The best found: {found[:1].lower()}{found[1:]}"
 
 
@@ -115,12 +115,8 @@ def _missed(gate: Mapping[str, Any]) -> str:
 
 
 def _bound(gate: Mapping[str, Any]) -> str:
-    """The gate's limit with its direction, which the outcome tells: what passed above its limit is a lower bound."""
-    value, limit = gate.get("value"), gate.get("limit")
-    if not is_number(value) or not is_number(limit):
-        return _figure(limit)
-    above = value > limit if value != limit else gate.get("name") == "speedup"
-    return f"{'at least' if above == bool(gate.get('passed')) else 'at most'} {_figure(limit)}"
+    """The gate's limit with its direction: a speed-up is a lower bound, everything else an upper one."""
+    return f"{'at least' if gate.get('name') == 'speedup' else 'at most'} {_figure(gate.get('limit'))}"
 
 
 # -- what the template is given --------------------------------------------------------------------------------
@@ -143,7 +139,7 @@ def _compared(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     lines = [{**figures, "label": _NAMES.get(name, name), "kind": "baseline"} for name, figures in baselines.items()]
     result = _part(report, "result")
     if result:
-        label = " ".join(str(result[name]) for name in ("engine", "form") if result.get(name))
+        label = result.get("form") or result.get("engine")
         lines.append({**result, "label": f"Result, {label}" if label else "Result", "kind": "result"})
     for line in lines:
         for name in ("latency_ms", "bytes"):
@@ -237,7 +233,7 @@ def _figure(value: Any) -> str:
         return f"{value:,.0f}".replace("-", "−")
     if abs(value) < 1e-3:
         return f"{value:.1e}"
-    return significant(value).rstrip("0") if abs(value) < 100 else significant(value)
+    return significant(value).rstrip("0").rstrip(".") if abs(value) < 100 else significant(value)
 
 
 def _words(value: Any) -> str:
