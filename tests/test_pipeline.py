@@ -85,6 +85,17 @@ def test_the_whole_job(tmp_path: Path, task: str) -> None:
     assert report["tests"][0]["quality"] == pytest.approx(report["result"]["quality"])
 
 
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_one_engine_alone(tmp_path: Path, engine: str) -> None:
+    given = _prepare(tmp_path, "classification")
+    report = json.loads(_run("compress", *given, "--out", str(tmp_path / "out"), "--threads", "1", "--size-mb", "5", "--no-training", "--engine", engine, "--json"))
+    assert report["met"] and report["result"]["engine"] == engine
+    assert {form["engine"] for form in report["forms"]} == {engine}
+    assert report["blueprint"]["bits"] == (32 if engine == "torch" else 8)
+    again = json.loads(_run("eval", str(tmp_path / "out"), "--data", str(tmp_path / "dev.jsonl"), "--engine", engine, "--json"))
+    assert again["quality"] == pytest.approx(report["result"]["quality"])
+
+
 def test_killed_at_each_step_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     given = _prepare(tmp_path, "classification")
     whole = json.loads(_run("compress", *given, "--out", str(tmp_path / "whole"), *OPTIONS, "--json"))

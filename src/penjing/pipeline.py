@@ -1,6 +1,7 @@
 """The main job: a fine-tuned model and a budget go in; a smaller, faster one comes out, checked and exported."""
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from penjing import __version__
 from penjing.atomic import whole_folder, write_json, write_text
 from penjing.checkpoint import blueprint_of, copy_tokenizer, locate, read, write
 from penjing.engines.engine import DESCRIPTION, EAGER, EngineName, Form, open_engine
-from penjing.engines.export import PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
+from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
 from penjing.engines.graph import Ranges
 from penjing.engines.machine import commit, machine, versions
 from penjing.engines.measure import Measurement, Subject, measure
@@ -94,10 +95,9 @@ class _Compression:
         self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
         self.blueprint = blueprint_of(self.teacher)
         self.segments = job.data.task.name == "pair"
-        self.int8 = job.recipe.quantize is not None
+        self.int8 = job.recipe.quantize is not None and job.engine != "torch"
         self.forms = forms_for(job.engine, int8=self.int8)
-        if not self.forms:
-            self.forms = [EAGER]
+        self.portable = PORTABLE_INT8 if self.int8 else PORTABLE_FLOAT
 
     # -- the order -------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class _Compression:
         teacher_logits = _load_logits(place / "teacher.npz")
         observed = self.folder.step("observe", lambda _: self.observe())[0] if job.recipe.prune else {}
         report: dict[str, Any] = {}
-        for attempt, depth in enumerate(DEPTHS if job.budget.open_speed else (None,)):
+        for attempt, depth in enumerate(DEPTHS if job.budget.unbounded else (None,)):
             suffix = f"-{attempt + 1}" if attempt else ""
             report = self.attempt(baseline, observed, place, teacher_logits, depth, suffix)
             if report["met"] or not job.recipe.prune:
@@ -133,7 +133,7 @@ class _Compression:
             _, place = step(f"distill{suffix}", lambda folder: self.distill(folder, student, kept))
             student = read(place / "model")
         ranges = None
-        if recipe.quantize:
+        if self.int8:
             quantized, _ = step(f"quantize{suffix}", lambda _: self.quantize(student))
             ranges = _ranges(quantized)
         _, exported = step(f"export{suffix}", lambda folder: self.export(folder, student, ranges))
@@ -157,23 +157,23 @@ class _Compression:
         eager = open_engine(EAGER, locate(self.job.model), self.job.threads).logits(data.eval.encoded)
         _save_logits(folder / "teacher.npz", eager)
         ranges = Quantize().observe(self.teacher, self.calibration(512))
-        files = [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in self.forms if form.engine != "torch")]
+        files = [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in self.forms)]
         export(self.teacher, folder, files, ranges, segments=self.segments)
         stock_int8(folder / PORTABLE_FLOAT, folder / STOCK_INT8)
         qualities = {"torch_eager": judge(task, data.eval, eager)}
         for name, form in BASELINES.items():
             qualities[name] = judge(task, data.eval, open_engine(form, folder, self.job.threads).logits(data.eval.encoded))
-        timed = [form for form in self.forms if form.engine != "torch"] or [EAGER]
-        measured = self.measure([Subject(EAGER, locate(self.job.model)), *(Subject(f, folder) for f in timed)], throughput=False)
-        by_speed = sorted(zip(timed, measured[1:], strict=True), key=lambda pair: pair[1].latency_ms)
+        measured = self.measure([Subject(EAGER, locate(self.job.model)), *(Subject(form, folder) for form in self.forms)], throughput=False)
+        fastest, best = min(zip(self.forms, measured[1:], strict=True), key=lambda pair: pair[1].latency_ms)
+        extra = (folder / PORTABLE_INT8).stat().st_size - dataclasses.replace(self.blueprint, bits=8).bytes
         for unused in {PORTABLE_FLOAT} - {form.file for form in self.forms}:
             (folder / unused).unlink(missing_ok=True)
         quality = qualities["torch_eager"]["quality"]
-        note = f"{task.metric().name} {quality:.2f}; eager {measured[0].latency_ms:.2f} ms, {by_speed[0][0].name} {by_speed[0][1].latency_ms:.2f} ms"
+        note = f"{task.metric().name} {quality:.2f}; eager {measured[0].latency_ms:.2f} ms, {fastest.name} {best.latency_ms:.2f} ms"
         return {
             "qualities": qualities, "quality": quality, "ranges": ranges, "eager_ms": measured[0].latency_ms,
-            "forms_ms": {form.name: m.latency_ms for form, m in zip(timed, measured[1:], strict=True)},
-            "form": by_speed[0][0].to_dict(), "note": note,
+            "forms_ms": {form.name: m.latency_ms for form, m in zip(self.forms, measured[1:], strict=True)},
+            "form": fastest.to_dict(), "extra_bytes": extra + self.tokenizer_file().stat().st_size, "note": note,
         }  # fmt: skip
 
     def observe(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class _Compression:
         encoded, data = self.job.data.eval.encoded, self.calibration(256)
         table = measure_blocks(self.teacher, form, ranges, encoded, threads=self.job.threads, segments=self.segments, seed=self.job.seed)
         reference = logits_of(self.teacher, data.encoded)
-        limit_bytes = 1e6 * self.job.budget.size_mb if self.job.budget.size_mb else float("inf")
+        limit_bytes = 1e6 * self.job.budget.size_mb - baseline["extra_bytes"] if self.job.budget.size_mb else float("inf")
         aim, tried = MARGIN, []
         for _ in range(4):
             limit = aim * self.limit_ms(baseline["eager_ms"])
@@ -211,12 +211,9 @@ class _Compression:
             selection = found[best]
             tried = [{"blueprint": s.plan(self.blueprint).to_dict()["layers"], "divergence": d} for s, d in zip(found, damage, strict=True)]
             with tempfile.TemporaryDirectory() as folder:
-                subjects = [Subject(EAGER, locate(self.job.model))]
-                if form.engine != "torch":
-                    export(pruned[best], Path(folder), [form.file], ranges, segments=self.segments)
-                    subjects.append(Subject(form, Path(folder)))
-                eager, *cut = self.measure(subjects, throughput=False)
-            reached = (cut or [eager])[0].latency_ms / self.limit_ms(eager.latency_ms)
+                export(pruned[best], Path(folder), [form.file], ranges, segments=self.segments)
+                eager, cut = self.measure([Subject(EAGER, locate(self.job.model)), Subject(form, Path(folder))], throughput=False)
+            reached = cut.latency_ms / self.limit_ms(eager.latency_ms)
             if not possible or reached <= 0.5 * (1 + MARGIN):
                 break
             aim *= MARGIN / reached
@@ -268,16 +265,20 @@ class _Compression:
 
     def export(self, folder: Path, student: Any, ranges: Any) -> dict[str, Any]:
         """Every form's file, the tokenizer, and what the folder says of itself."""
-        if self.forms[0].engine == "torch":
-            write(student, folder / "model", tokenizer=locate(self.job.model))
-        portable = PORTABLE_INT8 if self.int8 else PORTABLE_FLOAT
-        export(student, folder, [portable, *(form.file for form in self.forms if form.engine != "torch")], ranges, segments=self.segments)
-        self.describe(folder, [form for form in self.forms if form.engine != "torch"])
-        with tempfile.TemporaryDirectory() as made:
-            copy_tokenizer(locate(self.job.model), Path(made))
-            (folder / "tokenizer.json").write_bytes((Path(made) / "tokenizer.json").read_bytes())
-        size = (folder / portable).stat().st_size
-        return {"bytes": size, "note": f"{portable}, {size / 1e6:.1f} MB"}
+        export(student, folder, [self.portable, *(form.file for form in self.forms)], ranges, segments=self.segments)
+        self.describe(folder, self.forms)
+        shutil.copyfile(self.tokenizer_file(), folder / "tokenizer.json")
+        size = (folder / self.portable).stat().st_size
+        return {"bytes": size, "note": f"{self.portable}, {size / 1e6:.1f} MB"}
+
+    def tokenizer_file(self) -> Path:
+        """The teacher's tokenizer.json, made into partial/ where it has none."""
+        own, made = locate(self.job.model) / "tokenizer.json", self.folder.partial / "tokenizer"
+        if own.is_file():
+            return own
+        made.mkdir(parents=True, exist_ok=True)
+        copy_tokenizer(locate(self.job.model), made)
+        return made / "tokenizer.json"
 
     def describe(self, folder: Path, forms: Sequence[Form]) -> None:
         """Write engine.json."""
@@ -369,11 +370,11 @@ class _Compression:
         }  # fmt: skip
         write(student, job.out / "model", tokenizer=locate(job.model), extra={"README.md": model_card(report)})
         with whole_folder(job.out / "engine") as folder:
-            form = Form(**verified["chosen"])
-            forms = [form, *(f for f in self.forms if not f.bucket and f.file in (form.file, PORTABLE_INT8, PORTABLE_FLOAT) and f != form)]
-            for name in {f.file for f in forms if f.engine != "torch"} | {"tokenizer.json"}:
-                (folder / name).write_bytes((exported / name).read_bytes())
-            self.describe(folder, [f for f in forms if f.engine != "torch"])
+            everywhere = [form for form in (*INT8_FORMS, *FLOAT_FORMS) if form.file == self.portable and form.portable]
+            forms = [form for form in (Form(**verified["chosen"]), *everywhere) if form.engine != "torch"]
+            for name in {form.file for form in forms} | {"tokenizer.json"}:
+                shutil.copyfile(exported / name, folder / name)
+            self.describe(folder, list(dict.fromkeys(forms)))
         return report
 
 

@@ -39,9 +39,9 @@ class Budget:
     max_drop: float | None = None
 
     @property
-    def open_speed(self) -> bool:
-        """Whether no speed is asked."""
-        return self.speedup is None and self.latency_ms is None
+    def unbounded(self) -> bool:
+        """Whether neither a speed nor a size is asked."""
+        return self.speedup is None and self.latency_ms is None and self.size_mb is None
 
 
 def stock_int8(source: Path, target: Path) -> None:
@@ -58,7 +58,7 @@ def stock_int8(source: Path, target: Path) -> None:
 def worth_measuring(forms: Sequence[Form], times: dict[str, float]) -> list[Form]:
     """The forms that were not far behind on the teacher, and the portable file on each engine."""
     fastest = min(times.values())
-    return [form for form in forms if times.get(form.name, 0.0) <= SLOW * fastest or (form.file == PORTABLE_INT8 and not form.bucket)]
+    return [form for form in forms if times.get(form.name, 0.0) <= SLOW * fastest or form.portable]
 
 
 def choose(forms: Sequence[Form], judged: dict[str, dict[str, Any]], measured: dict[str, Measurement], max_drop: float | None) -> Form:
@@ -94,9 +94,9 @@ def teacher_bytes(model: Path, exported: Path, name: str) -> int:
 
 def form_bytes(folder: Path, form: Form) -> int:
     """Bytes of every file that this form needs."""
-    if form.engine == "torch":
-        return sum(file.stat().st_size for file in (folder / "model").iterdir())
-    return sum((folder / name).stat().st_size for name in (form.file, "tokenizer.json", DESCRIPTION))
+    path = folder / form.file
+    files = [*(path.iterdir() if path.is_dir() else [path]), folder / "tokenizer.json", folder / DESCRIPTION]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def gates_of(result: dict[str, Any], verified: dict[str, Any], budget: Budget, int8: bool) -> list[dict[str, Any]]:

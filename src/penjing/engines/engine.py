@@ -4,7 +4,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from penjing.arrays import Encoded, Feeds
 from penjing.errors import InputError
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
+PORTABLE = ("model.onnx", "float32.onnx")
+"""Files of standard operators: int8, float32."""
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino", "torch")
 
 
@@ -36,9 +38,10 @@ class Form:
         """A JSON object."""
         return asdict(self)
 
-    def inside(self, folder: str) -> "Form":
-        """The same form, with its file in a sub-folder."""
-        return replace(self, file=str(Path(folder) / self.file))
+    @property
+    def portable(self) -> bool:
+        """Whether it runs the portable file as it is: every length, no special options."""
+        return self.file in PORTABLE and not self.bucket
 
 
 EAGER = Form("torch eager", "torch", "")

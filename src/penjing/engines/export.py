@@ -6,13 +6,16 @@ from pathlib import Path
 import onnx
 
 from penjing.atomic import write_bytes
-from penjing.checkpoint import blueprint_of
-from penjing.engines.engine import EngineName, Form
+from penjing.checkpoint import blueprint_of, write
+from penjing.engines.engine import PORTABLE, EngineName, Form
 from penjing.engines.graph import Network, Ranges, build_graph
 from penjing.engines.machine import safe_weight_bits
 from penjing.modeling_penjing import PenjingPreTrainedModel
 
-PORTABLE_FLOAT, PORTABLE_INT8, FUSED_FLOAT, FUSED_INT8 = "float32.onnx", "model.onnx", "fused-float32.onnx", "fused-int8.onnx"
+PORTABLE_INT8, PORTABLE_FLOAT = PORTABLE
+FUSED_FLOAT, FUSED_INT8 = "fused-float32.onnx", "fused-int8.onnx"
+MODEL = "model"
+"""The folder of a form that PyTorch runs."""
 BUCKET = 8
 
 FLOAT_FORMS = (
@@ -28,6 +31,8 @@ INT8_FORMS = (
     Form("openvino int8 buckets bf16", "openvino", PORTABLE_INT8, bucket=BUCKET, bfloat16=True),
 )
 
+TORCH_FORMS = (Form("torch eager", "torch", MODEL),)
+
 
 def network_of(model: PenjingPreTrainedModel) -> Network:
     """The model's sizes and weights as numpy."""
@@ -38,13 +43,18 @@ def network_of(model: PenjingPreTrainedModel) -> Network:
 
 def forms_for(engine: EngineName | None, *, int8: bool = True) -> list[Form]:
     """The forms worth measuring, of one engine or of every one."""
+    if engine == "torch":
+        return list(TORCH_FORMS)
     return [form for form in (INT8_FORMS if int8 else FLOAT_FORMS) if engine in (None, form.engine)]
 
 
 def export(model: PenjingPreTrainedModel, folder: Path, files: Sequence[str], ranges: Ranges | None = None, *, segments: bool) -> None:
-    """Write the named ONNX files of `model` into `folder`; `segments` where texts come in pairs."""
+    """Write the named ONNX files of `model` into `folder`, or its folder for PyTorch; `segments` where texts come in pairs."""
     network = network_of(model)
     for name in dict.fromkeys(files):
+        if name == MODEL:
+            write(model, folder / MODEL)
+            continue
         graph = build_graph(
             network,
             "fused" if name in (FUSED_FLOAT, FUSED_INT8) else "portable",
