@@ -88,7 +88,22 @@ def test_the_whole_job(tmp_path: Path, task: str) -> None:
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_one_engine_alone(tmp_path: Path, engine: str) -> None:
     given = _prepare(tmp_path, "classification")
-    report = json.loads(_run("compress", *given, "--out", str(tmp_path / "out"), "--threads", "1", "--size-mb", "5", "--no-training", "--engine", engine, "--json"))
+    report = json.loads(
+        _run(
+            "compress",
+            *given,
+            "--out",
+            str(tmp_path / "out"),
+            "--threads",
+            "1",
+            "--size-mb",
+            "5",
+            "--no-training",
+            "--engine",
+            engine,
+            "--json",
+        )
+    )
     assert report["met"] and report["result"]["engine"] == engine
     assert {form["engine"] for form in report["forms"]} == {engine}
     assert report["blueprint"]["bits"] == (32 if engine == "torch" else 8)

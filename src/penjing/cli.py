@@ -124,7 +124,7 @@ def compress(
     from penjing.progress import training_bar
     from penjing.proof import Budget
     from penjing.recipe import Recipe, read_recipe
-    from penjing.sources import Reading, fingerprint_rows, load_data, load_examples
+    from penjing.sources import Reading, load_data, load_examples
 
     if engine is not None and engine not in ENGINES:
         raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
@@ -143,7 +143,7 @@ def compress(
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": speedup,
         "latency_ms": latency_ms, "size_mb": size_mb, "max_drop": max_drop, "engine": engine, "threads": threads or cores(),
         "seed": seed, "max_length": data.max_length, "metric": metric, "recipe": steps.to_dict(),
-        "data": fingerprint_rows(data),
+        "data": [data.train.fingerprint(), data.eval.fingerprint()],
     }  # fmt: skip
     job = Job(
         locate(model), data, Budget(speedup, latency_ms, size_mb, max_drop), steps, out, threads or cores(), engine, seed,  # type: ignore[arg-type]

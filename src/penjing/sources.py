@@ -1,6 +1,5 @@
 """What a command works on: the task with its labels, and the encoded training and evaluation data of a model."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +79,6 @@ def tell_truncated(examples: Examples, source: str, longest: int, tell: Callable
     """Say how many texts were cut."""
     if examples.truncated:
         tell(f"{source}: {examples.truncated} of {len(examples)} texts are longer than {longest} tokens and were cut")
-
-
-def fingerprint_rows(data: Data) -> str:
-    """A hash of all encoded texts and their labels."""
-    digest = hashlib.sha256()
-    for examples in (data.train, data.eval):
-        digest.update(examples.encoded.ids.tobytes() + examples.encoded.offsets.tobytes() + repr(examples.gold).encode())
-    return digest.hexdigest()[:16]
 
 
 def make_task(name: str, reading: Reading) -> Task:

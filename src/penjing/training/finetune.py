@@ -1,9 +1,12 @@
 """Fine-tune a pretrained encoder on a task: how a teacher is made."""
 
+import hashlib
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from penjing.checkpoint import read, write
+from penjing.errors import InputError
 from penjing.tasks.task import Examples, Task
 from penjing.training.loop import History, Progress, Schedule, fit, silent
 from penjing.training.predict import labels_loss, quality_of
@@ -22,10 +25,14 @@ def finetune(
 ) -> History:
     """Train on labels, keep the weights that were best on `dev`, and write them to `out/` as a Hugging Face folder.
 
-    The training state is kept in `out/../.<name>.training/` until the model is written.
+    The training state is kept beside `out` until the model is written, under a name made from all that was asked, so
+    that only the same command goes on from it.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out: {out} exists already; give another folder, or remove it")
     network = read(model, head=task.head, labels=task.labels, pickle=pickle)
-    state = out.parent / f".{out.name}.training" / "state.pt"
+    asked = repr((str(model), task.labels, schedule, train.fingerprint(), dev.fingerprint()))
+    state = out.parent / f".{out.name}.training" / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.pt"
     history = fit(
         network, train.encoded, labels_loss(task.targets(train)), quality_of(task, dev), schedule, state,
         pad=network.config.pad_token_id or 0, progress=progress,
@@ -33,7 +40,5 @@ def finetune(
     write(
         network, out, tokenizer=model, extra={"training.json": {"task": task.name, "schedule": asdict(schedule), "history": vars(history)}}
     )
-    state.unlink(missing_ok=True)
-    if state.parent.exists():
-        state.parent.rmdir()
+    shutil.rmtree(state.parent, ignore_errors=True)
     return history

@@ -1,0 +1,73 @@
+"""The commands as a person types them, on a tiny model."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from conftest import tiny_teacher
+
+from penjing import cli
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    tiny_teacher(tmp_path / "teacher", "sequence")
+    rows = [{"text": "good film", "label": "positive"}, {"text": "bad film", "label": "negative"}] * 12
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> str:
+    monkeypatch.setattr(sys, "argv", ["penjing", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    captured = capsys.readouterr()
+    assert caught.value.code == status, captured.err
+    return captured.err if status else captured.out
+
+
+def test_train_writes_a_plain_model_and_never_over_another(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (
+        "train",
+        "--model",
+        place / "teacher",
+        "--task",
+        "classification",
+        "--train",
+        place / "data.jsonl",
+        "--out",
+        place / "trained",
+    )
+    printed = json.loads(_run(monkeypatch, capsys, *command, "--epochs", 30, "--learning-rate", "3e-3", "--json"))
+    assert printed["quality"] > 90
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(place / "trained")
+    assert type(model).__name__ == "BertForSequenceClassification" and model.config.id2label == {0: "negative", 1: "positive"}
+    assert not list(place.glob(".trained*"))
+    assert "exists already" in _run(monkeypatch, capsys, *command, status=2)
+    again = json.loads(_run(monkeypatch, capsys, "eval", place / "trained", "--data", place / "data.jsonl", "--json"))
+    assert again["quality"] == 100.0
+
+
+def test_eval_against_a_teacher_lists_what_flipped(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_teacher(place / "other", "sequence", seed=3)
+    said = _run(monkeypatch, capsys, "eval", place / "other", "--data", place / "data.jsonl", "--teacher", place / "teacher")
+    assert "points lost (95 %:" in said and "flipped: " in said
+
+
+def test_bench_measures_side_by_side(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("bench", place / "teacher", place / "teacher", "--data", place / "data.jsonl", "--threads", 1, "--rounds", 1)
+    report = json.loads(_run(monkeypatch, capsys, *command, "--json"))
+    assert [row["form"] for row in report["results"]] == ["torch eager"] * 2
+    assert report["results"][0]["speedup"] == 1.0 and 0.3 < report["results"][1]["speedup"] < 3
+
+
+def test_inspect_draws_every_layer(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    blueprint = json.loads(_run(monkeypatch, capsys, "inspect", place / "teacher", "--json"))
+    assert blueprint["blueprint"]["layers"] == [[2, 64], [2, 64]] and blueprint["parameters"] > 0
+    assert _run(monkeypatch, capsys, "inspect", place / "teacher").count("64") >= 2
