@@ -112,24 +112,27 @@ def test_one_engine_alone(tmp_path: Path, engine: str) -> None:
 
 
 def test_killed_at_each_step_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    given = _prepare(tmp_path, "classification")
-    whole = json.loads(_run("compress", *given, "--out", str(tmp_path / "whole"), *OPTIONS, "--json"))
-    out = tmp_path / "killed"
+    # No speed is asked, so that the plan (half of the layers) does not hang on measured times.
+    given = [*_prepare(tmp_path, "classification"), "--threads", "1", "--max-drop", "100", "--epochs", "2", "--max-length", "32", "--json"]
+    whole = json.loads(_run("compress", *given, "--out", str(tmp_path / "whole")))
+    out, steps = tmp_path / "killed", tmp_path / "killed" / "steps"
     for number, name in enumerate(STEPS, 1):
-        process = _start("compress", *given, "--out", str(out), *OPTIONS)
+        process = _start("compress", *given, "--out", str(out))
         deadline = time.monotonic() + 120
-        while not list(out.glob(f"steps/.{number:02d}-{name}.*.tmp")):
+        while not [*steps.glob(f".{number:02d}-{name}.*.tmp"), *steps.glob(f"{number:02d}-{name}")]:
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-            time.sleep(0.005)
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        done = sorted(path.name for path in (out / "steps").glob("[0-9]*"))
-        assert done == [f"{i:02d}-{step}" for i, step in enumerate(STEPS[: number - 1], 1)]
+        done = sorted(path.name for path in steps.glob("[0-9]*"))
+        assert done == [f"{i:02d}-{step}" for i, step in enumerate(STEPS, 1)][: len(done)] and len(done) >= number - 1
         assert not (out / "report.json").exists()
-    resumed = json.loads(_run("compress", *given, "--out", str(out), *OPTIONS, "--json"))
-    assert resumed["blueprint"] == whole["blueprint"] or resumed["kept_layers"] != whole["kept_layers"]
-    if resumed["blueprint"] == whole["blueprint"]:  # the plan is made from measured times, which differ from run to run
-        assert resumed["result"]["float_quality"] == whole["result"]["float_quality"]
+    resumed = json.loads(_run("compress", *given, "--out", str(out)))
+    assert len(resumed["blueprint"]["layers"]) == 1
+    for part in ("blueprint", "kept_layers", "flipped"):
+        assert resumed[part] == whole[part]
+    for figure in ("float_quality", "drop_ci95"):
+        assert resumed["result"][figure] == whole["result"][figure]
     assert not list(out.rglob("*.tmp"))
 
 
