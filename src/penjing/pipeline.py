@@ -53,6 +53,8 @@ MARGIN = 0.94
 """Plans aim at this part of the latency that is asked, so that the machine's noise does not undo them."""
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
+CHOOSE_PART, CHOOSE_TEXTS = 0.05, 1000
+"""Training texts held out in distillation to choose the best weights by: a part of them, and at most so many."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,11 @@ class _Compression:
 
     def calibration(self, texts: int) -> Examples:
         """Some of the training texts, drawn at random."""
-        train = self.job.data.train
-        rows = np.sort(np.random.default_rng(self.job.seed).permutation(len(train))[:texts])
-        return Examples(
-            train.encoded.take(rows), [train.inputs[i] for i in rows], [train.gold[i] for i in rows],
-            [train.first_tokens[i] for i in rows], 0,
-        )  # fmt: skip
+        return self.job.data.train.take(np.sort(self.shuffled()[:texts]))
+
+    def shuffled(self) -> NDArray[np.int64]:
+        """The numbers of the training texts in random order."""
+        return np.random.default_rng(self.job.seed).permutation(len(self.job.data.train))
 
     def baseline(self, folder: Path) -> dict[str, Any]:
         """The teacher as it is, and what the engines' own int8 makes of it: quality, and files to time it with."""
@@ -241,8 +242,12 @@ class _Compression:
         settings = self.job.recipe.distill
         settings = dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, seed=self.job.seed))
         with _bar(self.progress, "distill") as report:
-            step = Distill(self.job.data.task, self.teacher, kept, settings, self.job.data.eval, self.folder.partial, report)
-            evidence = step.observe(student, self.job.data.train)
+            # The weights that are kept are chosen on training texts held out, so that the evaluation data judges them fairly.
+            order = self.shuffled()
+            held = max(1, min(CHOOSE_TEXTS, round(CHOOSE_PART * len(order))))
+            dev, train = (self.job.data.train.take(np.sort(rows)) for rows in (order[:held], order[held:]))
+            step = Distill(self.job.data.task, self.teacher, kept, settings, dev, self.folder.partial, report)
+            evidence = step.observe(student, train)
             result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
         assert step.history is not None
         record = self.keep(folder, result, f"{step.history.steps} steps")

@@ -26,7 +26,7 @@ STATES_LIMIT = 4 * 2**30
 class DistillSettings:
     """Weights of the three terms, the temperature, and the schedule."""
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(learning_rate=1e-4, least_steps=1500, patience=12))
+    schedule: Schedule = field(default_factory=lambda: Schedule(learning_rate=1e-4, least_steps=1500, patience=100))
     temperature: float = 2.0
     soft: float = 1.0
     hard: float = 0.0

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from operator import eq
 from typing import Any, final
 
 import numpy as np
@@ -32,6 +33,19 @@ class Accuracy(Metric):
 
     def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
         return np.array([[float(p == g), 1.0] for p, g in zip(predicted, gold, strict=True)])
+
+    def value(self, total: Stats) -> NDArray[np.float64]:
+        return np.asarray(100 * total[..., 0] / np.maximum(total[..., 1], 1))
+
+
+@final
+class WordAccuracy(Metric):
+    """Share of words that are right (tags that mark no spans, such as parts of speech)."""
+
+    name = "word_accuracy"
+
+    def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
+        return np.array([[sum(map(eq, p, g)), len(g)] for p, g in zip(predicted, gold, strict=True)], np.float64)
 
     def value(self, total: Stats) -> NDArray[np.float64]:
         return np.asarray(100 * total[..., 0] / np.maximum(total[..., 1], 1))

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from penjing.arrays import Encoded
 from penjing.errors import InputError
 from penjing.tasks.data import Row, pick_columns
-from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, Metric
+from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, Metric, WordAccuracy
 
 IGNORED = -100
 """The label number of a token that carries none."""
@@ -32,6 +32,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def take(self, rows: NDArray[np.int64]) -> "Examples":
+        """Some of the examples."""
+        inputs, gold, first = ([each[i] for i in rows] for each in (self.inputs, self.gold, self.first_tokens))
+        return Examples(self.encoded.take(rows), inputs, gold, first, self.truncated)
 
     def fingerprint(self) -> str:
         """A hash of the tokens and the gold labels."""
@@ -111,7 +116,8 @@ class Task(ABC):
         """A row's label as one of ours: by name, or by number."""
         if str(value) in self._known:
             return str(value)
-        if str(value).isdigit() and int(value) < len(self.labels):
+        by_number = not any(name.lstrip("-").isdigit() for name in self.labels)
+        if by_number and str(value).isdigit() and int(value) < len(self.labels):
             return self.labels[int(value)]
         raise InputError(f"data: {source} has the label {value!r}; the model's labels are {', '.join(self.labels[:30])}")
 
@@ -204,7 +210,10 @@ class Pair(_Sequence):
 
 @final
 class Tagging(Task):
-    """A label for each word (sequence labelling); a word is answered by its first sub-word; F1 of whole entities."""
+    """A label for each word (sequence labelling); a word is answered by its first sub-word.
+
+    F1 of whole entities where the labels mark their begin and inside (B-x, I-x), else accuracy of words.
+    """
 
     name = "tagging"
     head = "token"
@@ -230,6 +239,13 @@ class Tagging(Task):
                 raise InputError(f"data: row {i + 1} has {len(words)} words and not as many tags; give one tag per word")
         return [[self._name(tag, source) for tag in row] for row in tags]
 
+    def _name(self, value: Any, source: str) -> str:
+        """A tag that the model does not know, of a type that it does (I-x, where training saw only B-x), counts as missed."""
+        types = {name[2:] for name in self.labels if name[1:2] == "-"}
+        if isinstance(value, str) and value[1:2] == "-" and value[2:] in types:
+            return value
+        return super()._name(value, source)
+
     def _first_tokens(self, encoding: Any, words: Any) -> list[int]:
         first = [-1] * len(words)
         for token, word in enumerate(encoding.word_ids):
@@ -243,7 +259,7 @@ class Tagging(Task):
             row = np.full(length, IGNORED)
             for tag, token in zip(tags, first, strict=True):
                 if token >= 0:
-                    row[token] = self._known[tag]
+                    row[token] = self._known.get(tag, IGNORED)
             result.append(row)
         return result
 
@@ -256,7 +272,8 @@ class Tagging(Task):
         ]
 
     def metric(self) -> Metric:
-        return EntityF1()
+        scheme = all(name == "O" or (name[:1] in "BIESLU" and name[1:2] == "-") for name in self.labels)
+        return EntityF1() if scheme else WordAccuracy()
 
 
 def _space_before_words(tokenizer: Tokenizer) -> None:
