@@ -67,5 +67,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written in `folder`."""
+    for old in folder.glob(".*.old"):  # killed between the two renames: the old folder is still the whole one
+        original = folder / old.name[1:].rsplit(".", 2)[0]
+        if not original.exists():
+            old.rename(original)
     for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)

@@ -130,11 +130,6 @@ class Blueprint:
         """The same blueprint with other layers."""
         return replace(self, layers=layers)
 
-    def diff(self, other: "Blueprint") -> dict[str, tuple[Any, Any]]:
-        """Fields that differ: name → (mine, the other's)."""
-        mine, theirs = self.to_dict(), other.to_dict()
-        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
-
 
 def _layer_matrices(blueprint: Blueprint, layer: Layer) -> int:
     return blueprint.hidden * (4 * layer.heads * blueprint.head_width + 2 * layer.neurons)

@@ -98,7 +98,7 @@ def build(blueprint: Blueprint, like: PenjingConfig | None = None, **changes: An
 # -- read --------------------------------------------------------------------------------------------------------
 
 
-def locate(model: str | Path) -> Path:
+def locate(model: str | Path, pickle: bool = False) -> Path:
     """The folder of a checkpoint: itself, or a hub id's snapshot (downloaded, or from the local cache)."""
     path = Path(model)
     if path.is_dir():
@@ -110,7 +110,11 @@ def locate(model: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        return Path(
+            snapshot_download(
+                str(model), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", *(["pytorch_model.bin"] if pickle else [])]
+            )
+        )
     except Exception as error:
         raise InputError(f"model: {model} is no folder here, and the hub did not give it ({_first_line(error)})") from error
 
@@ -124,7 +128,7 @@ def read(model: str | Path, *, head: Head | None = None, labels: list[str] | Non
         labels: names of the outputs; None keeps the checkpoint's. Another set than the checkpoint's gives a new head.
         pickle: read `pytorch_model.bin` where there are no safetensors (with `weights_only`).
     """
-    folder = locate(model)
+    folder = locate(model, pickle)
     config, family = _read_config(folder)
     found = _head_of(config)
     wanted = head or found
@@ -160,6 +164,11 @@ def _reprefix(weights: dict[str, Tensor], found: Head, wanted: Head) -> dict[str
     if found == "none":
         return {f"encoder.{name}": value for name, value in weights.items()}
     return {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
+
+
+def is_own(model: str | Path) -> bool:
+    """Whether the checkpoint is in our own format, rather than plain Hugging Face."""
+    return _read_config(locate(model))[1] is None
 
 
 def head_of(model: str | Path) -> Head:
@@ -298,7 +307,7 @@ def _read_weights(folder: Path, pickle: bool) -> dict[str, Tensor]:
         if not pickle:
             raise InputError(
                 f"model: {folder} has only pytorch_model.bin, a pickle, which can carry code; "
-                "convert it to safetensors, or allow it with --pickle"
+                "convert it to safetensors, or allow it with penjing train --pickle"
             )
         try:
             weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -50,8 +50,13 @@ def say(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use: its affinity, and a container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return count
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
@@ -86,7 +91,7 @@ def train(
     from penjing.training.finetune import finetune
     from penjing.training.loop import Schedule
 
-    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), seed, tell, new_labels=True)
+    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), tell, new_labels=True)
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     with training_bar(console, "train") as progress:
         history = finetune(model, data.task, data.train, data.eval, out, schedule, pickle=pickle, progress=progress)
@@ -132,18 +137,22 @@ def compress(
         if value is not None and value <= 0:
             raise InputError(f"{name}: {value} is not allowed; give a number above 0")
     steps = read_recipe(recipe) if recipe else Recipe()
-    if steps.distill and (epochs or minutes):
-        schedule = replace(steps.distill.schedule, epochs=epochs or steps.distill.schedule.epochs, minutes=minutes)
+    if steps.distill:
+        schedule = steps.distill.schedule
+        if epochs:
+            schedule = replace(schedule, epochs=epochs, least_steps=0)
+        if minutes:
+            schedule = replace(schedule, minutes=minutes)
         steps = replace(steps, distill=replace(steps.distill, schedule=schedule))
     if no_training:
         steps = replace(steps, distill=None)
-    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), seed, tell)
+    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), tell)
     tests = [(name, load_examples(data, name, tell)) for name in test or []]
     asked = {
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": speedup,
         "latency_ms": latency_ms, "size_mb": size_mb, "max_drop": max_drop, "engine": engine, "threads": threads or cores(),
         "seed": seed, "max_length": data.max_length, "metric": metric, "recipe": steps.to_dict(),
-        "data": [data.train.fingerprint(), data.eval.fingerprint()],
+        "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
     }  # fmt: skip
     job = Job(
         locate(model), data, Budget(speedup, latency_ms, size_mb, max_drop), steps, out, threads or cores(), engine, seed,  # type: ignore[arg-type]
@@ -181,8 +190,6 @@ def eval(
     reading = Reading(text_columns, label_column, metric, max_length)
     model = open_model(folder, engine, task, reading)
     rows = read_rows(data)
-    if not model.task.labels:
-        model.task.learn_labels(rows)
     examples = model.task.examples(rows, model.tokenizer, model.max_length, data)
     tell_truncated(examples, data, model.max_length, tell)
     count = threads or cores()
@@ -192,10 +199,11 @@ def eval(
         result |= judge(model.task, examples, logits)
     else:
         other = open_model(teacher, None, model.task.name, replace(reading, max_length=model.max_length))
-        if other.task.labels and set(other.task.labels) != set(model.task.labels):
+        if set(other.task.labels) != set(model.task.labels):
             raise InputError(f"--teacher: its labels are {', '.join(other.task.labels)}, the model's {', '.join(model.task.labels)}")
-        theirs = other.task.examples(rows, other.tokenizer, model.max_length, data) if other.task.labels == model.task.labels else examples
-        known = open_engine(other.forms[0], other.folder, count).logits(theirs.encoded)
+        theirs, _, _ = other.task.encode(other.tokenizer, examples.inputs, model.max_length)
+        order = [other.task.labels.index(name) for name in model.task.labels]
+        known = [row[..., order] for row in open_engine(other.forms[0], other.folder, count).logits(theirs)]
         result |= judge_pair(model.task, examples, logits, known) | {"flipped": flips(model.task, examples, logits, known)}
     say(result, as_json, _quality_text(result))
 
@@ -291,13 +299,14 @@ def demo(
     from penjing.demo import logistic_regression, write_data
 
     tell("1 of 4: reviews with negation, contrast and comparison, from Penjing's own generator")
+    model = base()
     files = write_data(out / "data", seed)
     baseline = logistic_regression(files["train"], files["eval"])
     tell(f"logistic regression on n-grams: accuracy {baseline:.2f}")
     tell("2 of 4: fine-tune a teacher, all-MiniLM-L6-v2")
     teacher = out / "teacher"
     if not (teacher / "config.json").is_file():
-        train(model=str(base()), task="classification", train=str(files["train"]), eval=str(files["eval"]), out=teacher,
+        train(model=str(model), task="classification", train=str(files["train"]), eval=str(files["eval"]), out=teacher,
               epochs=2, learning_rate=1e-4, seed=seed, max_length=128)  # fmt: skip
     tell("3 of 4: compress it: 6 times faster than eager PyTorch, 2 points at most lost")
     try:
@@ -308,12 +317,12 @@ def demo(
             tell("4 of 4: ask it")
             import penjing
 
-            model = penjing.load(out / "compressed")
+            predict = penjing.load(out / "compressed")
             texts = [
                 "I expected the room to be gloomy. It was anything but.",
                 "The staff were far from helpful, whatever the brochure says.",
             ]
-            for text, answer in zip(texts, model(texts), strict=True):
+            for text, answer in zip(texts, predict(texts), strict=True):
                 tell(f"  {answer['label']} ({answer['score']:.2f}): {text}")
             tell(f"open {out / 'compressed' / 'report.html'} in a browser")
 
@@ -323,13 +332,21 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except PenjingError as error:
-        print(f"penjing: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        fail(str(error), error.exit_status)
+    except ModuleNotFoundError as error:
+        fail(f"the package {error.name} is not installed; pip install 'penjing[compress,demo]'", InputError.exit_status)
     except Exception as error:
-        if not disk_is_full(error):
-            raise
-        print("penjing: the disk is full; nothing half-written was left: free some space and run the same command", file=sys.stderr)
-        sys.exit(InputError.exit_status)
+        if disk_is_full(error):
+            fail("the disk is full; nothing half-written was left: free some space and run the same command", InputError.exit_status)
+        if isinstance(error, PermissionError):
+            fail(f"{error.filename} may not be written or read ({error.strerror}); choose another place", InputError.exit_status)
+        raise
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """One line on standard error, and out."""
+    print("penjing: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(status)
 
 
 def disk_is_full(error: BaseException | None) -> bool:

@@ -1,6 +1,7 @@
 """Answers from an exported model: tokenizers, numpy and the engine; neither torch nor transformers."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from penjing.engines.engine import DESCRIPTION, forms_of, open_engine, read_description
+from penjing.engines.machine import safe_weight_bits
 from penjing.errors import InputError
 from penjing.tasks.task import Tagging, task_named
 
@@ -38,6 +40,8 @@ class Predictor:
             have = ", ".join(sorted({form.engine for form in forms_of(about)}))
             raise InputError(f"engine: {self.folder} has no form for {engine!r}; it has {have}")
         self.form, self.labels = forms[0], list(about["labels"])
+        if int(about.get("weight_bits", 8)) > safe_weight_bits():
+            warnings.warn(f"{self.folder} was made for a processor with VNNI; sums can overflow on this one: export it here", stacklevel=2)
         self.max_length = int(about["max_length"])
         self.task = task_named(about["task"])(self.labels)
         self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))

@@ -60,10 +60,22 @@ def _merge(settings: T, changes: Any, where: str) -> T:
         old = known[name]
         if is_dataclass(old):
             result[name] = None if value is False else _merge(old, {} if value in (None, True) else value, f"{where}: {name}")
-        elif old is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(old, int) and not isinstance(value, int))
-        ):
-            raise InputError(f"--recipe: {where}: {name} is {value!r}; give a number like {old!r}")
+        elif not _fits(value, old, name):
+            raise InputError(
+                f"--recipe: {where}: {name} is {value!r}; give a number like {3 if old is None else old!r}, not below {_least(old, name)}"
+            )
         else:
             result[name] = value
     return replace(settings, **result)  # type: ignore[type-var]
+
+
+def _least(old: Any, name: str) -> int:
+    return 1 if isinstance(old, int) and name not in ("seed", "least_steps") else 0
+
+
+def _fits(value: Any, old: Any, name: str) -> bool:
+    """Whether a setting may be `value`, where its default is `old`."""
+    if old is None and value is None:
+        return True
+    kind: Any = int if isinstance(old, int) else int | float
+    return isinstance(value, kind) and not isinstance(value, bool) and value >= _least(old, name)

@@ -33,6 +33,8 @@ class Run:
         self.records: list[dict[str, Any]] = []
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--out: {folder} is a file; give a folder")
+        for place in (folder, folder / "steps", folder / "partial"):
+            sweep(place)
         about = folder / "run.json"
         if about.is_file():
             before = _read(about)
@@ -42,8 +44,6 @@ class Run:
         elif folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"--out: {folder} is not empty and holds no run; give another folder")
         write_json(about, asked)
-        for place in (folder, folder / "steps", folder / "partial"):
-            sweep(place)
 
     def step(self, name: str, work: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], Path]:
         """The record and folder of a step: as it was left by an earlier run, or made now by `work(folder)`."""

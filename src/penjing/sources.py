@@ -38,26 +38,26 @@ class Reading:
 
 
 def load_data(
-    model: str, task_name: str, train: str, eval: str, reading: Reading, seed: int, tell: Callable[[str], None], *, new_labels: bool = False
+    model: str, task_name: str, train: str, eval: str, reading: Reading, tell: Callable[[str], None], *, new_labels: bool = False
 ) -> Data:
     """Read and encode both files with the model's tokenizer.
 
-    With `new_labels` the labels come from the training data where the model names none of its own, or names others.
+    With `new_labels` the labels come from the training data, unless the model names them all already.
     """
     folder = locate(model)
     task = make_task(task_name, reading)
     train_rows = read_rows(train)
-    if eval:
-        eval_rows = read_rows(eval)
-    else:
-        train_rows, eval_rows = hold_out(train_rows, seed)
-        tell(f"no --eval: {len(eval_rows)} of the training rows are held out")
-    task.labels = label_names(folder)
-    if not task.labels or new_labels:
-        known = task.labels
+    task.labels = labels_of(folder)
+    if new_labels:
+        known = label_names(folder)
         task.learn_labels(train_rows)
         if known and (set(task.labels) <= set(known) or _numbers(task.labels, known)):
             task.labels = known
+    if eval:
+        eval_rows = read_rows(eval)
+    else:
+        train_rows, eval_rows = hold_out(train_rows)
+        tell(f"no --eval: {len(eval_rows)} of the training rows are held out")
     tokenizer = tokenizer_of(folder)
     longest = longest_text(folder, reading.max_length)
     result = []
@@ -117,11 +117,16 @@ def longest_text(folder: Path, wanted: int) -> int:
     return wanted or positions
 
 
-def hold_out(rows: list[Row], seed: int) -> tuple[list[Row], list[Row]]:
-    """A random tenth of the rows apart (at least one)."""
+def labels_of(folder: Path) -> list[str]:
+    """The model's label names; where it has none, the numbers of its outputs."""
+    return label_names(folder) or [str(i) for i in range(blueprint_at(folder).outputs)]
+
+
+def hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """A random tenth of the rows apart (at least one): the same for `train` and `compress`, whatever the seed."""
     if len(rows) < 2:
         raise InputError("data: one row is too few to hold some out; give --eval")
-    order = np.random.default_rng(seed).permutation(len(rows))
+    order = np.random.default_rng(0).permutation(len(rows))
     count = max(1, round(HELD_OUT * len(rows)))
     return [rows[i] for i in sorted(order[count:])], [rows[i] for i in sorted(order[:count])]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from penjing.checkpoint import head_of, label_names, locate
+from penjing.checkpoint import head_of, locate
 from penjing.engines.engine import EAGER, ENGINES, Form, forms_of, read_description
 from penjing.errors import InputError
 from penjing.predictor import engine_folder
-from penjing.sources import Reading, longest_text, make_task, tokenizer_of
+from penjing.sources import Reading, labels_of, longest_text, make_task, tokenizer_of
 from penjing.tasks.task import Task
 
 
@@ -58,5 +58,5 @@ def _plain(folder: Path, engine: str | None, task: str, reading: Reading) -> Mod
     kind = make_task(task or ("tagging" if head == "token" else "classification"), reading)
     if kind.head != head:
         raise InputError(f"--task: {kind.name} does not fit {folder}, which labels {'tokens' if head == 'token' else 'texts'}")
-    kind.labels = label_names(folder)
+    kind.labels = labels_of(folder)
     return Model(folder, [EAGER], kind, tokenizer_of(folder), longest_text(folder, reading.max_length))

@@ -13,11 +13,10 @@ from penjing.modeling_penjing import PenjingPreTrainedModel
 
 
 @torch.inference_mode()
-def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, batch: int = 16, tail: float = 0.0) -> Ranges:
+def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, batch: int = 16) -> Ranges:
     """[low, high] of the input of every linear layer, over batches of `encoded`.
 
-    Each batch gives its minimum and maximum (with `tail` > 0, its quantiles at `tail` and 1 - `tail`), and the ends
-    are averaged over the batches (moving-average calibration; Krishnamoorthi 2018, section 3.1).
+    Each batch gives its minimum and maximum, and these are averaged over the batches (Krishnamoorthi 2018, section 3.1).
     """
     seen: dict[str, list[tuple[float, float]]] = {}
 
@@ -25,10 +24,7 @@ def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, batch: int = 16, 
         values = x.detach().flatten()
         if not values.numel():
             return
-        if tail:
-            low, high = np.quantile(values.numpy(), [tail, 1 - tail])
-        else:
-            low, high = values.min().item(), values.max().item()
+        low, high = values.min().item(), values.max().item()
         seen.setdefault(name, []).append((float(low), float(high)))
 
     with _watched(model, look):

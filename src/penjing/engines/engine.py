@@ -26,6 +26,8 @@ class Form:
 
     `bucket`: OpenVINO compiles static shapes, lengths rounded up to a multiple of it; 0 leaves the length dynamic.
     `bfloat16`: OpenVINO may compute what is float in bfloat16.
+    `batch`: texts answered together; 1 where activations are rounded as they come, over the whole batch, so that an
+    answer would depend on its neighbours.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Form:
     file: str
     bucket: int = 0
     bfloat16: bool = False
+    batch: int = 32
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
@@ -51,14 +54,16 @@ EAGER = Form("torch eager", "torch", "")
 class Engine(ABC):
     """A loaded model. `run` takes texts of one length, without padding, and gives logits (B, C) or (B, S, C)."""
 
+    batch = 32
+
     @abstractmethod
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
         """feeds: `input_ids`, `token_type_ids`, `attention_mask`, each (B, S) int64."""
 
-    def logits(self, encoded: Encoded, batch: int = 32) -> list[NDArray[np.float32]]:
+    def logits(self, encoded: Encoded) -> list[NDArray[np.float32]]:
         """Logits of every text, in order, in batches of exactly equal lengths."""
         result: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(encoded)
-        for rows in encoded.exact_batches(batch):
+        for rows in encoded.exact_batches(self.batch):
             for row, value in zip(rows, self.run(encoded.feeds(rows)), strict=True):
                 result[row] = value
         return result
@@ -70,6 +75,12 @@ def open_engine(form: Form, folder: str | Path, threads: int | None = None) -> E
     path = Path(folder) / form.file
     if not path.exists():
         raise InputError(f"engine: {path} is missing; export the model again")
+    engine = _load(form, path, threads)
+    engine.batch = form.batch
+    return engine
+
+
+def _load(form: Form, path: Path, threads: int) -> Engine:
     if form.engine == "onnxruntime":
         from penjing.engines.onnxruntime import OnnxRuntimeEngine
 

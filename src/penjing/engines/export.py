@@ -24,7 +24,7 @@ FLOAT_FORMS = (
     Form("openvino float32", "openvino", PORTABLE_FLOAT),
 )
 INT8_FORMS = (
-    Form("onnxruntime fused int8", "onnxruntime", FUSED_INT8),
+    Form("onnxruntime fused int8", "onnxruntime", FUSED_INT8, batch=1),
     Form("onnxruntime int8", "onnxruntime", PORTABLE_INT8),
     Form("openvino int8", "openvino", PORTABLE_INT8),
     Form("openvino int8 buckets", "openvino", PORTABLE_INT8, bucket=BUCKET),

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from penjing.arrays import Feeds
-from penjing.checkpoint import head_of
+from penjing.checkpoint import MODEL_CLASSES, head_of, is_own
 from penjing.engines.engine import Engine
 
 
 @final
 class TorchEngine(Engine):
-    """A model folder loaded by transformers itself (with its own code where Penjing wrote it), in float32."""
+    """A model folder loaded by transformers itself (by our own class where Penjing wrote it; no code of the folder is run), in float32."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import transformers
@@ -22,9 +22,10 @@ class TorchEngine(Engine):
         transformers.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         torch.set_num_threads(threads)
-        sequence = head_of(path) == "sequence"
-        kind = transformers.AutoModelForSequenceClassification if sequence else transformers.AutoModelForTokenClassification
-        self.model = kind.from_pretrained(path, trust_remote_code=True, dtype=torch.float32).eval()
+        head = head_of(path)
+        plain = {"sequence": transformers.AutoModelForSequenceClassification, "token": transformers.AutoModelForTokenClassification}
+        kind = MODEL_CLASSES[head] if is_own(path) else plain[head]
+        self.model = kind.from_pretrained(path, dtype=torch.float32).eval()
         segments = getattr(self.model.config, "type_vocab_size", 0) > 1
         self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if segments else [])]
 

@@ -3,8 +3,10 @@
 One JSON object per line on standard input, one on standard output. The first line says what to load.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -71,6 +73,8 @@ def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[
 
 def main() -> None:
     """Serve requests until standard input ends; whatever libraries print goes to standard error."""
+    if sys.platform == "linux":  # a worker that is stopped cannot see its parent die: the kernel kills it then
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

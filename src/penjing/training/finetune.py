@@ -30,6 +30,8 @@ def finetune(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out: {out} exists already; give another folder, or remove it")
+    for leftover in out.parent.glob(f".{out.name}.*.tmp"):  # of a run that was killed while it wrote
+        shutil.rmtree(leftover, ignore_errors=True)
     network = read(model, head=task.head, labels=task.labels, pickle=pickle)
     asked = repr((str(model), task.labels, schedule, train.fingerprint(), dev.fingerprint()))
     state = out.parent / f".{out.name}.training" / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.pt"

@@ -143,9 +143,9 @@ def fit(
         optimizer.step()
         optimizer.zero_grad()
         running = [running[0] + value.item(), running[1] + 1]
-        if step == start + 20 and schedule.minutes and start == 0:
-            per_step = (time.monotonic() - began) / 21
-            total = max(step + 1, min(total, int(60 * schedule.minutes / per_step)))
+        if step == start + 20 and schedule.minutes:
+            left = 60 * schedule.minutes - earlier
+            total = max(step + 1, min(total, start + int(21 * left / (time.monotonic() - began))))
         if (step + 1) % every == 0 or step + 1 == total:
             model.eval()
             quality = evaluate(model)
