@@ -13,17 +13,15 @@ Stats = NDArray[np.float64]
 Value = Callable[[Stats], NDArray[np.float64]]
 
 
-def _patterns(rows: Stats) -> tuple[Stats, NDArray[np.int64]]:
-    """The different rows (P, K), and how often each occurs (P,): examples of equal statistics are exchangeable."""
-    patterns, counts = np.unique(rows, axis=0, return_counts=True)
-    return patterns, counts
+CHUNK = 100
+"""Resamples that are drawn at once: memory is CHUNK × N numbers."""
 
 
 def _resampled(rows: Stats, draws: int, seed: int) -> Stats:
     """Sums of `draws` resamples of the rows with replacement: (draws, K)."""
-    patterns, counts = _patterns(rows)
-    drawn = np.random.default_rng(seed).multinomial(len(rows), counts / len(rows), size=draws)
-    return np.asarray(drawn @ patterns)
+    random, n = np.random.default_rng(seed), len(rows)
+    counts = (random.multinomial(n, np.full(n, 1 / n), size=min(CHUNK, draws - done)) for done in range(0, draws, CHUNK))
+    return np.concatenate([drawn @ rows for drawn in counts])
 
 
 def bootstrap(stats: Stats, value: Value, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
@@ -42,10 +40,9 @@ def paired_bootstrap(a: Stats, b: Stats, value: Value, draws: int = 2000, seed: 
 
 def randomization_test(a: Stats, b: Stats, value: Value, draws: int = 2000, seed: int = 0) -> float:
     """Two-sided p that a and b differ, by swapping them at random in each example (Yeh 2000, section 3)."""
-    patterns, counts = _patterns(np.hstack([a, b]))
-    width = a.shape[1]
-    swapped = np.random.default_rng(seed).binomial(counts, 0.5, size=(draws, len(counts)))
-    moved = swapped @ (patterns[:, width:] - patterns[:, :width])
+    random = np.random.default_rng(seed)
+    swaps = (random.integers(0, 2, (min(CHUNK, draws - done), len(a))) for done in range(0, draws, CHUNK))
+    moved = np.concatenate([swap @ (b - a) for swap in swaps])
     differences = value(a.sum(0) + moved) - value(b.sum(0) - moved)
     observed = abs(float(value(a.sum(0)) - value(b.sum(0))))
     return float((1 + np.sum(np.abs(differences) >= observed - 1e-9)) / (draws + 1))
