@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny_teacher
+from conftest import half, tiny, tiny_teacher, write_tiny_tokenizer
 
 from penjing import cli
+from penjing.checkpoint import blueprint_of, read, write
+from penjing.surgery import cut
 
 GOOD = [{"text": "good film", "label": "positive"}, {"text": "bad film", "label": "negative"}] * 6
 
@@ -48,6 +50,9 @@ CASES = {
     "a folder that is no model": ({"model": "folder"}, "has no config.json"),
     "a damaged safetensors file": ({"model": "damaged"}, "is damaged"),
     "an unsupported family": ({"model": "gpt2"}, "the family 'gpt2' is not supported; give one of bert, roberta, xlm-roberta, electra, distilbert"),
+    "a model without a trained head": ({"model": "headless"}, "has no trained head for classification; make one with penjing train"),
+    "a model whose layers differ": ({"model": "uneven"}, "the layers of"),
+    "a name for a label that the model only numbers": ({"model": "unnamed"}, "the model's labels are 0, 1"),
     "an unknown task": ({"task": "summary"}, "allowed are classification, pair, tagging"),
     "an unknown engine": ({"engine": "tensorrt"}, "allowed are onnxruntime, openvino, torch"),
     "a speed-up of nothing": ({"speedup": 0}, "give a number above 0"),
@@ -65,6 +70,11 @@ def test_compress_refuses(case: str, place: Path, monkeypatch: pytest.MonkeyPatc
     weights.write_bytes(weights.read_bytes()[:-500])
     tiny_teacher(place / "gpt2", "sequence")
     (place / "gpt2" / "config.json").write_text('{"model_type": "gpt2"}')
+    for name, model in (("headless", tiny("bert", "none")), ("unnamed", tiny("bert", "sequence", num_labels=2))):
+        model.save_pretrained(place / name)
+        write_tiny_tokenizer(place / name)
+    whole = read(place / "teacher")
+    write(cut(whole, half(blueprint_of(whole))), place / "uneven", tokenizer=place / "teacher")
     options: dict[str, object] = {
         "model": place / "teacher", "task": "classification", "train": place / "good.jsonl", "eval": place / "good.jsonl",
         "out": place / "out", "speedup": 2,

@@ -60,6 +60,16 @@ def test_eval_against_a_teacher_lists_what_flipped(
     assert "points lost (95 %:" in said and "flipped: " in said
 
 
+def test_a_teacher_with_its_labels_in_another_order_is_understood(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_teacher(place / "swapped", "sequence", ("positive", "negative"))  # the same weights, so every answer is the other one
+    command = ("eval", place / "teacher", "--data", place / "data.jsonl", "--teacher", place / "swapped", "--json")
+    report = json.loads(_run(monkeypatch, capsys, *command))
+    assert report["teacher_quality"] == pytest.approx(100 - report["quality"])
+    assert report["flipped"]["worse"] + report["flipped"]["better"] == 24
+
+
 def test_bench_measures_side_by_side(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("bench", place / "teacher", place / "teacher", "--data", place / "data.jsonl", "--threads", 1, "--rounds", 1)
     report = json.loads(_run(monkeypatch, capsys, *command, "--json"))

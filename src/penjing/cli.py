@@ -311,7 +311,7 @@ def demo(
     tell("3 of 4: compress it: 6 times faster than eager PyTorch, 2 points at most lost")
     try:
         compress(model=str(teacher), task="classification", train=str(files["train"]), eval=str(files["eval"]), test=[str(files["test"])],
-                 out=out / "compressed", speedup=6.0, max_drop=2.0, threads=threads, seed=seed, max_length=128, as_json=as_json)  # fmt: skip
+                 out=out / "compressed", speedup=6.0, max_drop=2.0, epochs=4, threads=threads, seed=seed, max_length=128, as_json=as_json)  # fmt: skip
     finally:
         if (out / "compressed" / "report.html").is_file():
             tell("4 of 4: ask it")

@@ -66,6 +66,22 @@ def test_a_word_is_answered_by_its_first_token_and_what_is_cut_off_is_outside() 
         task.gold_of([{"tokens": ["a", "b"], "tags": ["O"]}], "f")
 
 
+def test_a_tag_of_a_known_type_counts_as_missed_and_another_is_refused() -> None:
+    task = Tagging(["O", "B-x"])
+    gold = task.gold_of([{"tokens": ["good", "film"], "tags": ["B-x", "I-x"]}], "f")
+    assert gold == [["B-x", "I-x"]]
+    assert task.metric().value(task.metric().statistics([["B-x", "O"]], gold).sum(0)) == 0
+    with pytest.raises(InputError, match="the label 'B-y'"):
+        task.gold_of([{"tokens": ["good"], "tags": ["B-y"]}], "f")
+
+
+def test_tags_that_mark_no_spans_are_judged_by_words() -> None:
+    metric = Tagging(["NOUN", "VERB"]).metric()
+    assert metric.name == "word_accuracy"
+    assert metric.value(metric.statistics([["NOUN", "VERB", "NOUN"]], [["NOUN", "NOUN", "VERB"]]).sum(0)) == pytest.approx(100 / 3)
+    assert Tagging(["O", "B-x", "I-x"]).metric().name == "entity_f1"
+
+
 def test_chinese_text_with_the_vocabulary_of_bert_base_chinese() -> None:
     vocabulary = SHARED / "bert_base_chinese_vocab" / "vocab.txt"
     if not vocabulary.is_file():
