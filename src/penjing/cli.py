@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -306,8 +307,9 @@ def demo(
     tell("2 of 4: fine-tune a teacher, all-MiniLM-L6-v2")
     teacher = out / "teacher"
     if not (teacher / "config.json").is_file():
-        train(model=str(model), task="classification", train=str(files["train"]), eval=str(files["eval"]), out=teacher,
-              epochs=2, learning_rate=1e-4, seed=seed, max_length=128)  # fmt: skip
+        with redirect_stdout(sys.stderr):  # standard output is for the result alone
+            train(model=str(model), task="classification", train=str(files["train"]), eval=str(files["eval"]), out=teacher,
+                  epochs=2, learning_rate=1e-4, seed=seed, max_length=128)  # fmt: skip
     tell("3 of 4: compress it: 6 times faster than eager PyTorch, 2 points at most lost")
     try:
         compress(model=str(teacher), task="classification", train=str(files["train"]), eval=str(files["eval"]), test=[str(files["test"])],
