@@ -50,7 +50,7 @@ CASES = {
     "a folder that is no model": ({"model": "folder"}, "has no config.json"),
     "a damaged safetensors file": ({"model": "damaged"}, "is damaged"),
     "an unsupported family": ({"model": "gpt2"}, "the family 'gpt2' is not supported; give one of bert, roberta, xlm-roberta, electra, distilbert"),
-    "a model without a trained head": ({"model": "headless"}, "has no trained head for classification; make one with penjing train"),
+    "a model without a trained head": ({"model": "headless"}, "has no trained head; make one with penjing train"),
     "a model whose layers differ": ({"model": "uneven"}, "the layers of"),
     "a name for a label that the model only numbers": ({"model": "unnamed"}, "the model's labels are 0, 1"),
     "an unknown task": ({"task": "summary"}, "allowed are classification, pair, tagging"),

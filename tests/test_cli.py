@@ -39,6 +39,8 @@ def test_train_writes_a_plain_model_and_never_over_another(
         "classification",
         "--train",
         place / "data.jsonl",
+        "--eval",
+        place / "data.jsonl",
         "--out",
         place / "trained",
     )

@@ -47,8 +47,9 @@ def load_data(
     folder = locate(model)
     task = make_task(task_name, reading)
     train_rows = read_rows(train)
-    task.labels = labels_of(folder)
-    if new_labels:
+    if not new_labels:
+        task.labels = labels_of(folder)
+    else:
         known = label_names(folder)
         task.learn_labels(train_rows)
         if known and (set(task.labels) <= set(known) or _numbers(task.labels, known)):
@@ -119,7 +120,10 @@ def longest_text(folder: Path, wanted: int) -> int:
 
 def labels_of(folder: Path) -> list[str]:
     """The model's label names; where it has none, the numbers of its outputs."""
-    return label_names(folder) or [str(i) for i in range(blueprint_at(folder).outputs)]
+    outputs = blueprint_at(folder).outputs
+    if not outputs:
+        raise InputError(f"model: {folder} has no trained head; make one with penjing train")
+    return label_names(folder) or [str(i) for i in range(outputs)]
 
 
 def hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:
