@@ -27,7 +27,7 @@ class Form:
     `bucket`: OpenVINO compiles static shapes, lengths rounded up to a multiple of it; 0 leaves the length dynamic.
     `bfloat16`: OpenVINO may compute what is float in bfloat16.
     `batch`: texts answered together; 1 where activations are rounded as they come, over the whole batch, so that an
-    answer would depend on its neighbours.
+    answer would depend on its neighbours, and where another batch size would compile another model.
     """
 
     name: str

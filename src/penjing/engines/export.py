@@ -27,8 +27,8 @@ INT8_FORMS = (
     Form("onnxruntime fused int8", "onnxruntime", FUSED_INT8, batch=1),
     Form("onnxruntime int8", "onnxruntime", PORTABLE_INT8),
     Form("openvino int8", "openvino", PORTABLE_INT8),
-    Form("openvino int8 buckets", "openvino", PORTABLE_INT8, bucket=BUCKET),
-    Form("openvino int8 buckets bf16", "openvino", PORTABLE_INT8, bucket=BUCKET, bfloat16=True),
+    Form("openvino int8 buckets", "openvino", PORTABLE_INT8, bucket=BUCKET, batch=1),
+    Form("openvino int8 buckets bf16", "openvino", PORTABLE_INT8, bucket=BUCKET, bfloat16=True, batch=1),
 )
 
 TORCH_FORMS = (Form("torch eager", "torch", MODEL),)
