@@ -87,3 +87,16 @@ class Encoded:
         with np.load(path) as data:
             fields: dict[str, Any] = {name: data[name] for name in ("ids", "types", "offsets")}
             return cls(**fields)
+
+
+def save_rows(path: Path, rows: list[NDArray[np.float32]]) -> None:
+    """Write arrays of one text each, (C,) or (tokens, C), as one .npz."""
+    stacked = [np.atleast_2d(row) for row in rows]
+    np.savez(path, values=np.concatenate(stacked), counts=np.array([len(row) for row in stacked]), flat=rows[0].ndim == 1)
+
+
+def load_rows(path: Path) -> list[NDArray[np.float32]]:
+    """Read what `save_rows` wrote."""
+    with np.load(path) as saved:
+        rows = np.split(saved["values"], np.cumsum(saved["counts"])[:-1])
+        return [row[0] for row in rows] if saved["flat"] else list(rows)

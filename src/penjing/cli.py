@@ -156,7 +156,7 @@ def compress(
         "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
     }  # fmt: skip
     job = Job(
-        locate(model), data, Budget(speedup, latency_ms, size_mb, max_drop), steps, out, threads or cores(), engine, seed,  # type: ignore[arg-type]
+        locate(model), data, Budget(speedup, latency_ms, size_mb, max_drop), steps, out, threads or cores(), engine, seed,
         tests, asked, shlex.join(["penjing", *sys.argv[1:]]),
     )  # fmt: skip
     report = run(job, tell, lambda title: training_bar(console, title))

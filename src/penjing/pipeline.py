@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from penjing import __version__
+from penjing.arrays import load_rows, save_rows
 from penjing.atomic import whole_folder, write_json, write_text
 from penjing.checkpoint import blueprint_at, blueprint_of, copy_tokenizer, head_of, locate, read, write
 from penjing.engines.engine import DESCRIPTION, EAGER, EngineName, Form, open_engine
@@ -45,7 +46,7 @@ from penjing.sources import Data
 from penjing.steps.distill import Distill
 from penjing.steps.prune import Importance, Prune, divergence_of
 from penjing.steps.quantize import Quantize
-from penjing.surgery import LayerSelection, Selection
+from penjing.surgery import Selection
 from penjing.tasks.judge import flips, judge, judge_pair, quality_of
 from penjing.tasks.task import Examples
 from penjing.training.loop import silent
@@ -113,7 +114,7 @@ class _Compression:
     def run(self) -> dict[str, Any]:
         job = self.job
         baseline, place = self.folder.step("baseline", self.baseline)
-        teacher_logits = _load_logits(place / "teacher.npz")
+        teacher_logits = load_rows(place / "teacher.npz")
         observed = self.folder.step("observe", lambda _: self.observe())[0] if job.recipe.prune else {}
         report: dict[str, Any] = {}
         for attempt, depth in enumerate(DEPTHS if job.budget.unbounded else (None,)):
@@ -134,7 +135,7 @@ class _Compression:
         student, kept = self.teacher, list(range(len(self.blueprint.layers)))
         if recipe.prune:
             plan, _ = step(f"plan{suffix}", lambda _: self.plan(baseline, observed, depth))
-            selection = _selection(plan["selection"])
+            selection = Selection.from_list(plan["selection"])
             kept = [layer.layer for layer in selection.layers]
             _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
             student = read(place / "model")
@@ -163,7 +164,7 @@ class _Compression:
         """The teacher as it is, and what the engines' own int8 makes of it: quality, and files to time it with."""
         data, task = self.job.data, self.job.data.task
         eager = open_engine(EAGER, locate(self.job.model), self.job.threads).logits(data.eval.encoded)
-        _save_logits(folder / "teacher.npz", eager)
+        save_rows(folder / "teacher.npz", eager)
         ranges = Quantize().observe(self.teacher, self.calibration(512))
         files = [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in self.forms)]
         export(self.teacher, folder, files, ranges, segments=self.segments)
@@ -202,7 +203,7 @@ class _Compression:
             gone = set(importance.removed[: len(self.blueprint.layers) - count])
             whole = Selection.all(self.blueprint).layers
             selection = Selection(tuple(layer for layer in whole if layer.layer not in gone))
-            return {"selection": _fields(selection), "note": f"{count} of {len(whole)} layers"}
+            return {"selection": selection.to_list(), "note": f"{count} of {len(whole)} layers"}
         encoded, data = self.job.data.eval.encoded, self.calibration(256)
         table = measure_blocks(self.teacher, form, ranges, encoded, threads=self.job.threads, segments=self.segments, seed=self.job.seed)
         reference = logits_of(self.teacher, data.encoded)
@@ -232,7 +233,7 @@ class _Compression:
         layers = selection.plan(self.blueprint).layers
         shape = " ".join(f"{layer.heads}h/{layer.neurons}n" for layer in layers)
         return {
-            "selection": _fields(selection), "table": table.to_dict(), "candidates": tried, "possible": possible,
+            "selection": selection.to_list(), "table": table.to_dict(), "candidates": tried, "possible": possible,
             "note": f"{len(layers)} of {len(self.blueprint.layers)} layers: {shape}; {form.name}, {reached:.2f} of the latency asked",
         }  # fmt: skip
 
@@ -398,27 +399,8 @@ class _Compression:
         return report
 
 
-def _fields(selection: Selection) -> list[list[Any]]:
-    return [[layer.layer, list(layer.heads), list(layer.neurons)] for layer in selection.layers]
-
-
-def _selection(fields: list[list[Any]]) -> Selection:
-    return Selection(tuple(LayerSelection(layer, tuple(heads), tuple(neurons)) for layer, heads, neurons in fields))
-
-
 def _ranges(record: dict[str, Any]) -> Ranges:
     return {name: (low, high) for name, (low, high) in record["ranges"].items()}
-
-
-def _save_logits(path: Path, logits: Logits) -> None:
-    rows = [np.atleast_2d(row) for row in logits]
-    np.savez(path, values=np.concatenate(rows), counts=np.array([len(row) for row in rows]), flat=logits[0].ndim == 1)
-
-
-def _load_logits(path: Path) -> Logits:
-    with np.load(path) as saved:
-        rows = np.split(saved["values"], np.cumsum(saved["counts"])[:-1])
-        return [row[0] for row in rows] if saved["flat"] else list(rows)
 
 
 def _bar(progress: Callable[[str], Any] | None, title: str) -> Any:

@@ -1,7 +1,7 @@
 """Which: the heads, neurons and layers that are kept, and the exact cut. No data is needed, and no input is modified."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from penjing.blueprint import Blueprint, Layer
 from penjing.checkpoint import blueprint_of, build
 from penjing.errors import InputError
-from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
 
 Index = tuple[int, ...]
 
@@ -35,6 +35,15 @@ class Selection:
         return cls(
             tuple(LayerSelection(i, tuple(range(layer.heads)), tuple(range(layer.neurons))) for i, layer in enumerate(blueprint.layers))
         )
+
+    def to_list(self) -> list[list[Any]]:
+        """JSON: `[layer, heads, neurons]` of each layer."""
+        return [[kept.layer, list(kept.heads), list(kept.neurons)] for kept in self.layers]
+
+    @classmethod
+    def from_list(cls, fields: list[list[Any]]) -> "Selection":
+        """Read `to_list`'s lists."""
+        return cls(tuple(LayerSelection(layer, tuple(heads), tuple(neurons)) for layer, heads, neurons in fields))
 
     def plan(self, blueprint: Blueprint) -> Blueprint:
         """The blueprint that is left."""
@@ -95,8 +104,8 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
 
 def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTrainedModel:
     """A new model with what is kept; the logits are those of the old one with the rest masked to zero."""
-    blueprint = blueprint_of(model)
-    result: Any = build(selection.plan(blueprint), model.config)  # type: ignore[arg-type]
+    blueprint, config = blueprint_of(model), cast(PenjingConfig, model.config)
+    result = build(selection.plan(blueprint), config)
     result.load_state_dict(slice_state(model.state_dict(), blueprint, selection), strict=True)
     result.train(model.training)
-    return result  # type: ignore[no-any-return]
+    return result

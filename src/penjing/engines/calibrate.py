@@ -1,6 +1,6 @@
 """Ranges of activations for static int8: what the input of each linear layer spans on real texts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -35,7 +35,7 @@ def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, batch: int = 16) 
 
 
 @contextmanager
-def _watched(model: PenjingPreTrainedModel, look) -> Iterator[None]:  # type: ignore[no-untyped-def]
+def _watched(model: PenjingPreTrainedModel, look: Callable[[str, Tensor], None]) -> Iterator[None]:
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
