@@ -75,7 +75,7 @@ def sst2() -> None:
 def sst2_train() -> None:
     out = teacher("sst2", "classification", "--eval", data("sst2", "dev"), "--epochs", 2, "--max-length", 128)
     for split in ("dev", "test"):
-        penjing("eval", out, "--data", data("sst2", split), "--teacher", SST2)
+        penjing("eval", out, "--data", data("sst2", split))
 
 
 def mrpc() -> None:
