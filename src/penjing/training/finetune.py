@@ -39,6 +39,7 @@ def finetune(
         network, train.encoded, labels_loss(task.targets(train)), quality_of(task, dev), schedule, state,
         pad=network.config.pad_token_id or 0, progress=progress,
     )  # fmt: skip
+    history.best = quality_of(task, dev)(network)  # in full precision, as it will be used; training judges in the mixed one
     write(
         network, out, tokenizer=model, extra={"training.json": {"task": task.name, "schedule": asdict(schedule), "history": vars(history)}}
     )
