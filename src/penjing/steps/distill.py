@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -70,47 +71,78 @@ class Distill(Step[TeacherOutputs, Blueprint]):
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
         """Train a copy of `model`; the training state lives in `folder` until the caller removes it."""
         assert self.data is not None
-        student = type(model)(model.config)
-        student.load_state_dict(model.state_dict())
+        student = copy_of(model)
+        lesson = Lesson(self.task, self.data, self.dev, evidence, self.layer_map, self.settings, self.folder / "state.pt", self.progress)
+        self.history = lesson.teach(student)
+        return copy_of(student)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Everything that is needed to teach a student: texts, the teacher's outputs on them, and how."""
+
+    task: Task
+    data: Examples
+    dev: Examples
+    outputs: TeacherOutputs
+    layer_map: dict[int, int]
+    """Student state → teacher state that it is matched to."""
+    settings: DistillSettings
+    state_file: Path
+    progress: Progress = silent
+
+    def teach(self, student: nn.Module, **options: Any) -> History:
+        """Train `student` in place (a model of ours, or a module around one that takes and gives the same); `options` go to `fit`."""
         for module in student.modules():
             if isinstance(module, nn.Dropout):
                 module.p = self.settings.dropout
             elif isinstance(getattr(module, "dropout", None), float):
                 module.dropout = self.settings.dropout  # type: ignore[assignment]
-        self.history = fit(
-            student, self.data.encoded, self._loss(evidence), quality_of(self.task, self.dev), self.settings.schedule,
-            self.folder / "state.pt", pad=model.config.pad_token_id or 0, progress=self.progress,
-        )  # fmt: skip
-        result = type(model)(model.config)  # a fresh one, with the dropout that the configuration says
-        result.load_state_dict(student.state_dict())
-        result.eval()
-        return result
-
-    def _loss(self, outputs: TeacherOutputs) -> Callable[[nn.Module, dict[str, Tensor], Any], Tensor]:
-        assert self.data is not None
-        settings, encoded, targets = self.settings, self.data.encoded, self.task.targets(self.data)
-        per_token = self.task.head == "token"
+        extra = options.pop("extra_loss", None)
 
         def loss(model: nn.Module, feeds: dict[str, Tensor], rows: Any) -> Tensor:
-            device, mask = feeds["input_ids"].device, feeds["attention_mask"].bool()
-            index = np.concatenate([np.arange(encoded.offsets[i], encoded.offsets[i + 1]) for i in rows])
-            output = model(**feeds, output_hidden_states=bool(self.layer_map))
-            z = output.logits[mask] if per_token else output.logits
-            t = torch.from_numpy(outputs.logits[index if per_token else rows]).to(device)
-            total = settings.soft * soft_kl(z.float(), t, settings.temperature)
-            if settings.hard:
-                labels = pad_rows([targets[i] for i in rows], mask.shape[1]).to(device)
-                labels = labels[mask] if per_token else labels
-                total = total + settings.hard * nn.functional.cross_entropy(z.float(), labels)
-            if self.layer_map:
-                terms = [
-                    state_mse(output.hidden_states[j][mask].float(), torch.from_numpy(outputs.states[i][index]).to(device).float())
-                    for j, i in self.layer_map.items()
-                ]
-                total = total + settings.states * torch.stack(terms).mean()
-            return total
+            value = self.loss(model, feeds, rows)
+            return value if extra is None else value + extra()
 
-        return loss
+        pad = next(m.config.pad_token_id for m in student.modules() if isinstance(m, PenjingPreTrainedModel)) or 0
+        return fit(
+            student, self.data.encoded, loss, quality_of(self.task, self.dev), self.settings.schedule, self.state_file,
+            pad=pad, progress=self.progress, **options,
+        )  # fmt: skip
+
+    @cached_property
+    def targets(self) -> list[Any]:
+        """Label numbers of each text."""
+        return list(self.task.targets(self.data))
+
+    def loss(self, model: nn.Module, feeds: dict[str, Tensor], rows: Any) -> Tensor:
+        """soft · KL + hard · cross-entropy + states · MSE of matched states, of one batch."""
+        settings, encoded = self.settings, self.data.encoded
+        device, mask = feeds["input_ids"].device, feeds["attention_mask"].bool()
+        per_token = self.task.head == "token"
+        index = np.concatenate([np.arange(encoded.offsets[i], encoded.offsets[i + 1]) for i in rows])
+        output = model(**feeds, output_hidden_states=bool(self.layer_map))
+        z = output.logits[mask] if per_token else output.logits
+        t = torch.from_numpy(self.outputs.logits[index if per_token else rows]).to(device)
+        total = settings.soft * soft_kl(z.float(), t, settings.temperature)
+        if settings.hard:
+            labels = pad_rows([self.targets[i] for i in rows], mask.shape[1]).to(device)
+            labels = labels[mask] if per_token else labels
+            total = total + settings.hard * nn.functional.cross_entropy(z.float(), labels)
+        if self.layer_map:
+            terms = [
+                state_mse(output.hidden_states[j][mask].float(), torch.from_numpy(self.outputs.states[i][index]).to(device).float())
+                for j, i in self.layer_map.items()
+            ]
+            total = total + settings.states * torch.stack(terms).mean()
+        return total
+
+
+def copy_of(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
+    """A model with the same weights, in eval mode, with the dropout that its configuration says."""
+    result = type(model)(model.config)
+    result.load_state_dict(model.state_dict())
+    return result.eval()
 
 
 def layer_map(kept: list[int], teacher_layers: int) -> dict[int, int]:

@@ -7,7 +7,7 @@ was not.
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,12 +76,19 @@ def mixed_precision() -> str:
     return "bf16" if "amx_bf16" in instructions() else "no"
 
 
-def optimizer_for(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW; biases and norms do not decay (Devlin et al. 2019, appendix A.2)."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+def optimizer_for(model: nn.Module, schedule: Schedule, rates: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
+    """AdamW; biases and norms do not decay (Devlin et al. 2019, appendix A.2), and no parameter that `rates` names."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            factor = next((f for part, f in (rates or {}).items() if part in name), None)
+            decay = schedule.weight_decay if factor is None and p.ndim > 1 else 0.0
+            groups.setdefault((factor or 1.0, decay), []).append(p)
+    return torch.optim.AdamW(
+        [{"params": each, "weight_decay": decay, "factor": factor} for (factor, decay), each in groups.items()],
+        lr=schedule.learning_rate,
+        fused=True,
+    )
 
 
 def rate(step: int, total: int, warmup: float) -> float:
@@ -101,6 +108,9 @@ def fit(
     pad: int = 0,
     progress: Progress = silent,
     save_every_s: float = 60.0,
+    before_step: Callable[[int, int], None] = lambda step, total: None,
+    rates: Mapping[str, float] | None = None,
+    judge_from: float = 0.0,
 ) -> History:
     """Train `model` in place and leave it with the weights of the best evaluation, in eval mode.
 
@@ -108,10 +118,14 @@ def fit(
         loss: of one batch, from the model, its padded inputs and row numbers.
         evaluate: quality of the model, higher is better.
         state_file: written every `save_every_s` seconds; where it is there already, training goes on from it.
+        before_step: called with the number of each step and all of them, before its batch; what it keeps from step to step
+            must be in buffers of `model`, so that the state holds it.
+        rates: factors of the learning rate, by a part of the parameter's name.
+        judge_from: the best weights are looked for after this part of the steps, where a model is only then what is wanted.
     """
     set_seed(schedule.seed)
     accelerator = Accelerator(mixed_precision=mixed_precision(), cpu=not torch.cuda.is_available())
-    optimizer = optimizer_for(model, schedule)
+    optimizer = optimizer_for(model, schedule, rates)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     steps_per_epoch = math.ceil(len(encoded) / schedule.batch_size)
     total = max(schedule.epochs * steps_per_epoch, min(schedule.least_steps, 20 * steps_per_epoch))
@@ -132,10 +146,11 @@ def fit(
         if since_best >= schedule.patience or step >= total:
             break
         model.train()
+        before_step(step, total)
         rows = next(rows_of)
         feeds = {name: torch.from_numpy(value).to(accelerator.device) for name, value in encoded.padded(rows, pad).items()}
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * rate(step, total, schedule.warmup)
+            group["lr"] = schedule.learning_rate * group["factor"] * rate(step, total, schedule.warmup)
         with accelerator.autocast():
             value = loss(prepared, feeds, rows)
         accelerator.backward(value)
@@ -152,7 +167,7 @@ def fit(
             history.evaluations.append({"step": step + 1, "loss": running[0] / running[1], "quality": quality})
             running = [0.0, 0.0]
             since_best += 1
-            if quality > history.best:
+            if quality > history.best and step + 1 >= judge_from * total:
                 history.best, history.best_step, since_best = quality, step + 1, 0
                 best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         progress(step + 1, total, loss=value.item(), best=history.best)
