@@ -44,7 +44,8 @@ from penjing.search.allocate import candidates, smallest
 from penjing.search.latency import measure_blocks
 from penjing.sources import Data
 from penjing.steps.distill import Distill
-from penjing.steps.prune import Importance, Prune, divergence_of
+from penjing.steps.importance import Importance
+from penjing.steps.prune import Prune, divergence_of
 from penjing.steps.quantize import Quantize
 from penjing.surgery import Selection
 from penjing.tasks.judge import flips, judge, judge_pair, quality_of

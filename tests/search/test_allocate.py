@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from penjing.blueprint import Blueprint, Layer
 from penjing.search.allocate import candidates, narrow, smallest
 from penjing.search.latency import LatencyTable
-from penjing.steps.prune import Importance
+from penjing.steps.importance import Importance
 from penjing.surgery import Selection
 
 DEPTH, HEADS, NEURONS = 4, 6, 256

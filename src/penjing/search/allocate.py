@@ -6,7 +6,7 @@ import numpy as np
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.search.latency import LatencyTable
-from penjing.steps.prune import Importance
+from penjing.steps.importance import Importance
 from penjing.surgery import LayerSelection, Selection
 
 NEURON_GROUP = 64

@@ -1,7 +1,6 @@
 """Cut heads, neurons and layers: what each is worth (observe), which go (plan, injected), and the exact cut (apply)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast, final
 
 import numpy as np
@@ -15,28 +14,11 @@ from penjing.checkpoint import blueprint_of
 from penjing.maths.importance import fisher, gate_gradients
 from penjing.maths.losses import soft_kl
 from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.steps.importance import Importance
 from penjing.steps.step import Step
 from penjing.surgery import Selection, cut
 from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.training.predict import logits_of, pad_rows
-
-
-@dataclass(frozen=True)
-class Importance:
-    """`heads`, `neurons`: one array of scores per layer. `removed`: layers in the order in which they are missed least."""
-
-    heads: list[NDArray[np.float64]]
-    neurons: list[NDArray[np.float64]]
-    removed: list[int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"heads": [a.tolist() for a in self.heads], "neurons": [a.tolist() for a in self.neurons], "removed": self.removed}
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Importance":
-        """Read `to_dict`'s object."""
-        return cls([np.array(a) for a in fields["heads"]], [np.array(a) for a in fields["neurons"]], list(fields["removed"]))
 
 
 @final
