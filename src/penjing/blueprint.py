@@ -27,8 +27,9 @@ class Blueprint:
 
     `embedding` is the width of the embedding tables; where it is not `hidden`, a linear map joins the two
     (Lan et al. 2020, ALBERT, section 3.1). `bits` is the width that the weights of the linear layers and the
-    embedding tables are stored with. The heads: `sequence` is a dense layer on the first token and a linear
-    layer to `outputs`; `token` and `question` are one linear layer; `masked` is tied to the embedding.
+    embedding tables are stored with. The heads: `sequence` is a dense layer on the first token, `pooled` wide (0: as wide
+    as `hidden`), and a linear layer to `outputs`; `token` and `question` are one linear layer; `masked` is tied to the
+    embedding.
     """
 
     vocabulary: int
@@ -41,15 +42,21 @@ class Blueprint:
     head: Head = "none"
     outputs: int = 0
     bits: int = 32
+    pooled: int = 0
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "positions", "embedding", "hidden", "head_width"):
             if getattr(self, name) < 1:
                 raise InputError(f"blueprint: {name} is {getattr(self, name)}; it must be at least 1")
-        if self.token_types < 0 or self.outputs < 0 or any(min(layer.heads, layer.neurons) < 0 for layer in self.layers):
+        if min(self.token_types, self.outputs, self.pooled) < 0 or any(min(layer.heads, layer.neurons) < 0 for layer in self.layers):
             raise InputError("blueprint: a count is negative; every count must be at least 0")
         if self.head not in get_args(Head):
             raise InputError(f"blueprint: head is {self.head!r}; it must be one of {', '.join(get_args(Head))}")
+
+    @property
+    def pooled_width(self) -> int:
+        """Outputs of the sequence head's dense layer."""
+        return self.pooled or self.hidden
 
     # -- costs -----------------------------------------------------------------------------------------------
 
@@ -60,7 +67,7 @@ class Blueprint:
         if self.embedding != self.hidden:
             total += self.embedding * self.hidden
         total += sum(_layer_matrices(self, layer) for layer in self.layers)
-        head = {"none": 0, "sequence": self.hidden * (self.hidden + self.outputs), "masked": self.hidden * self.embedding}
+        head = {"none": 0, "sequence": self.pooled_width * (self.hidden + self.outputs), "masked": self.hidden * self.embedding}
         return total + head.get(self.head, self.hidden * self.outputs)
 
     @property
@@ -72,7 +79,7 @@ class Blueprint:
         for layer in self.layers:
             attention = 3 * layer.heads * self.head_width + 3 * self.hidden
             total += attention + layer.neurons + 3 * self.hidden
-        head = {"none": 0, "sequence": self.hidden + self.outputs, "masked": 3 * self.embedding + self.vocabulary}
+        head = {"none": 0, "sequence": self.pooled_width + self.outputs, "masked": 3 * self.embedding + self.vocabulary}
         return total + head.get(self.head, self.outputs)
 
     @property
@@ -124,7 +131,8 @@ class Blueprint:
     @property
     def uniform(self) -> bool:
         """Whether a plain Hugging Face configuration can say it: equal layers, whose heads fill the width."""
-        return len(set(self.layers)) == 1 and self.layers[0].heads * self.head_width == self.hidden and self.layers[0].neurons > 0
+        equal = len(set(self.layers)) == 1 and self.layers[0].heads * self.head_width == self.hidden and self.layers[0].neurons > 0
+        return equal and self.pooled_width == self.hidden
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Blueprint":
         """The same blueprint with other layers."""

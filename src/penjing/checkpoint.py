@@ -29,6 +29,7 @@ from penjing.modeling_penjing import (
     PenjingModel,
     PenjingPreTrainedModel,
 )
+from penjing.packing import PACKED, load_packed, save_packed
 
 MODEL_CLASSES: dict[Head, type[PenjingPreTrainedModel]] = {
     "none": PenjingModel,
@@ -67,6 +68,7 @@ def blueprint_of(model: PenjingPreTrainedModel) -> Blueprint:
         layers=tuple(Layer(heads, neurons) for heads, neurons in config.layers),
         head=head,
         outputs=_outputs(head, config.num_labels or 0),
+        pooled=config.pooled_size,
     )
 
 
@@ -87,6 +89,7 @@ def build(blueprint: Blueprint, like: PenjingConfig | None = None, **changes: An
         "hidden_size": blueprint.hidden,
         "head_width": blueprint.head_width,
         "layers": [[layer.heads, layer.neurons] for layer in blueprint.layers],
+        "pooled_size": blueprint.pooled,
     }
     if blueprint.outputs and blueprint.outputs != len(fields.get("id2label") or {}):
         fields.pop("id2label", None)
@@ -234,7 +237,7 @@ def _translate(config: dict[str, Any], family: Family | None, head: Head, labels
         blueprint = Blueprint.from_dict({
             "vocabulary": ours.vocab_size, "positions": ours.max_position_embeddings, "token_types": ours.type_vocab_size,
             "embedding": ours.embedding_size, "hidden": ours.hidden_size, "head_width": ours.head_width, "layers": ours.layers,
-            "head": head, "outputs": outputs,
+            "head": head, "outputs": outputs, "pooled": ours.pooled_size,
         })  # fmt: skip
         return _checked(ours), blueprint
     if config.get("position_embedding_type", "absolute") != "absolute":
@@ -295,12 +298,13 @@ def _read_weights(folder: Path, pickle: bool) -> dict[str, Tensor]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"model: {index} is damaged ({_first_line(error)}); copy it again") from error
     else:
-        files = [folder / "model.safetensors"]
+        dense, packed = folder / "model.safetensors", folder / PACKED
+        files = [packed if packed.is_file() and not dense.is_file() else dense]
     weights: dict[str, Tensor] = {}
     if all(file.is_file() for file in files):
         for file in files:
             try:
-                weights |= load_file(file)
+                weights |= load_packed(file) if file.name == PACKED else load_file(file)
             except (SafetensorError, OSError, ValueError) as error:
                 raise InputError(f"model: {file} is damaged ({error}); copy it again") from error
     elif (folder / "pytorch_model.bin").is_file():
@@ -352,18 +356,23 @@ def write(
     *,
     tokenizer: str | Path | None = None,
     extra: dict[str, Any] | None = None,
+    packed: bool = False,
 ) -> None:
     """Write `model` to the folder `path`, whole or not at all, with the tokenizer files of the folder `tokenizer`.
 
     `extra` are further files: JSON objects, or texts, by name.
 
     A uniform blueprint is written as a plain Hugging Face checkpoint of the family it came from; any other with
-    modeling_penjing.py, for `trust_remote_code=True`.
+    modeling_penjing.py, for `trust_remote_code=True`. With `packed` it is always our own, and its zeros take a bit
+    each (packed.safetensors).
     """
     blueprint = blueprint_of(model)
     origin = FAMILIES.get(model.config.origin.get("model_type", ""))
     with whole_folder(Path(path)) as folder:
-        if origin is not None and blueprint.uniform and (origin.factorised or blueprint.embedding == blueprint.hidden):
+        if packed:
+            model.save_pretrained(folder, state_dict={})  # the configuration and the code alone
+            save_packed(model.state_dict(), folder / PACKED)
+        elif origin is not None and blueprint.uniform and (origin.factorised or blueprint.embedding == blueprint.hidden):
             _write_plain(model, blueprint, origin, folder)
         else:
             model.save_pretrained(folder)

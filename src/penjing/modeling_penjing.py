@@ -1,6 +1,6 @@
 """The encoder: one post-norm Transformer whose layers may all differ, with a head per task.
 
-This file imports torch and transformers alone, because it travels with every model that is saved: there
+This file imports torch, transformers and packing.py alone, because it travels with every model that is saved: there
 `AutoModelFor….from_pretrained(folder, trust_remote_code=True)` runs it, and Penjing need not be installed.
 
 Shapes: B texts, S tokens, H hidden, E embedding, h heads of width w, n neurons, V vocabulary, C outputs.
@@ -23,6 +23,9 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.utils.hub import cached_file
+
+from .packing import PACKED, load_packed
 
 
 class PenjingConfig(PreTrainedConfig):
@@ -45,6 +48,7 @@ class PenjingConfig(PreTrainedConfig):
         hidden_dropout_prob: float = 0.1,
         attention_probs_dropout_prob: float = 0.1,
         initializer_range: float = 0.02,
+        pooled_size: int = 0,
         pad_token_id: int | None = 0,
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -63,6 +67,7 @@ class PenjingConfig(PreTrainedConfig):
         self.hidden_dropout_prob = hidden_dropout_prob
         self.attention_probs_dropout_prob = attention_probs_dropout_prob
         self.initializer_range = initializer_range
+        self.pooled_size = pooled_size
         self.origin = origin or {}
         kwargs.pop("num_hidden_layers", None)
         super().__init__(**{"pad_token_id": pad_token_id, **kwargs})
@@ -165,6 +170,17 @@ class Layer(nn.Module):
         return self.feed_forward(self.attention(x, mask))
 
 
+def _packed_file(model: Any, arguments: dict[str, Any]) -> str | None:
+    """The packed weights of a folder or repository; None where it has dense ones, which come first, or neither."""
+    where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    hub = {name: arguments[name] for name in where if name in arguments}
+    for name in ("model.safetensors", "model.safetensors.index.json", PACKED):
+        file = cached_file(model, name, _raise_exceptions_for_missing_entries=False, **hub)
+        if file is not None:
+            return file if name == PACKED else None
+    return None
+
+
 class PenjingPreTrainedModel(PreTrainedModel):
     """What the encoder and every head share."""
 
@@ -172,6 +188,22 @@ class PenjingPreTrainedModel(PreTrainedModel):
     base_model_prefix = "encoder"
     _supports_sdpa = True
     _no_split_modules = ["Layer"]  # noqa: RUF012
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any = None, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """As in transformers; a folder or repository with packed weights in place of dense ones is read as well."""
+        model = pretrained_model_name_or_path
+        packed = None if model is None else _packed_file(model, kwargs)
+        if packed is None:
+            return super().from_pretrained(model, *args, config=config, **kwargs)
+        if not isinstance(config, PreTrainedConfig):
+            dtype: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+            config, kwargs = PenjingConfig.from_pretrained(config or model, return_unused_kwargs=True, **kwargs)
+            kwargs |= dtype
+        result = super().from_pretrained(None, *args, config=config, state_dict=load_packed(packed), **kwargs)
+        loaded = result[0] if isinstance(result, tuple) else result
+        loaded.name_or_path = loaded.config.name_or_path = str(model)
+        return result
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -185,7 +217,7 @@ class PenjingPreTrainedModel(PreTrainedModel):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, MaskedHead):
-            module.bias.zero_()
+            nn.init.zeros_(module.bias)
 
     def get_input_embeddings(self) -> nn.Module:
         encoder: Any = self.base_model
@@ -240,10 +272,11 @@ class SequenceHead(nn.Module):
 
     def __init__(self, config: PenjingConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        width = config.pooled_size or config.hidden_size
+        self.dense = nn.Linear(config.hidden_size, width)
         self.activation = nn.Tanh() if config.head_act == "tanh" else ACT2FN[config.head_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.out = nn.Linear(config.hidden_size, config.num_labels or 0)
+        self.out = nn.Linear(width, config.num_labels or 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, H) → (B, C)."""

@@ -41,7 +41,7 @@ from penjing.recipe import Recipe
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
 from penjing.search.allocate import candidates, smallest
-from penjing.search.latency import measure_blocks
+from penjing.search.costs import measure_blocks
 from penjing.sources import Data
 from penjing.steps.distill import Distill
 from penjing.steps.importance import Importance
@@ -136,7 +136,7 @@ class _Compression:
         student, kept = self.teacher, list(range(len(self.blueprint.layers)))
         if recipe.prune:
             plan, _ = step(f"plan{suffix}", lambda _: self.plan(baseline, observed, depth))
-            selection = Selection.from_list(plan["selection"])
+            selection = Selection.from_dict(plan["selection"])
             kept = [layer.layer for layer in selection.layers]
             _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
             student = read(place / "model")
@@ -204,7 +204,7 @@ class _Compression:
             gone = set(importance.removed[: len(self.blueprint.layers) - count])
             whole = Selection.all(self.blueprint).layers
             selection = Selection(tuple(layer for layer in whole if layer.layer not in gone))
-            return {"selection": selection.to_list(), "note": f"{count} of {len(whole)} layers"}
+            return {"selection": selection.to_dict(), "note": f"{count} of {len(whole)} layers"}
         encoded, data = self.job.data.eval.encoded, self.calibration(256)
         table = measure_blocks(self.teacher, form, ranges, encoded, threads=self.job.threads, segments=self.segments, seed=self.job.seed)
         reference = logits_of(self.teacher, data.encoded)
@@ -234,7 +234,7 @@ class _Compression:
         layers = selection.plan(self.blueprint).layers
         shape = " ".join(f"{layer.heads}h/{layer.neurons}n" for layer in layers)
         return {
-            "selection": selection.to_list(), "table": table.to_dict(), "candidates": tried, "possible": possible,
+            "selection": selection.to_dict(), "table": table.to_dict(), "candidates": tried, "possible": possible,
             "note": f"{len(layers)} of {len(self.blueprint.layers)} layers: {shape}; {form.name}, {reached:.2f} of the latency asked",
         }  # fmt: skip
 

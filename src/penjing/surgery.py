@@ -1,6 +1,9 @@
-"""Which: the heads, neurons and layers that are kept, and the exact cut. No data is needed, and no input is modified."""
+"""Which: the heads, neurons, layers, hidden units and tokens that are kept, and the exact cut.
 
-from dataclasses import dataclass
+No data is needed, and no input is modified.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -25,9 +28,14 @@ class LayerSelection:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is kept of an encoder, layer by layer, in order."""
+    """What is kept of an encoder: layer by layer, in order; of the hidden units and of the tokens, None for all of them.
+
+    Where some of the hidden units go, a norm is taken over those that are left (Xia et al. 2022, CoFi, section 3.1).
+    """
 
     layers: tuple[LayerSelection, ...]
+    hidden: Index | None = None
+    tokens: Index | None = None
 
     @classmethod
     def all(cls, blueprint: Blueprint) -> "Selection":
@@ -36,14 +44,17 @@ class Selection:
             tuple(LayerSelection(i, tuple(range(layer.heads)), tuple(range(layer.neurons))) for i, layer in enumerate(blueprint.layers))
         )
 
-    def to_list(self) -> list[list[Any]]:
-        """JSON: `[layer, heads, neurons]` of each layer."""
-        return [[kept.layer, list(kept.heads), list(kept.neurons)] for kept in self.layers]
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; each layer as `[layer, heads, neurons]`."""
+        layers = [[kept.layer, list(kept.heads), list(kept.neurons)] for kept in self.layers]
+        return {"layers": layers, "hidden": self.hidden, "tokens": self.tokens}
 
     @classmethod
-    def from_list(cls, fields: list[list[Any]]) -> "Selection":
-        """Read `to_list`'s lists."""
-        return cls(tuple(LayerSelection(layer, tuple(heads), tuple(neurons)) for layer, heads, neurons in fields))
+    def from_dict(cls, fields: dict[str, Any]) -> "Selection":
+        """Read `to_dict`'s object."""
+        layers = tuple(LayerSelection(layer, tuple(heads), tuple(neurons)) for layer, heads, neurons in fields["layers"])
+        hidden, tokens = (None if fields[name] is None else tuple(fields[name]) for name in ("hidden", "tokens"))
+        return cls(layers, hidden, tokens)
 
     def plan(self, blueprint: Blueprint) -> Blueprint:
         """The blueprint that is left."""
@@ -54,20 +65,40 @@ class Selection:
             _check("head", kept.heads, whole.heads)
             _check("neuron", kept.neurons, whole.neurons)
         _check("layer", tuple(kept.layer for kept in self.layers), len(blueprint.layers))
-        return blueprint.with_layers(tuple(Layer(len(kept.heads), len(kept.neurons)) for kept in self.layers))
+        result = blueprint.with_layers(tuple(Layer(len(kept.heads), len(kept.neurons)) for kept in self.layers))
+        if self.tokens is not None:
+            _check("token", self.tokens, blueprint.vocabulary)
+            result = replace(result, vocabulary=len(self.tokens))
+        if self.hidden is not None and len(self.hidden) < blueprint.hidden:
+            _check("hidden", self.hidden, blueprint.hidden)
+            width = len(self.hidden)
+            if blueprint.embedding != blueprint.hidden:
+                if width == blueprint.embedding:
+                    raise InputError(
+                        f"selection: {width} hidden units is the width of the embedding, which a linear map joins; keep one more or less"
+                    )
+                result = replace(result, hidden=width)
+            else:
+                result = replace(result, hidden=width, embedding=width)
+            if blueprint.head == "sequence":
+                result = replace(result, pooled=blueprint.pooled_width if blueprint.pooled_width != width else 0)
+        return result
 
     def then(self, later: "Selection") -> "Selection":
         """This selection followed by `later`, which counts in what this one leaves."""
-        return Selection(
-            tuple(
-                LayerSelection(
-                    self.layers[kept.layer].layer,
-                    tuple(self.layers[kept.layer].heads[i] for i in kept.heads),
-                    tuple(self.layers[kept.layer].neurons[i] for i in kept.neurons),
-                )
-                for kept in later.layers
+        layers = tuple(
+            LayerSelection(
+                self.layers[kept.layer].layer,
+                tuple(self.layers[kept.layer].heads[i] for i in kept.heads),
+                tuple(self.layers[kept.layer].neurons[i] for i in kept.neurons),
             )
+            for kept in later.layers
         )
+        return Selection(layers, _then(self.hidden, later.hidden), _then(self.tokens, later.tokens))
+
+
+def _then(first: Index | None, later: Index | None) -> Index | None:
+    return later if first is None else first if later is None else tuple(first[i] for i in later)
 
 
 def _check(what: str, kept: Index, count: int) -> None:
@@ -75,37 +106,93 @@ def _check(what: str, kept: Index, count: int) -> None:
         raise InputError(f"selection: {what} numbers must ascend within 0 … {count - 1}, got {list(kept)[:8]}")
 
 
+_AXES: dict[str, tuple[str, ...]] = {
+    "embeddings.word.weight": ("tokens", "embedding"),
+    "embeddings.position.weight": ("", "embedding"),
+    "embeddings.token_type.weight": ("", "embedding"),
+    "embeddings.norm.weight": ("embedding",),
+    "embeddings.norm.bias": ("embedding",),
+    "embeddings.projection.weight": ("hidden", ""),
+    "embeddings.projection.bias": ("hidden",),
+    **{f"attention.{part}.weight": ("heads", "hidden") for part in ("query", "key", "value")},
+    **{f"attention.{part}.bias": ("heads",) for part in ("query", "key", "value")},
+    "attention.output.weight": ("hidden", "heads"),
+    "feed_forward.up.weight": ("neurons", "hidden"),
+    "feed_forward.up.bias": ("neurons",),
+    "feed_forward.down.weight": ("hidden", "neurons"),
+    **{f"{part}.bias": ("hidden",) for part in ("attention.output", "attention.norm", "feed_forward.down", "feed_forward.norm")},
+    **{f"{part}.norm.weight": ("hidden",) for part in ("attention", "feed_forward")},
+    "head.out.weight": ("", "hidden"),
+}
+"""What the axes of each parameter count, by its name within the encoder, the layer, or the model."""
+_HEAD_AXES: dict[str, dict[str, tuple[str, ...]]] = {
+    "sequence": {"head.dense.weight": ("", "hidden"), "head.out.weight": ("", "")},
+    "masked": {
+        "head.dense.weight": ("embedding", "hidden"),
+        **dict.fromkeys(("head.dense.bias", "head.norm.weight", "head.norm.bias"), ("embedding",)),
+        "head.bias": ("tokens",),
+    },
+}
+
+
 def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selection) -> dict[str, Tensor]:
     """The state dict of what is kept (names as in modeling_penjing.py, with or without `encoder.` in front)."""
     prefix = "" if blueprint.head == "none" else "encoder."
-    result = {name: value for name, value in state.items() if not name.startswith(f"{prefix}layers.")}
-    for new, kept in enumerate(selection.layers):
-        heads = torch.tensor(kept.heads, dtype=torch.long)
-        rows = (heads[:, None] * blueprint.head_width + torch.arange(blueprint.head_width)).flatten()
-        neurons = torch.tensor(kept.neurons, dtype=torch.long)
-        old = f"{prefix}layers.{kept.layer}."
-        for name, value in state.items():
-            if not name.startswith(old):
+    places = {kept.layer: (new, kept) for new, kept in enumerate(selection.layers)}
+    axes = _AXES | _HEAD_AXES.get(blueprint.head, {})
+    shared = blueprint.embedding == blueprint.hidden
+    result = {}
+    for name, value in state.items():
+        index = {"hidden": selection.hidden, "tokens": selection.tokens, "embedding": selection.hidden if shared else None}
+        part, new_name = name.removeprefix(prefix), name
+        if part.startswith("layers."):
+            _, number, part = part.split(".", 2)
+            if int(number) not in places:
                 continue
-            part = name.removeprefix(old)
-            module = part.rsplit(".", 1)[0]
-            if module in ("attention.query", "attention.key", "attention.value"):
-                value = value[rows]
-            elif part == "attention.output.weight":
-                value = value[:, rows]
-            elif module == "feed_forward.up":
-                value = value[neurons]
-            elif part == "feed_forward.down.weight":
-                value = value[:, neurons]
-            if value.shape[0]:
-                result[f"{prefix}layers.{new}.{part}"] = value.clone()
+            new, kept = places[int(number)]
+            new_name = f"{prefix}layers.{new}.{part}"
+            index |= {"neurons": kept.neurons, "heads": _rows(kept.heads, blueprint.head_width)}
+        for axis, counts in enumerate(axes.get(part, ())):
+            chosen = index.get(counts)
+            if chosen is not None:
+                value = value.index_select(axis, torch.tensor(chosen, dtype=torch.long))
+        if value.shape[0]:  # a layer without heads has no query, one without neurons no up
+            result[new_name] = value.clone()
     return result
+
+
+def _rows(heads: Index, width: int) -> Index:
+    """The features of these heads."""
+    return tuple(head * width + i for head in heads for i in range(width))
+
+
+_TOKEN_FIELDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 
 
 def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTrainedModel:
-    """A new model with what is kept; the logits are those of the old one with the rest masked to zero."""
+    """A new model with what is kept; the logits are those of the old one with the rest masked to zero.
+
+    Where tokens go, the ones that the configuration names (padding …) must stay; they get their new numbers there.
+    """
     blueprint, config = blueprint_of(model), cast(PenjingConfig, model.config)
-    result = build(selection.plan(blueprint), config)
+    plan = selection.plan(blueprint)
+    result = build(plan, config, **_renumbered(config, selection.tokens))
     result.load_state_dict(slice_state(model.state_dict(), blueprint, selection), strict=True)
     result.train(model.training)
     return result
+
+
+def _renumbered(config: PenjingConfig, tokens: Index | None) -> dict[str, Any]:
+    """The configuration's fields that hold a token's number, counted in what is kept."""
+    if tokens is None:
+        return {}
+    new = {old: i for i, old in enumerate(tokens)}
+
+    def fields(given: dict[str, Any]) -> dict[str, Any]:
+        named = {name: given[name] for name in _TOKEN_FIELDS if isinstance(given.get(name), int)}
+        for name, old in named.items():
+            if name == "pad_token_id" and old not in new:
+                raise InputError(f"selection: token {old}, the padding, is not kept; keep every token that the configuration names")
+        return {name: new.get(old) for name, old in named.items()}
+
+    return fields(config.to_dict()) | {"origin": config.origin | fields(config.origin)}

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.search.allocate import candidates, narrow, smallest
-from penjing.search.latency import LatencyTable
+from penjing.search.costs import CostTable
 from penjing.steps.importance import Importance
 from penjing.surgery import Selection
 
 DEPTH, HEADS, NEURONS = 4, 6, 256
 WHOLE = Blueprint(100, 32, 2, 48, 48, 8, (Layer(HEADS, NEURONS),) * DEPTH, "sequence", 2)
-TABLE = LatencyTable(
+TABLE = CostTable(
     base=0.1,
     heads=[(0, 0.01), (3, 0.05), (6, 0.08)],
     neurons=[(0, 0.01), (128, 0.06), (256, 0.10)],
@@ -33,10 +33,10 @@ def importance(seed: int) -> Importance:
 
 @given(st.integers(0, 99), st.floats(0.05, 1.0), st.floats(0.3, 1.2))
 def test_every_candidate_meets_both_limits(seed: int, part: float, part_of_bytes: float) -> None:
-    limit, most = part * TABLE.latency(WHOLE), part_of_bytes * WHOLE.bytes
+    limit, most = part * TABLE.cost(WHOLE), part_of_bytes * WHOLE.bytes
     for selection in candidates(WHOLE, importance(seed), TABLE, limit, most):
         plan = selection.plan(WHOLE)
-        assert TABLE.latency(plan) <= limit and plan.bytes <= most
+        assert TABLE.cost(plan) <= limit and plan.bytes <= most
         assert plan.parameters <= WHOLE.parameters and plan.macs(32) <= WHOLE.macs(32)
 
 
@@ -52,14 +52,14 @@ def test_what_cannot_be_met_has_no_candidate_but_a_smallest() -> None:
 
 def test_layers_go_in_the_order_in_which_they_are_missed_least() -> None:
     scores = importance(3)
-    for selection in candidates(WHOLE, scores, TABLE, 0.5 * TABLE.latency(WHOLE), np.inf):
+    for selection in candidates(WHOLE, scores, TABLE, 0.5 * TABLE.cost(WHOLE), np.inf):
         kept = {layer.layer for layer in selection.layers}
         assert set(range(DEPTH)) - kept == set(scores.removed[: DEPTH - len(kept)])
 
 
 def test_what_matters_most_is_kept() -> None:
     scores = importance(5)
-    selection = narrow(WHOLE, list(range(DEPTH)), scores, TABLE, 0.8 * TABLE.latency(WHOLE), np.inf)
+    selection = narrow(WHOLE, list(range(DEPTH)), scores, TABLE, 0.8 * TABLE.cost(WHOLE), np.inf)
     assert selection is not None and selection != Selection.all(WHOLE)
     for kept in selection.layers:
         gone = set(range(HEADS)) - set(kept.heads)
@@ -69,5 +69,5 @@ def test_what_matters_most_is_kept() -> None:
 
 def test_the_last_layer_has_costs_of_its_own() -> None:
     two = WHOLE.with_layers((Layer(6, 256), Layer(6, 256)))
-    assert TABLE.latency(two) == pytest.approx(0.1 + 0.18 + 0.07)
-    assert TABLE.latency(WHOLE.with_layers(())) == pytest.approx(0.1)
+    assert TABLE.cost(two) == pytest.approx(0.1 + 0.18 + 0.07)
+    assert TABLE.cost(WHOLE.with_layers(())) == pytest.approx(0.1)

@@ -1,4 +1,8 @@
-"""Importance of gates from the gradients that reach them."""
+"""Importance of groups of weights (heads, neurons): one equation, one function.
+
+Letters: a activations, g their gradients, G the gradients of gates, one row per text; F the Fisher information of gates;
+W (H, K) the matrix that closes a block, A (K, K) the second moments of its inputs.
+"""
 
 import torch
 from torch import Tensor
@@ -13,9 +17,77 @@ def gate_gradients(a: Tensor, g: Tensor, width: int) -> Tensor:
     return product.view(product.shape[0], -1, width).sum(-1)
 
 
-def fisher(gradients: Tensor) -> Tensor:
+def sensitivity(G: Tensor) -> Tensor:
+    """Mean over texts of |∂L/∂m|, divided by its norm over the layer: (N, groups) → (groups,) (Michel et al. 2019, section 4.1)."""
+    mean = G.abs().mean(0)
+    return mean / mean.norm().clamp_min(1e-12)
+
+
+def fisher(G: Tensor) -> Tensor:
     """Diagonal of the empirical Fisher information: mean over texts of the squared gate gradients.
 
     (N, groups) → (groups,) (Kwon et al. 2022, equation 8).
     """
-    return torch.mean(gradients.square(), dim=0)
+    return torch.mean(G.square(), dim=0)
+
+
+def relative_relevance(R: Tensor) -> Tensor:
+    """Each group's part of the relevance of its layer, mean over texts: (N, groups) → (groups,) (Voita et al. 2019, section 4.1)."""
+    part = R.abs()
+    return torch.mean(part / part.sum(1, keepdim=True).clamp_min(1e-12), dim=0)
+
+
+def eliminate(F: Tensor) -> Tensor:
+    """Cost of each group when groups go one by one, each time the one that adds least to rᵀFr, r the groups that are gone.
+
+    F (groups, groups) → (groups,), never falling in the order of elimination: the order is the cost's. The block Fisher
+    information holds what the diagonal leaves out, that two groups may stand in for each other (Kwon et al. 2022,
+    section 4.2: there the diagonal's mask is rearranged; here the order holds for every size at once).
+    """
+    count = len(F)
+    added, costs = F.diagonal().clone(), torch.zeros(count, dtype=F.dtype)
+    highest = torch.zeros((), dtype=F.dtype)
+    for _ in range(count):
+        i = int(added.argmin())
+        highest = torch.maximum(highest * (1 + 1e-6), added[i])  # no two alike, so that their order is the order of elimination
+        costs[i] = highest
+        added += 2 * F[:, i]
+        added[i] = torch.inf
+    return costs
+
+
+def eliminate_by_reconstruction(W: Tensor, A: Tensor, C: Tensor, width: int, chunk: int) -> Tensor:
+    """Cost of each group of `width` columns when groups go one by one and what is left takes over what it can.
+
+    The cost of group S is ½·tr(C·W_S·((A⁻¹)_SS)⁻¹·W_Sᵀ), the error that remains after the best correction of the others,
+    -W_S·((A⁻¹)_SS)⁻¹·(A⁻¹)_S: (Kurtić et al. 2023, ZipLM, equations 2 and 3, with the outputs weighed by C).
+
+    Args:
+        W: (H, K). A: (K, K), positive definite. C: (H, H), second moments of the gradient at the outputs.
+        chunk: groups that go at once, the `chunk` cheapest of that moment.
+
+    Returns:
+        (K / width,), never falling in the order of elimination.
+    """
+    W, inverse = W.double().clone(), torch.linalg.inv(A.double())
+    C, groups = C.double(), W.shape[1] // width
+    costs, left, highest = torch.zeros(groups, dtype=torch.float64), torch.arange(groups), 0.0
+    while len(left):
+        if width == 1:
+            each = ((C @ W) * W).sum(0) / inverse.diagonal()
+        else:
+            each = torch.empty(len(left), dtype=torch.float64)
+            for i in range(len(left)):
+                own = slice(i * width, (i + 1) * width)
+                each[i] = torch.trace(C @ W[:, own] @ torch.linalg.solve(inverse[own, own], W[:, own].T))
+        gone = each.argsort()[:chunk]
+        costs[left[gone]] = torch.clamp_min(0.5 * each[gone], highest)
+        highest = float(costs[left[gone]].max())
+        keep = torch.ones(len(left), dtype=torch.bool)
+        keep[gone] = False
+        columns = keep.repeat_interleave(width)
+        S = (~columns).nonzero().flatten()
+        correction = torch.linalg.solve(inverse[S][:, S], inverse[S])
+        W, inverse = W - W[:, S] @ correction, inverse - inverse[:, S] @ correction
+        W, inverse, left = W[:, columns], inverse[columns][:, columns], left[keep]
+    return costs

@@ -1,11 +1,11 @@
-"""A simple allocation: layers by how little they are missed, heads and neurons by importance per millisecond saved."""
+"""A simple allocation: layers by how little they are missed, heads and neurons by importance per cost saved."""
 
 import heapq
 
 import numpy as np
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.search.latency import LatencyTable
+from penjing.search.costs import CostTable
 from penjing.steps.importance import Importance
 from penjing.surgery import LayerSelection, Selection
 
@@ -13,7 +13,7 @@ NEURON_GROUP = 64
 """Neurons are cut in groups of this many: kernels work in blocks, and odd widths save nothing."""
 
 
-def candidates(blueprint: Blueprint, importance: Importance, table: LatencyTable, limit_ms: float, limit_bytes: float) -> list[Selection]:
+def candidates(blueprint: Blueprint, importance: Importance, table: CostTable, limit: float, limit_bytes: float) -> list[Selection]:
     """For each depth that can meet both limits, the selection that keeps the most at that depth, deepest first.
 
     Pure: planning moves no tensor.
@@ -22,7 +22,7 @@ def candidates(blueprint: Blueprint, importance: Importance, table: LatencyTable
     for removed in range(len(importance.removed) + 1):
         gone = set(importance.removed[:removed])
         layers = [i for i in range(len(blueprint.layers)) if i not in gone]
-        selection = narrow(blueprint, layers, importance, table, limit_ms, limit_bytes)
+        selection = narrow(blueprint, layers, importance, table, limit, limit_bytes)
         if selection is not None:
             found.append(selection)
             if selection == _whole(blueprint, layers):
@@ -31,9 +31,9 @@ def candidates(blueprint: Blueprint, importance: Importance, table: LatencyTable
 
 
 def narrow(
-    blueprint: Blueprint, layers: list[int], importance: Importance, table: LatencyTable, limit_ms: float, limit_bytes: float
+    blueprint: Blueprint, layers: list[int], importance: Importance, table: CostTable, limit: float, limit_bytes: float
 ) -> Selection | None:
-    """Keep `layers`, and of them drop the heads and groups of neurons that matter least per millisecond, to the limits.
+    """Keep `layers`, and of them drop the heads and groups of neurons that matter least for what they cost, to the limits.
 
     None where even these layers emptied are too slow, or too large.
     """
@@ -45,7 +45,7 @@ def narrow(
         return Selection(tuple(LayerSelection(*each) for each in kept))
 
     def offer(i: int, kind: str) -> tuple[float, int] | None:
-        """The cheapest next cut of this kind in layer i: importance lost per millisecond saved, and how many go.
+        """The cheapest next cut of this kind in layer i: importance lost per cost saved, and how many go.
 
         One head or one group of neurons, or the whole block: blocks cost so much for being there at all that going
         altogether can be the better bargain. None where nothing is left.
@@ -63,7 +63,7 @@ def narrow(
     heapq.heapify(queue)
     while True:
         left = blueprint.with_layers(tuple(Layer(len(heads[i]), len(neurons[i])) for i in layers))
-        if table.latency(left) <= limit_ms and left.bytes <= limit_bytes:
+        if table.cost(left) <= limit and left.bytes <= limit_bytes:
             return selection()
         if not queue:
             return None

@@ -1,15 +1,15 @@
-"""What each block costs on this machine: measured in the engine and form that will run, on the user's own lengths."""
+"""What each block costs: milliseconds on this machine, measured in the form that will run, or multiply-accumulates."""
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from penjing.arrays import Encoded
-from penjing.blueprint import Blueprint
+from penjing.blueprint import Blueprint, Layer
 from penjing.checkpoint import blueprint_of
 from penjing.engines.engine import Form
 from penjing.engines.export import export
@@ -26,8 +26,8 @@ Points = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
-class LatencyTable:
-    """Milliseconds: `base` of everything outside the layers; of a layer's blocks by their heads and neurons.
+class CostTable:
+    """Costs: `base` of everything outside the layers; of a layer's blocks by their heads and neurons.
 
     The last layer has figures of its own: where the head reads the first token alone, it computes no other.
     """
@@ -39,15 +39,15 @@ class LatencyTable:
     last_neurons: Points
 
     def attention(self, heads: int, last: bool) -> float:
-        """Milliseconds of one attention block."""
+        """Of one attention block."""
         return _interpolate(self.last_heads if last else self.heads, heads)
 
     def feed_forward(self, neurons: int, last: bool) -> float:
-        """Milliseconds of one feed-forward block."""
+        """Of one feed-forward block."""
         return _interpolate(self.last_neurons if last else self.neurons, neurons)
 
-    def latency(self, blueprint: Blueprint) -> float:
-        """Milliseconds of a model of this blueprint, the sum of its blocks."""
+    def cost(self, blueprint: Blueprint) -> float:
+        """Of a model of this blueprint, the sum of its blocks."""
         end = len(blueprint.layers) - 1
         return self.base + sum(
             self.attention(layer.heads, i == end) + self.feed_forward(layer.neurons, i == end) for i, layer in enumerate(blueprint.layers)
@@ -62,10 +62,22 @@ def _interpolate(points: Points, x: int) -> float:
     return float(np.interp(x, [p[0] for p in points], [p[1] for p in points]))
 
 
+def macs_table(blueprint: Blueprint, length: int) -> CostTable:
+    """Multiply-accumulates of the layers for a text of `length` tokens."""
+    heads, neurons = (max(getattr(layer, kind) for layer in blueprint.layers) for kind in ("heads", "neurons"))
+
+    def points(kind: str, most: int) -> Points:
+        one = blueprint.with_layers((replace(Layer(0, 0), **{kind: most}),))
+        return [(0, 0.0), (most, float(one.macs(length)))]
+
+    costs = points("heads", heads), points("neurons", neurons)
+    return CostTable(0.0, *costs, *costs)
+
+
 def measure_blocks(
     model: PenjingPreTrainedModel, form: Form, ranges: Ranges, encoded: Encoded, *, threads: int, segments: bool,
     seed: int = 0, tick: Callable[[], None] = lambda: None,
-) -> LatencyTable:  # fmt: skip
+) -> CostTable:  # fmt: skip
     """Measure models of this width with fewer heads, fewer neurons, one layer and none, side by side, and take differences.
 
     Needs equal layers. A cost never falls as heads or neurons grow: noise is ironed out (running maximum).
@@ -103,7 +115,7 @@ def measure_blocks(
 
     last = blocks(1, [0, whole.heads], [0, whole.neurons], {})
     if count == 1:
-        return LatencyTable(base, *last, *last)
-    single = LatencyTable(base, *last, *last)
+        return CostTable(base, *last, *last)
+    single = CostTable(base, *last, *last)
     alone = {(h, n): base + single.attention(h, True) + single.feed_forward(n, True) for _, h, n in shapes}
-    return LatencyTable(base, *blocks(count, grid_heads, grid_neurons, alone), *last)
+    return CostTable(base, *blocks(count, grid_heads, grid_neurons, alone), *last)

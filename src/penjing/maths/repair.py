@@ -1,0 +1,35 @@
+"""Least squares for the matrix that closes a block, from sums over the calibration texts alone.
+
+Letters: a (K,) the inputs that are kept and W (H, K) the matrix, R = target - W·a what is missing at the output;
+A = Σ a·aᵀ (K, K), B = Σ R·aᵀ (H, K). The error is Σ ‖R - D·a‖² for an update D of W.
+"""
+
+import torch
+from torch import Tensor
+
+
+def best_update(A: Tensor, B: Tensor, ridge: float) -> Tensor:
+    """D that minimises Σ ‖R - D·a‖² + λ·‖D‖², λ = `ridge`·mean diagonal of A: the error is never above that of D = 0.
+
+    With what is cut gone from a, and R what it gave, W + D is the optimal-brain-surgeon update (Kurtić et al. 2023,
+    ZipLM, equation 2).
+    """
+    return torch.linalg.solve(_ridged(A, ridge), B.T).T
+
+
+def best_scales(W: Tensor, A: Tensor, B: Tensor, width: int, ridge: float) -> Tensor:
+    """Scales (K / width,) of the groups of `width` inputs, W·diag(scales): the same least squares with one number per group.
+
+    The mask tuning of Kwon et al. 2022, section 4.3.
+    """
+
+    def groups(x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, width).sum(-1)
+
+    M = groups(groups((W.T @ W) * A).T)
+    c = groups((W * B).sum(0))
+    return 1 + torch.linalg.solve(_ridged(M, ridge), c)
+
+
+def _ridged(A: Tensor, ridge: float) -> Tensor:
+    return A + (ridge * A.diagonal().mean().clamp_min(1e-12)) * torch.eye(len(A), dtype=A.dtype)
