@@ -8,7 +8,7 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -123,49 +123,165 @@ def compress(
     metric: Metric = "accuracy", as_json: Json = False,
 ) -> None:  # fmt: skip
     """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
-    from penjing.checkpoint import locate
-    from penjing.engines.engine import ENGINES
-    from penjing.pipeline import Job
-    from penjing.pipeline import compress as run
-    from penjing.progress import training_bar
     from penjing.proof import Budget
     from penjing.recipe import Recipe, read_recipe
+
+    for name, value in (("--speedup", speedup), ("--latency-ms", latency_ms), ("--size-mb", size_mb), ("--minutes", minutes)):
+        if value is not None and value <= 0:
+            raise InputError(f"{name}: {value} is not allowed; give a number above 0")
+    steps = _trained(read_recipe(recipe) if recipe else Recipe(), epochs, minutes, no_training)
+    budget = Budget(speedup, latency_ms, size_mb, max_drop)
+    reading = (text_columns, label_column, metric, max_length)
+    report = _run(model, task, train, eval, test, reading, budget, steps, out, threads, engine, seed)
+    say(report, as_json, summary(report, out))
+    _met(report, out)
+
+
+def _trained(steps: Any, epochs: int | None, minutes: float | None, no_training: bool) -> Any:
+    """The recipe with its distillation as the options say."""
+    if no_training or not steps.distill:
+        return replace(steps, distill=None)
+    schedule = steps.distill.schedule
+    if epochs:
+        schedule = replace(schedule, epochs=epochs, least_steps=0)
+    return replace(steps, distill=replace(steps.distill, schedule=replace(schedule, minutes=minutes or schedule.minutes)))
+
+
+def _run(
+    model: str, task: str, train: str, eval: str, test: list[str] | None, how: tuple[str, str, str, int], budget: Any, steps: Any,
+    out: Path, threads: int, engine: str | None, seed: int, corpus: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Read the data and run the steps of a recipe."""
+    from penjing.checkpoint import locate
+    from penjing.engines.engine import ENGINES
+    from penjing.pipeline import Job, compress
+    from penjing.progress import training_bar
     from penjing.sources import Reading, load_data, load_examples
 
     if engine is not None and engine not in ENGINES:
         raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
-    for name, value in (("--speedup", speedup), ("--latency-ms", latency_ms), ("--size-mb", size_mb), ("--minutes", minutes)):
-        if value is not None and value <= 0:
-            raise InputError(f"{name}: {value} is not allowed; give a number above 0")
-    steps = read_recipe(recipe) if recipe else Recipe()
-    if steps.distill:
-        schedule = steps.distill.schedule
-        if epochs:
-            schedule = replace(schedule, epochs=epochs, least_steps=0)
-        if minutes:
-            schedule = replace(schedule, minutes=minutes)
-        steps = replace(steps, distill=replace(steps.distill, schedule=schedule))
-    if no_training:
-        steps = replace(steps, distill=None)
-    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), tell)
+    if corpus is not None and not corpus.is_file():
+        raise InputError(f"--corpus: {corpus} is no file; give a text file, a text per line")
+    data = load_data(model, task, train, eval, Reading(*how), tell)
     tests = [(name, load_examples(data, name, tell)) for name in test or []]
     asked = {
-        "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": speedup,
-        "latency_ms": latency_ms, "size_mb": size_mb, "max_drop": max_drop, "engine": engine, "threads": threads or cores(),
-        "seed": seed, "max_length": data.max_length, "metric": metric, "recipe": steps.to_dict(),
+        "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": budget.speedup,
+        "latency_ms": budget.latency_ms, "size_mb": budget.size_mb, "max_drop": budget.max_drop, "engine": engine,
+        "threads": threads or cores(), "seed": seed, "max_length": data.max_length, "metric": how[2], "recipe": steps.to_dict(),
+        "corpus": str(corpus) if corpus else None,
         "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
     }  # fmt: skip
     job = Job(
-        locate(model), data, Budget(speedup, latency_ms, size_mb, max_drop), steps, out, threads or cores(), engine, seed,
-        tests, asked, shlex.join(["penjing", *sys.argv[1:]]),
+        locate(model), data, budget, steps, out, threads or cores(), cast(Any, engine), seed, tests, asked,
+        shlex.join(["penjing", *sys.argv[1:]]), corpus,
     )  # fmt: skip
-    report = run(job, tell, lambda title: training_bar(console, title))
-    say(report, as_json, summary(report, out))
+    return compress(job, tell, lambda title: training_bar(console, title))
+
+
+def _met(report: dict[str, Any], out: Path) -> None:
+    """A budget that was not met is an error of its own; what was found is there."""
     if not report["met"]:
         failed = ", ".join(
             f"{g['name']} {g['value']:.2f} (asked {g['limit']:g})" for g in report["gates"] if g["asked"] and not g["passed"]
         )
         raise BudgetError(f"the budget was not met: {failed}; the best that was found is in {out}, so ask for less or allow more")
+
+
+@app.command()
+def prune(
+    model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
+    macs: Annotated[float | None, typer.Option("--macs", help="Part of the encoder's multiply-accumulates that is kept.")] = None,
+    latency: Annotated[float | None, typer.Option("--latency", help="Part of the latency, measured here block by block, that is kept.")] = None,
+    heads: Annotated[float | None, typer.Option("--heads", help="Part of the attention heads that is kept.")] = None,
+    neurons: Annotated[float | None, typer.Option("--neurons", help="Part of the feed-forward neurons that is kept.")] = None,
+    layers: Annotated[int | None, typer.Option("--layers", help="How many layers are kept.")] = None,
+    hidden: Annotated[float | None, typer.Option("--hidden", help="Part of the hidden units (the residual width) that is kept.")] = None,
+    vocab: Annotated[float | None, typer.Option("--vocab", help="Part of the tokens that is kept; 0: all that the training texts produce.")] = None,
+    corpus: Annotated[Path | None, typer.Option("--corpus", help="With --vocab: further texts, a line each, whose tokens count.")] = None,
+    sparsity: Annotated[float | None, typer.Option("--sparsity", help="Part of the single weights that becomes zero.")] = None,
+    importance: Annotated[str | None, typer.Option("--importance", help="fisher, block-fisher, obs, gates, gradient, taylor, lrp, activation,"
+        " magnitude, magnitude-l1, random; with --sparsity: magnitude, random, movement, regrow.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help="one-shot, gradual, or iterative (with --sparsity);"
+        " gradual with --macs learns gates while it distils.")] = None,
+    scope: Annotated[str, typer.Option("--scope", help="What is ranked together: global, layer, or row (with --sparsity).")] = "global",
+    repair: Annotated[str, typer.Option("--repair", help="Without training: weights (least squares), scales, none.")] = "weights",
+    head_weights: Annotated[bool, typer.Option("--head-weights", help="Learn a weight per head afterwards, and fold it in.")] = False,
+    texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that importance and repair look at.")] = 1000,
+    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")] = None,
+    no_training: Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")] = False,
+    engine: Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")] = None,
+    threads: Threads = 0, test: Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")] = None,
+    seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
+    metric: Metric = "accuracy", as_json: Json = False,
+) -> None:  # fmt: skip
+    """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
+    from penjing.proof import Budget
+    from penjing.recipe import PruneSettings, Recipe
+    from penjing.steps.gates import GradualSettings
+    from penjing.steps.sparsify import SparsifySettings
+
+    kept: dict[str, Any] = {
+        "macs": macs,
+        "latency": latency,
+        "heads": heads,
+        "neurons": neurons,
+        "layers": layers,
+        "hidden": hidden,
+        "vocabulary": vocab,
+    }
+    structure = any(value is not None for value in kept.values())
+    if not structure and sparsity is None:
+        raise InputError("prune: nothing is asked; give --macs, --latency, --heads, --neurons, --layers, --hidden, --vocab or --sparsity")
+    if corpus and vocab is None:
+        raise InputError("--corpus: it says which tokens --vocab keeps; give --vocab too")
+    if sparsity is None and scope == "row":
+        raise InputError("--scope: row is for --sparsity; allowed here are global, layer")
+    if sparsity is None and scope not in ("global", "layer"):
+        raise InputError(f"--scope: {scope!r} is none; allowed are global, layer, and row with --sparsity")
+    gradual = None
+    if sparsity is None and schedule == "gradual":
+        if macs is None or sum(value is not None for value in kept.values()) > 1:
+            raise InputError("--schedule: gradual structured pruning takes --macs alone; give it, or prune in one shot")
+        gradual = GradualSettings(part=macs)
+    elif sparsity is None and schedule not in (None, "one-shot"):
+        raise InputError(f"--schedule: {schedule!r} is not allowed here; give one-shot, or gradual with --macs")
+    sparsify = None
+    if sparsity is not None:
+        weights = importance or "magnitude"
+        if structure and weights not in ("magnitude", "random"):
+            raise InputError(f"--importance: {weights!r} does not rank both structure and single weights; prune in two runs")
+        default = "one-shot" if no_training else "gradual"
+        sparsify = SparsifySettings(sparsity=sparsity, importance=weights, scope=scope, schedule=schedule or default)
+        if no_training and (sparsify.schedule != "one-shot" or weights not in ("magnitude", "random")):
+            raise InputError("--no-training: single weights then go at once, by --importance magnitude or random")
+    cuts = structure and not gradual
+    settings = PruneSettings(
+        texts=texts, importance=importance or "fisher", repair=repair, per_layer=scope == "layer", head_weights=head_weights, **kept
+    ) if cuts else None  # fmt: skip
+    steps = _trained(Recipe(quantize=None), epochs, None, no_training)
+    steps = replace(steps, prune=settings, gradual=gradual, sparsify=sparsify)
+    reading = (text_columns, label_column, metric, max_length)
+    report = _run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, corpus)
+    say(report, as_json, summary(report, out) + "\n" + _pruned_text(report))
+    _met(report, out)
+
+
+def _pruned_text(report: dict[str, Any]) -> str:
+    """What was cut beside what it brings: multiply-accumulates, the clock at a few lengths, bytes where single weights went."""
+    result, before = report["result"], report["teacher"]
+    lines = [f"multiply-accumulates: {result['macs']:.2f} of the teacher's; parameters: {result['parameters'] / before['parameters']:.2f}"]
+    for row in report["shapes"]:
+        lines.append(
+            f"{row['form']}, {row['tokens']} tokens: {row['teacher_ms']:.2f} -> {row['latency_ms']:.2f} ms, {row['speedup']:.2f}x faster"
+            f" where the multiply-accumulates say {1 / row['macs'] if row['macs'] else float('inf'):.2f}x"
+        )
+    if stored := report["stored"]:
+        lines.append(
+            f"{100 * stored['sparsity']:.1f} % of the weights are zero: {stored['dense_bytes'] / 1e6:.1f} -> {stored['packed_bytes'] / 1e6:.1f} MB"
+            f" on disk; loads in {stored['dense_load_s']:.2f} -> {stored['packed_load_s']:.2f} s; the engines' speed stays as it is"
+        )
+    return "\n".join(lines)
 
 
 Folder = Annotated[str, typer.Argument(help="What compress wrote, or a model folder.")]

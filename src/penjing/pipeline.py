@@ -1,13 +1,14 @@
 """The main job: a fine-tuned model and a budget go in; a smaller, faster one comes out, checked and exported."""
 
 import dataclasses
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,29 +35,35 @@ from penjing.proof import (
     gates_of,
     parity,
     stock_int8,
+    stored,
     teacher_bytes,
     worth_measuring,
 )
-from penjing.recipe import Recipe
+from penjing.recipe import IMPORTANCE, PruneSettings, Recipe
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
-from penjing.search.allocate import candidates, smallest
-from penjing.search.costs import measure_blocks
-from penjing.sources import Data
+from penjing.search import plan as plans
+from penjing.sources import Data, encoded_by, tokenizer_of, with_tokenizer
 from penjing.steps.distill import Distill
+from penjing.steps.gates import GradualPrune, learn_head_weights
 from penjing.steps.importance import Importance
-from penjing.steps.prune import Prune, divergence_of
+from penjing.steps.prune import Prune
 from penjing.steps.quantize import Quantize
-from penjing.surgery import Selection
+from penjing.steps.repair import Repair
+from penjing.steps.sparsify import Sparsify, sparsify
+from penjing.surgery import Selection, cut
 from penjing.tasks.judge import flips, judge, judge_pair, quality_of
 from penjing.tasks.task import Examples
 from penjing.training.loop import silent
 from penjing.training.predict import logits_of
+from penjing.vocabulary import choose_tokens, write_pruned
 
-MARGIN = 0.94
-"""Plans aim at this part of the latency that is asked, so that the machine's noise does not undo them."""
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
+WHOLE_TEXT = 1_000_000
+"""Tokens: a text is counted whole where the vocabulary is chosen; a word that is cut off may be spelled differently."""
+SHAPES, SHAPE_TEXTS = (16, 64, 128), 20
+"""Tokens of the texts that a result by hand is timed on beside the data's own, and how many such texts."""
 CHOOSE_PART, CHOOSE_TEXTS = 0.05, 1000
 """Training texts held out in distillation to choose the best weights by: a part of them, and at most so many."""
 
@@ -76,6 +83,8 @@ class Job:
     tests: Sequence[tuple[str, Examples]] = ()
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)
     command: str = ""
+    corpus: Path | None = None
+    """Further texts, a line each, whose tokens are kept where the vocabulary is pruned."""
 
 
 Tell = Callable[[str], None]
@@ -100,12 +109,18 @@ class _Compression:
         task = job.data.task
         if head_of(job.model) != task.head:
             raise InputError(f"model: {job.model} has no trained head for {task.name}; make one with penjing train")
-        if job.recipe.prune and len(set(blueprint_at(job.model).layers)) > 1:
+        timed = job.recipe.prune and (not job.recipe.by_hand or job.recipe.prune.latency is not None)
+        if timed and len(set(blueprint_at(job.model).layers)) > 1:
             raise InputError(f"model: the layers of {job.model} differ; compress the teacher that it came from, or leave out prune")
+        if job.recipe.prune and job.recipe.prune.hidden and not job.recipe.distill:
+            tell("--hidden without training: the residual width is what every layer was trained on, so expect to lose much")
         self.teacher = read(locate(job.model), head=job.data.task.head, labels=job.data.task.labels)
+        # Where the vocabulary is pruned, these three become what the rest of the job works on.
+        self.base, self.data, self.tokenizer = self.teacher, job.data, locate(job.model)
         self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
         self.blueprint = blueprint_of(self.teacher)
         self.segments = job.data.task.name == "pair"
+        self.tests = list(job.tests)
         self.int8 = job.recipe.quantize is not None and job.engine != "torch"
         self.forms = forms_for(job.engine, int8=self.int8)
         self.portable = PORTABLE_INT8 if self.int8 else PORTABLE_FLOAT
@@ -116,9 +131,11 @@ class _Compression:
         job = self.job
         baseline, place = self.folder.step("baseline", self.baseline)
         teacher_logits = load_rows(place / "teacher.npz")
-        observed = self.folder.step("observe", lambda _: self.observe())[0] if job.recipe.prune else {}
+        if job.recipe.prune and job.recipe.prune.vocabulary is not None:
+            self.adopt(self.folder.step("vocabulary", self.prune_vocabulary)[1] / "model")
+        observed = self.folder.step("observe", lambda _: self.observe())[0] if self.cuts else {}
         report: dict[str, Any] = {}
-        for attempt, depth in enumerate(DEPTHS if job.budget.unbounded else (None,)):
+        for attempt, depth in enumerate(DEPTHS if job.budget.unbounded and not job.recipe.by_hand else (None,)):
             suffix = f"-{attempt + 1}" if attempt else ""
             report = self.attempt(baseline, observed, place, teacher_logits, depth, suffix)
             if report["met"] or not job.recipe.prune:
@@ -133,16 +150,22 @@ class _Compression:
     ) -> dict[str, Any]:
         """Plan, cut, distil, quantize, export and verify, for the budget or for a part of the depth."""
         recipe, step = self.job.recipe, self.folder.step
-        student, kept = self.teacher, list(range(len(self.blueprint.layers)))
-        if recipe.prune:
+        student, selection = self.base, Selection.all(blueprint_of(self.base))
+        if recipe.gradual:
+            _, place = step("gradual", lambda folder: self.teach(folder, "gradual", student, selection))
+            student = read(place / "model")
+        elif self.cuts:
             plan, _ = step(f"plan{suffix}", lambda _: self.plan(baseline, observed, depth))
             selection = Selection.from_dict(plan["selection"])
-            kept = [layer.layer for layer in selection.layers]
             _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
             student = read(place / "model")
-        if recipe.distill:
-            _, place = step(f"distill{suffix}", lambda folder: self.distill(folder, student, kept))
+        if recipe.sparsify:
+            _, place = step(f"sparsify{suffix}", lambda folder: self.sparsify(folder, student, selection))
             student = read(place / "model")
+        elif recipe.distill and not recipe.gradual:
+            _, place = step(f"distill{suffix}", lambda folder: self.teach(folder, "distill", student, selection))
+            student = read(place / "model")
+        kept = [layer.layer for layer in selection.layers]
         ranges = None
         if self.int8:
             quantized, _ = step(f"quantize{suffix}", lambda _: self.quantize(student))
@@ -155,7 +178,7 @@ class _Compression:
 
     def calibration(self, texts: int) -> Examples:
         """Some of the training texts, drawn at random."""
-        return self.job.data.train.take(np.sort(self.shuffled()[:texts]))
+        return self.data.train.take(np.sort(self.shuffled()[:texts]))
 
     def shuffled(self) -> NDArray[np.int64]:
         """The numbers of the training texts in random order."""
@@ -186,57 +209,79 @@ class _Compression:
             "form": fastest.to_dict(), "extra_bytes": extra + self.tokenizer_file().stat().st_size, "note": note,
         }  # fmt: skip
 
+    @property
+    def cuts(self) -> bool:
+        """Whether parts of the encoder are cut at once, by the budget or by hand."""
+        recipe = self.job.recipe
+        return recipe.prune is not None and not recipe.gradual and (recipe.prune.cuts or not recipe.by_hand)
+
+    def prune_vocabulary(self, folder: Path) -> dict[str, Any]:
+        """Leave out the tokens that the texts never produce, or the rarest; the tokenizer is rewritten to match."""
+        job, size = self.job, self.blueprint.vocabulary
+        source = json.loads(self.tokenizer_file().read_text(encoding="utf-8"))
+        whole = job.data.task.encode(job.data.tokenizer, job.data.train.inputs, WHOLE_TEXT)[0].ids
+        lines = job.corpus.read_text(encoding="utf-8").splitlines() if job.corpus else []
+        more = [i for each in job.data.tokenizer.encode_batch(lines) for i in each.ids]
+        counts = np.bincount(np.concatenate([whole, np.array(more, np.int32)]), minlength=size)
+        tokens = choose_tokens(source, counts, self.settings.vocabulary or None)
+        selection = dataclasses.replace(Selection.all(self.blueprint), tokens=tokens)
+        with tempfile.TemporaryDirectory() as made:
+            copy_tokenizer(self.tokenizer, Path(made))
+            pruned = Path(made) / "pruned"
+            pruned.mkdir()
+            write_pruned(Path(made), pruned, tokens)
+            model = cut(self.teacher, selection)
+            write(model, folder / "model", tokenizer=pruned)
+        data = with_tokenizer(job.data, tokenizer_of(folder / "model"))
+        quality = quality_of(data.task, data.eval, logits_of(model, data.eval.encoded))
+        longer = data.eval.encoded.lengths.mean() / job.data.eval.encoded.lengths.mean()
+        saved = (size - len(tokens)) * self.blueprint.embedding * 4 / 1e6
+        note = f"{len(tokens)} of {size} tokens, {saved:.1f} MB less; texts {100 * (longer - 1):+.1f} % tokens; {quality:.2f}"
+        return {"tokens": tokens, "quality": quality, "note": note}
+
+    def adopt(self, folder: Path) -> None:
+        """Work on from the model and tokenizer in `folder`."""
+        self.base, self.tokenizer = read(folder), folder
+        tokenizer = tokenizer_of(folder)
+        self.tests = [(name, encoded_by(tokenizer, self.job.data, examples)) for name, examples in self.job.tests]
+        self.data = with_tokenizer(self.job.data, tokenizer)
+
     def observe(self) -> dict[str, Any]:
         """What each head, neuron and layer of the teacher is worth."""
+        pruner = self.pruner()
+        importance = pruner.observe(self.base, self.calibration(self.settings.texts))
+        order = f"; layers missed least first: {importance.removed}" if pruner.order else ""
+        return {"importance": importance.to_dict(), "note": f"{self.settings.importance} on {self.settings.texts} texts{order}"}
+
+    @property
+    def settings(self) -> PruneSettings:
+        """Those of prune."""
         assert self.job.recipe.prune
-        importance = self.pruner().observe(self.teacher, self.calibration(self.job.recipe.prune.texts))
-        return {"importance": importance.to_dict(), "note": f"layers missed least first: {importance.removed}"}
+        return self.job.recipe.prune
 
     def pruner(self, selection: Selection | None = None) -> Prune:
-        return Prune(self.job.data.task, lambda blueprint, _: selection or Selection.all(blueprint))
+        settings = self.settings
+        return Prune(
+            self.data.task, IMPORTANCE[settings.importance], lambda blueprint, _: selection or Selection.all(blueprint),
+            self.calibration(settings.texts).encoded, cast(Repair, settings.repair), not settings.cuts or settings.layers is not None,
+            self.job.seed,
+        )  # fmt: skip
 
     def plan(self, baseline: dict[str, Any], observed: dict[str, Any], depth: float | None) -> dict[str, Any]:
-        """What to keep: measured in the form that runs fastest, and checked by timing the cut model against eager PyTorch."""
-        importance, form = Importance.from_dict(observed["importance"]), Form(**baseline["form"])
-        ranges = _ranges(baseline)
+        """What to keep: by hand, a part of the depth, or what meets the budget in the form that runs fastest."""
+        importance, budget, blueprint = Importance.from_dict(observed["importance"]), self.job.budget, blueprint_of(self.base)
         if depth is not None:
-            count = max(1, round(depth * len(self.blueprint.layers)))
-            gone = set(importance.removed[: len(self.blueprint.layers) - count])
-            whole = Selection.all(self.blueprint).layers
-            selection = Selection(tuple(layer for layer in whole if layer.layer not in gone))
-            return {"selection": selection.to_dict(), "note": f"{count} of {len(whole)} layers"}
-        encoded, data = self.job.data.eval.encoded, self.calibration(256)
-        table = measure_blocks(self.teacher, form, ranges, encoded, threads=self.job.threads, segments=self.segments, seed=self.job.seed)
-        reference = logits_of(self.teacher, data.encoded)
-        limit_bytes = 1e6 * self.job.budget.size_mb - baseline["extra_bytes"] if self.job.budget.size_mb else float("inf")
-        aim, tried = MARGIN, []
-        for _ in range(4):
-            limit = aim * self.limit_ms(baseline["eager_ms"])
-            found = candidates(dataclasses.replace(self.blueprint, bits=8 if self.int8 else 32), importance, table, limit, limit_bytes)
-            possible = bool(found)
-            found = found or [smallest(self.blueprint, importance)]
-            damage = [divergence_of(self.pruner(s).apply(self.teacher, s, importance), data, reference) for s in found]
-            selection = found[int(np.argmin(damage))]
-            tried = [{"blueprint": s.plan(self.blueprint).to_dict()["layers"], "divergence": d} for s, d in zip(found, damage, strict=True)]
-            with tempfile.TemporaryDirectory() as folder:
-                export(
-                    self.pruner(selection).apply(self.teacher, selection, importance),
-                    Path(folder),
-                    [form.file],
-                    ranges,
-                    segments=self.segments,
-                )
-                eager, cut = self.measure([Subject(EAGER, locate(self.job.model)), Subject(form, Path(folder))], throughput=False)
-            reached = cut.latency_ms / self.limit_ms(eager.latency_ms)
-            if not possible or reached <= 0.5 * (1 + MARGIN):
-                break
-            aim *= MARGIN / reached
-        layers = selection.plan(self.blueprint).layers
-        shape = " ".join(f"{layer.heads}h/{layer.neurons}n" for layer in layers)
-        return {
-            "selection": selection.to_dict(), "table": table.to_dict(), "candidates": tried, "possible": possible,
-            "note": f"{len(layers)} of {len(self.blueprint.layers)} layers: {shape}; {form.name}, {reached:.2f} of the latency asked",
-        }  # fmt: skip
+            selection = plans.for_depth(blueprint, importance, depth)
+            return {"selection": selection.to_dict(), "note": plans.describe(selection, blueprint)}
+        bench = plans.Bench(
+            self.base, locate(self.job.model), Form(**baseline["form"]), _ranges(baseline), self.data.eval.encoded, self.job.threads,
+            self.segments, self.job.seed,
+        )  # fmt: skip
+        if self.settings.cuts:
+            return plans.by_hand(self.settings, bench, importance)
+        limit_bytes = 1e6 * budget.size_mb - baseline["extra_bytes"] if budget.size_mb else float("inf")
+        bits = 8 if self.int8 else 32
+        return plans.for_budget(bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.calibration(256))
 
     def limit_ms(self, eager_ms: float) -> float:
         """The latency that is asked, where eager PyTorch takes `eager_ms`."""
@@ -245,34 +290,53 @@ class _Compression:
         return float(min(limits))
 
     def prune(self, folder: Path, selection: Selection, observed: dict[str, Any]) -> dict[str, Any]:
-        """The exact cut."""
-        model = self.pruner(selection).apply(self.teacher, selection, Importance.from_dict(observed["importance"]))
-        return self.keep(folder, model, "cut, not yet trained")
+        """The exact cut, and the repair of what is left."""
+        pruner = self.pruner(selection)
+        model = pruner.apply(self.base, selection, Importance.from_dict(observed["importance"]))
+        if self.settings.head_weights:
+            model = learn_head_weights(model, self.data.task, self.calibration(self.settings.texts), self.job.seed, teacher=self.base)
+        errors = pruner.reconstruction.errors if pruner.reconstruction else []
+        before, after = (float(np.mean([pair[i] for pair in errors])) if errors else 0.0 for i in (0, 1))
+        fitted = f"; repaired: mean error of a block {before:.3f} -> {after:.3f}" if errors else ""
+        return self.keep(folder, model, f"cut, not yet trained{fitted}") | {"errors": errors}
 
-    def distill(self, folder: Path, student: Any, kept: list[int]) -> dict[str, Any]:
+    def teach(self, folder: Path, name: str, student: Any, selection: Selection) -> dict[str, Any]:
         """Teach the student; the cache and the training state live in partial/ until the step is whole."""
-        assert self.job.recipe.distill
-        settings = self.job.recipe.distill
-        settings = dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, seed=self.job.seed))
-        with _bar(self.progress, "distill") as report:
+        job, recipe = self.job, self.job.recipe
+        assert recipe.distill
+        settings = dataclasses.replace(recipe.distill, schedule=dataclasses.replace(recipe.distill.schedule, seed=job.seed))
+        with _bar(self.progress, name) as report:
             # The weights that are kept are chosen on training texts held out, so that the evaluation data judges them fairly.
             order = self.shuffled()
             held = max(1, min(CHOOSE_TEXTS, round(CHOOSE_PART * len(order))))
-            dev, train = (self.job.data.train.take(np.sort(rows)) for rows in (order[:held], order[held:]))
-            step = Distill(self.job.data.task, self.teacher, kept, settings, dev, self.folder.partial, report)
+            dev, train = (self.data.train.take(np.sort(rows)) for rows in (order[:held], order[held:]))
+            kept = [layer.layer for layer in selection.layers]
+            distill = Distill(self.data.task, self.base, kept, settings, dev, self.folder.partial, report, hidden=selection.hidden)
+            step: Distill | GradualPrune | Sparsify = distill
+            if name == "gradual" and recipe.gradual:
+                step = GradualPrune(distill, recipe.gradual)
+            elif name == "sparsify" and recipe.sparsify:
+                step = Sparsify(distill, recipe.sparsify)
             evidence = step.observe(student, train)
             result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
-        assert step.history is not None
-        record = self.keep(folder, result, f"{step.history.steps} steps")
+        assert distill.history is not None
+        record = self.keep(folder, result, f"{distill.history.steps} steps")
         (self.folder.partial / "state.pt").unlink(missing_ok=True)
-        return record | {"history": vars(step.history)}
+        return record | {"history": vars(distill.history)}
+
+    def sparsify(self, folder: Path, student: Any, selection: Selection) -> dict[str, Any]:
+        """Single weights to zero: while it is taught, or at once where there is no training."""
+        assert self.job.recipe.sparsify
+        if self.job.recipe.distill:
+            return self.teach(folder, "sparsify", student, selection)
+        return self.keep(folder, sparsify(student, self.job.recipe.sparsify, self.job.seed), "at once, not trained")
 
     def keep(self, folder: Path, model: Any, note: str) -> dict[str, Any]:
         """Write a step's model and say how good it is."""
-        write(model, folder / "model", tokenizer=locate(self.job.model))
-        quality = quality_of(self.job.data.task, self.job.data.eval, logits_of(model, self.job.data.eval.encoded))
+        write(model, folder / "model", tokenizer=self.tokenizer, packed=self.job.recipe.sparsify is not None)
+        quality = quality_of(self.data.task, self.data.eval, logits_of(model, self.data.eval.encoded))
         size = sum(file.stat().st_size for file in (folder / "model").iterdir())
-        return {"quality": quality, "bytes": size, "note": f"{self.job.data.task.metric().name} {quality:.2f}, {note}"}
+        return {"quality": quality, "bytes": size, "note": f"{self.data.task.metric().name} {quality:.2f}, {note}"}
 
     def quantize(self, student: Any) -> dict[str, Any]:
         """Calibrated ranges of the activations."""
@@ -290,12 +354,12 @@ class _Compression:
         return {"bytes": size, "note": f"{self.portable}, {size / 1e6:.1f} MB"}
 
     def tokenizer_file(self) -> Path:
-        """The teacher's tokenizer.json, made into partial/ where it has none."""
-        own, made = locate(self.job.model) / "tokenizer.json", self.folder.partial / "tokenizer"
+        """The tokenizer.json, made into partial/ where the teacher has none."""
+        own, made = self.tokenizer / "tokenizer.json", self.folder.partial / "tokenizer"
         if own.is_file():
             return own
         made.mkdir(parents=True, exist_ok=True)
-        copy_tokenizer(locate(self.job.model), made)
+        copy_tokenizer(self.tokenizer, made)
         return made / "tokenizer.json"
 
     def describe(self, folder: Path, forms: Sequence[Form]) -> None:
@@ -308,7 +372,7 @@ class _Compression:
 
     def verify(self, exported: Path, student: Any, teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]) -> dict[str, Any]:
         """Parity in float32 on each engine, quality of every form, latency and throughput of all, in one run."""
-        data, threads = self.job.data, self.job.threads
+        data, threads, sparse = self.data, self.job.threads, self.job.recipe.sparsify
         differences = parity(student, data.eval.encoded.sample(64, self.job.seed), threads, self.segments)
         forms = worth_measuring(self.forms, baseline["forms_ms"])
         logits = {form.name: open_engine(form, exported, threads).logits(data.eval.encoded) for form in forms}
@@ -336,21 +400,39 @@ class _Compression:
             "speedup_range": [low, high], "machine": machine(), "versions": versions(), "commit": commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "flipped": flips(data.task, data.eval, logits[chosen.name], teacher_logits),
-            "tests": [self.test(name, examples, exported, chosen) for name, examples in self.job.tests],
+            "tests": [self.test(*each, exported, chosen) for each in zip(self.job.tests, self.tests, strict=True)],
+            "shapes": self.shapes(chosen, teacher, exported, student) if self.job.recipe.by_hand else [],
+            "stored": stored(student, self.folder.partial, sparse.embeddings) if sparse else None,
             "quality": judged[chosen.name]["quality"],
             "note": f"{chosen.name}: {measured[0].latency_ms / measured[len(names) + forms.index(chosen)].latency_ms:.2f}x eager, "
             f"{judged[chosen.name]['drop']:.2f} points lost",
         }  # fmt: skip
 
-    def test(self, name: str, examples: Examples, exported: Path, chosen: Form) -> dict[str, Any]:
-        """The result against the teacher on another data set, which nothing was chosen by."""
-        theirs = open_engine(EAGER, locate(self.job.model), self.job.threads).logits(examples.encoded)
-        ours = open_engine(chosen, exported, self.job.threads).logits(examples.encoded)
-        return {"data": Path(name).name} | judge_pair(self.job.data.task, examples, ours, theirs)
+    def test(self, known: tuple[str, Examples], own: tuple[str, Examples], exported: Path, chosen: Form) -> dict[str, Any]:
+        """The result against the teacher on another data set, which nothing was chosen by, each on its own encoding of it."""
+        theirs = open_engine(EAGER, locate(self.job.model), self.job.threads).logits(known[1].encoded)
+        ours = open_engine(chosen, exported, self.job.threads).logits(own[1].encoded)
+        return {"data": Path(own[0]).name} | judge_pair(self.data.task, own[1], ours, theirs)
+
+    def shapes(self, form: Form, teacher: Path, exported: Path, student: Any) -> list[dict[str, Any]]:
+        """The result against the uncut model in the same form, for texts of a few fixed lengths."""
+        before, after = self.blueprint, blueprint_of(student)
+        rows = []
+        for length in (each for each in SHAPES if each <= before.positions):
+            texts = self.data.eval.encoded.of_length(length, SHAPE_TEXTS)
+            whole, ours = measure(
+                [Subject(form, teacher), Subject(form, exported)], texts, threads=self.job.threads, seed=self.job.seed,
+                texts=SHAPE_TEXTS, throughput_texts=0,
+            )  # fmt: skip
+            rows.append({
+                "batch": 1, "tokens": length, "form": form.name, "teacher_ms": whole.latency_ms, "latency_ms": ours.latency_ms,
+                "speedup": whole.latency_ms / ours.latency_ms, "macs": after.macs(length) / max(1, before.macs(length)),
+            })  # fmt: skip
+        return rows
 
     def measure(self, subjects: Sequence[Subject], throughput: bool = True) -> list[Measurement]:
         return measure(
-            subjects, self.job.data.eval.encoded, threads=self.job.threads, seed=self.job.seed,
+            subjects, self.data.eval.encoded, threads=self.job.threads, seed=self.job.seed,
             throughput_texts=512 if throughput else 0,
         )  # fmt: skip
 
@@ -358,7 +440,7 @@ class _Compression:
 
     def report(self, student: Any, kept: list[int], exported: Path, verified: dict[str, Any]) -> dict[str, Any]:
         """Gates and report; write model/ and engine/."""
-        job, data = self.job, self.job.data
+        job, data = self.job, self.data
         chosen = next(form for form in verified["forms"] if form["chosen"])
         eager = verified["baselines"]["torch_eager"]
         after = dataclasses.replace(blueprint_of(student), bits=8 if self.int8 else 32)
@@ -371,7 +453,9 @@ class _Compression:
             "speedup_vs_eager": eager["latency_ms"] / chosen["latency_ms"], "speedup_range": verified["speedup_range"],
         }  # fmt: skip
         lengths = data.eval.encoded.lengths
-        gates = gates_of(result, verified, self.job.budget, self.int8)
+        median = int(np.median(lengths))
+        result["macs"] = after.macs(median) / max(1, self.blueprint.macs(median))
+        gates = gates_of(result, verified, self.job.budget, job.recipe, self.int8)
         low, high = verified["speedup_range"]
         if high > STEADY * low:
             self.tell(f"the machine was busy: the speed-up was {low:.1f} to {high:.1f} from round to round; measure again when it is quiet")
@@ -388,9 +472,10 @@ class _Compression:
             "baselines": verified["baselines"], "result": result, "forms": verified["forms"], "gates": gates,
             "steps": [{k: r.get(k) for k in ("name", "seconds", "quality", "bytes", "note")} for r in self.folder.records],
             "blueprint": after.to_dict(), "teacher_blueprint": self.blueprint.to_dict(), "kept_layers": kept,
-            "flipped": verified["flipped"], "tests": verified["tests"],
+            "flipped": verified["flipped"], "tests": verified["tests"], "shapes": verified["shapes"], "stored": verified["stored"],
         }  # fmt: skip
-        write(student, job.out / "model", tokenizer=locate(job.model), extra={"README.md": model_card(report)})
+        packed = job.recipe.sparsify is not None
+        write(student, job.out / "model", tokenizer=self.tokenizer, extra={"README.md": model_card(report)}, packed=packed)
         with whole_folder(job.out / "engine") as folder:
             everywhere = [form for form in (*INT8_FORMS, *FLOAT_FORMS) if form.file == self.portable and form.portable]
             forms = [form for form in (Form(**verified["chosen"]), *everywhere) if form.engine != "torch"]

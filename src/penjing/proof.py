@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from penjing.arrays import Encoded
+from penjing.checkpoint import read, write
 from penjing.engines.engine import DESCRIPTION, Form, open_engine
 from penjing.engines.export import FLOAT_FORMS, PORTABLE_INT8, export
 from penjing.engines.measure import Measurement
 from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.recipe import Recipe
+from penjing.steps.sparsify import sparsity_of
 from penjing.training.predict import logits_of
 
 PARITY = 1e-3
@@ -102,7 +106,24 @@ def form_bytes(folder: Path, form: Form) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def gates_of(result: dict[str, Any], verified: dict[str, Any], budget: Budget, int8: bool) -> list[dict[str, Any]]:
+def stored(model: PenjingPreTrainedModel, place: Path, embeddings: bool) -> dict[str, Any]:
+    """The model's bytes on disk and the seconds to load it, dense and packed, the best of three loads."""
+    result: dict[str, Any] = {}
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        for name in ("dense", "packed"):
+            target = Path(folder) / name
+            write(model, target, packed=name == "packed")
+            times = []
+            for _ in range(3):
+                start = time.perf_counter()
+                read(target)
+                times.append(time.perf_counter() - start)
+            result |= {f"{name}_bytes": sum(file.stat().st_size for file in target.glob("*.safetensors")), f"{name}_load_s": min(times)}
+    return result | {"sparsity": sparsity_of(model, embeddings)}
+
+
+def gates_of(result: dict[str, Any], verified: dict[str, Any], budget: Budget, recipe: Recipe, int8: bool) -> list[dict[str, Any]]:
     """What was asked (these decide), and what is checked anyway."""
     gates: list[dict[str, Any]] = []
 
@@ -119,6 +140,9 @@ def gates_of(result: dict[str, Any], verified: dict[str, Any], budget: Budget, i
     gate("latency_ms", result["latency_ms"], budget.latency_ms, most)
     gate("size_mb", result["bytes"] / 1e6, budget.size_mb, most)
     gate("drop", result["drop"], budget.max_drop, most)
+    gate("macs", result["macs"], recipe.macs, most)
+    if recipe.sparsify:
+        gate("sparsity", round(verified["stored"]["sparsity"], 4), recipe.sparsify.sparsity - 1e-4, lambda value, limit: value >= limit)
     for engine, difference in verified["parity"].items():
         gate(f"float32 parity, {engine}", difference, PARITY, most, asked=False)
     if int8:

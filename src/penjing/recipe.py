@@ -1,22 +1,92 @@
-"""The settings of every step, from Python or from a YAML file."""
+"""The settings of every step, from Python or from a YAML file, and the names that they go by."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 
 from penjing.errors import InputError
+from penjing.steps import gates, importance
 from penjing.steps.distill import DistillSettings
+from penjing.steps.gates import GradualSettings
+from penjing.steps.prune import Criterion
+from penjing.steps.repair import Repair
+from penjing.steps.sparsify import SparsifySettings
 
 T = TypeVar("T")
+
+IMPORTANCE: dict[str, Criterion] = {
+    "fisher": importance.fisher,
+    "block-fisher": importance.block_fisher,
+    "obs": importance.reconstruction,
+    "gates": gates.learned_gates,
+    "gradient": importance.gradient,
+    "taylor": importance.taylor,
+    "lrp": importance.relevance,
+    "activation": importance.activation,
+    "magnitude": importance.magnitude_l2,
+    "magnitude-l1": importance.magnitude_l1,
+    "random": importance.random,
+}
+COMPARABLE = ("fisher", "block-fisher", "obs", "gates")
+"""Criteria that score heads and neurons on one scale: under a limit on the cost, a head is weighed against neurons."""
 
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """How many training texts importance and the choice of a plan look at."""
+    """What is cut, by what importance, on how many training texts; where nothing is asked, the budget decides what is cut.
 
-    texts: int = 256
+    macs, latency: the part of the encoder's multiply-accumulates, or of the measured latency, that is kept.
+    heads, neurons, hidden: the part of them that is kept. layers: how many are kept.
+    vocabulary: the part of the tokens that is kept; 0: every token that the texts produce.
+    per_layer: so much of every layer, rather than of all layers together.
+    repair: weights (least squares), scales (one factor per head and neuron), none.
+    head_weights: afterwards, learn a weight per head and fold it in.
+    """
+
+    texts: int = 1000
+    importance: str = "fisher"
+    repair: str = "weights"
+    macs: float | None = None
+    latency: float | None = None
+    heads: float | None = None
+    neurons: float | None = None
+    layers: int | None = None
+    hidden: float | None = None
+    vocabulary: float | None = None
+    per_layer: bool = False
+    head_weights: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("importance", self.importance, tuple(IMPORTANCE)),
+            ("repair", self.repair, get_args(Repair)),
+        ):
+            if value not in allowed:
+                raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
+        for name in ("macs", "latency", "heads", "neurons", "hidden", "vocabulary"):
+            value = getattr(self, name)
+            if value is not None and not (0 < value <= 1 or (value == 0 and name in ("heads", "neurons", "vocabulary"))):
+                raise InputError(
+                    f"--{name.replace('vocabulary', 'vocab')}: {value} is out of range; give the part that is kept, above 0 and at most 1"
+                )
+        if self.layers is not None and (self.layers < 1 or type(self.layers) is not int):
+            raise InputError(f"--layers: {self.layers} is out of range; give how many layers are kept, at least 1")
+        if self.limited and (self.heads is not None or self.neurons is not None):
+            raise InputError("--heads, --neurons: --macs or --latency says how much is cut in all; give those, or these")
+        if self.macs is not None and self.latency is not None:
+            raise InputError("--macs, --latency: two limits on the cost; give one")
+
+    @property
+    def limited(self) -> bool:
+        """Whether a limit on the cost is set here."""
+        return self.macs is not None or self.latency is not None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it is said here what of the encoder is cut."""
+        return any(getattr(self, name) is not None for name in ("macs", "latency", "heads", "neurons", "layers", "hidden"))
 
 
 @dataclass(frozen=True)
@@ -28,19 +98,44 @@ class QuantizeSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The steps of a compression; one that is None is left out."""
+    """The steps of a compression; one that is None is left out.
+
+    gradual: cut heads and neurons while distilling, in place of prune. sparsify: single weights, while distilling or at once.
+    """
 
     prune: PruneSettings | None = field(default_factory=PruneSettings)
+    gradual: GradualSettings | None = None
+    sparsify: SparsifySettings | None = None
     distill: DistillSettings | None = field(default_factory=DistillSettings)
     quantize: QuantizeSettings | None = field(default_factory=QuantizeSettings)
+
+    def __post_init__(self) -> None:
+        if self.gradual and not self.distill:
+            raise InputError("--schedule: gradual structured pruning trains; leave --no-training out, or prune in one shot")
+        if self.gradual and self.sparsify:
+            raise InputError("--sparsity: it does not go with gradual structured pruning in one run; prune the result in a second one")
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether the recipe, rather than a budget, says what is cut."""
+        return bool(self.gradual or self.sparsify or (self.prune and (self.prune.cuts or self.prune.vocabulary is not None)))
+
+    @property
+    def macs(self) -> float | None:
+        """The part of the multiply-accumulates that is kept, where it is said."""
+        return self.gradual.part if self.gradual else self.prune.macs if self.prune else None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
         return asdict(self)
 
 
+OPTIONAL = {"gradual": GradualSettings(), "sparsify": SparsifySettings()}
+"""Where the settings of a step that a recipe leaves out begin from."""
+
+
 def read_recipe(path: Path) -> Recipe:
-    """A recipe from YAML: `prune`, `distill`, `quantize`, each `false` or a mapping of settings that differ."""
+    """A recipe from YAML: the steps by name, each `false` or a mapping of settings that differ."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -53,13 +148,17 @@ def _merge(settings: T, changes: Any, where: str) -> T:
     if not isinstance(changes, dict):
         raise InputError(f"--recipe: {where} is {changes!r}; give a mapping of settings")
     known = {f.name: getattr(settings, f.name) for f in fields(settings)}  # type: ignore[arg-type]
-    result = {}
+    result: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in known:
             raise InputError(f"--recipe: {where} has {name!r}; allowed are {', '.join(known)}")
-        old = known[name]
-        if is_dataclass(old):
+        old: Any = known[name] if known[name] is not None else OPTIONAL.get(name)
+        if is_dataclass(old) and not isinstance(old, type):
             result[name] = None if value is False else _merge(old, {} if value in (None, True) else value, f"{where}: {name}")
+        elif isinstance(old, str | bool):
+            if type(value) is not type(old):
+                raise InputError(f"--recipe: {where}: {name} is {value!r}; give a value like {old!r}")
+            result[name] = value
         elif not _fits(value, old, name):
             raise InputError(
                 f"--recipe: {where}: {name} is {value!r}; give a number like {3 if old is None else old!r}, not below {_least(old, name)}"

@@ -1,7 +1,7 @@
 """What a command works on: the task with its labels, and the encoded training and evaluation data of a model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -74,6 +74,18 @@ def load_examples(data: Data, source: str, tell: Callable[[str], None]) -> Examp
     examples = data.task.examples(read_rows(source), data.tokenizer, data.max_length, source)
     tell_truncated(examples, source, data.max_length, tell)
     return examples
+
+
+def with_tokenizer(data: Data, tokenizer: Tokenizer) -> Data:
+    """The same texts, encoded by another tokenizer."""
+    train, eval = (encoded_by(tokenizer, data, examples) for examples in (data.train, data.eval))
+    return replace(data, train=train, eval=eval, tokenizer=tokenizer)
+
+
+def encoded_by(tokenizer: Tokenizer, data: Data, examples: Examples) -> Examples:
+    """Examples of this task, encoded by another tokenizer."""
+    encoded, first, truncated = data.task.encode(tokenizer, examples.inputs, data.max_length)
+    return replace(examples, encoded=encoded, first_tokens=first, truncated=truncated)
 
 
 def tell_truncated(examples: Examples, source: str, longest: int, tell: Callable[[str], None]) -> None:

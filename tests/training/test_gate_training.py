@@ -18,7 +18,7 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.checkpoint import blueprint_of
 from penjing.errors import InputError
 from penjing.steps import distill
-from penjing.steps.distill import DistillSettings
+from penjing.steps.distill import Distill, DistillSettings
 from penjing.steps.gates import Gates, GradualPrune, GradualSettings, HeadWeights, fold, learn_head_weights, learned_gates
 from penjing.steps.prune import divergence_of
 from penjing.surgery import LayerSelection, Selection, cut
@@ -206,7 +206,7 @@ def gradual(folder: Path, texts: int, kill_at: int | None = None) -> tuple[Gradu
             raise Killed
 
     settings = DistillSettings(Schedule(epochs=5, batch_size=8, learning_rate=1e-3, patience=100))
-    step = GradualPrune(TASK, model, [0, 1], settings, GradualSettings(0.4), data, folder, progress)
+    step = GradualPrune(Distill(TASK, model, [0, 1], settings, data, folder, progress), GradualSettings(0.4))
     evidence = step.observe(model, data)
     return step, step.apply(model, step.plan(SMALL, evidence), evidence)
 
@@ -214,10 +214,10 @@ def gradual(folder: Path, texts: int, kill_at: int | None = None) -> tuple[Gradu
 def test_gradual_pruning_meets_the_part_with_the_best_of_the_fixed(tmp_path: Path) -> None:
     step, result = gradual(tmp_path, 96)
     blueprint, length = blueprint_of(result), int(np.median(examples().encoded.lengths))
-    assert step.selection is not None and step.history is not None
+    assert step.selection is not None and step.distill.history is not None
     assert step.selection.plan(SMALL) == blueprint
     assert 0.2 * SMALL.macs(length) < blueprint.macs(length) <= 0.4 * SMALL.macs(length)
-    assert step.history.best_step >= 0.6 * step.history.steps
+    assert step.distill.history.best_step >= 0.6 * step.distill.history.steps
 
 
 def test_a_killed_gradual_pruning_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,12 +265,12 @@ def test_every_way_ends_with_exactly_the_sparsity_asked_in_a_plain_model(
 ) -> None:
     settings = replace(QUICK, importance=importance, schedule=schedule)
     model, step = train(settings, tmp_path)
-    assert step.history.steps == STEPS
+    assert step.distill.history.steps == STEPS
     assert _zeros(model, settings) == _wanted(model, settings)
     fresh = small()
     assert model.state_dict().keys() == fresh.state_dict().keys() and not model.training
     assert not torch.equal(model.head.out.weight, fresh.head.out.weight)
-    assert step.history.best_step >= (0 if schedule == "one-shot" else 0.7 * STEPS)
+    assert step.distill.history.best_step >= (0 if schedule == "one-shot" else 0.7 * STEPS)
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)
@@ -298,13 +298,13 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
         with pytest.raises(Killed):
             train(settings, folder, kill_at)
         resumed, again = train(settings, folder)
-        assert again.history.evaluations == step.history.evaluations
+        assert again.history.evaluations == step.distill.history.evaluations
         assert _equal(whole.state_dict(), resumed.state_dict())
 
 
 def test_a_training_that_stops_early_is_still_as_sparse_as_asked(train: Any, tmp_path: Path) -> None:
     model, step = train(replace(QUICK, end=1.0), tmp_path, patience=2)
-    assert step.history.steps < STEPS
+    assert step.distill.history.steps < STEPS
     assert _zeros(model, QUICK) == _wanted(model, QUICK)
 
 

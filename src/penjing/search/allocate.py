@@ -1,4 +1,4 @@
-"""A simple allocation: layers by how little they are missed, heads and neurons by importance per cost saved."""
+"""Which heads and neurons to keep: so many of them, or as many as a limit on the cost allows."""
 
 import heapq
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.search.costs import CostTable
-from penjing.steps.importance import Importance
+from penjing.steps.importance import Importance, Scores
 from penjing.surgery import LayerSelection, Selection
 
-NEURON_GROUP = 64
-"""Neurons are cut in groups of this many: kernels work in blocks, and odd widths save nothing."""
+NEURON_GROUP, FINE_GROUP = 64, 8
+"""Neurons are cut in groups of this many under a limit, and where a part is asked: kernels work in blocks, and odd widths save nothing."""
 
 
 def candidates(blueprint: Blueprint, importance: Importance, table: CostTable, limit: float, limit_bytes: float) -> list[Selection]:
@@ -73,6 +73,45 @@ def narrow(
         del (heads if kind == "heads" else neurons)[i][:count]
         if (found := offer(i, kind)) is not None:
             heapq.heappush(queue, (*found, i, kind))
+
+
+def by_parts(
+    blueprint: Blueprint, layers: list[int], importance: Importance, heads: float, neurons: float, per_layer: bool = False
+) -> Selection:
+    """Keep these parts of the heads and of the neurons of `layers`, the most important of all of them, or of each layer."""
+    kept_heads = _most_important([importance.heads[i] for i in layers], heads, 1, per_layer)
+    kept_neurons = _most_important([importance.neurons[i] for i in layers], neurons, FINE_GROUP, per_layer)
+    return Selection(tuple(LayerSelection(i, *kept) for i, *kept in zip(layers, kept_heads, kept_neurons, strict=True)))
+
+
+def _most_important(scores: list[Scores], part: float, group: int, per_layer: bool) -> list[tuple[int, ...]]:
+    """Of each layer, the numbers that are kept: groups of `group`, least important together, the best of them `part` of all."""
+    if per_layer:
+        return [_most_important([each], part, group, False)[0] for each in scores]
+    groups = []
+    for layer, each in enumerate(scores):
+        order = np.argsort(-each, kind="stable")
+        groups += [(float(each[order[i : i + group]].mean()), layer, order[i : i + group]) for i in range(0, len(order), group)]
+    groups.sort(key=lambda found: -found[0])
+    kept: list[list[int]] = [[] for _ in scores]
+    left = round(part * sum(map(len, scores)))
+    for _, layer, numbers in groups:
+        if len(numbers) <= left:
+            kept[layer] += numbers.tolist()
+            left -= len(numbers)
+    return [tuple(sorted(each)) for each in kept]
+
+
+def evenly(
+    blueprint: Blueprint, layers: list[int], importance: Importance, table: CostTable, limit: float, per_layer: bool = False
+) -> Selection | None:
+    """The largest equal part of the heads and of the neurons whose cost is within the limit; None where not even nothing is.
+
+    For scores that say which head and which neuron first, but not a head against a neuron.
+    """
+    parts = np.linspace(1, 0, 201)
+    found = (by_parts(blueprint, layers, importance, part, part, per_layer) for part in parts)
+    return next((selection for selection in found if table.cost(selection.plan(blueprint)) <= limit), None)
 
 
 def _whole(blueprint: Blueprint, layers: list[int]) -> Selection:

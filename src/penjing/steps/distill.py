@@ -1,6 +1,6 @@
 """Teach a cut model what its teacher answers (soft logits) and thinks (hidden states)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,8 @@ class Distill(Step[TeacherOutputs, Blueprint]):
     """Knowledge distillation (Hinton et al. 2015) with hidden states of matched layers (Jiao et al. 2020, equation 8).
 
     `kept` are the teacher's layers that the student's came from. The state after student layer j is matched to the
-    teacher's state before the next kept layer, the one that layer was trained to read; the last to the last.
+    teacher's state before the next kept layer, the one that layer was trained to read; the last to the last. `hidden` are
+    the teacher's hidden units that the student has, None all.
     """
 
     name = "distill"
@@ -48,9 +49,10 @@ class Distill(Step[TeacherOutputs, Blueprint]):
     def __init__(
         self, task: Task, teacher: PenjingPreTrainedModel, kept: list[int], settings: DistillSettings, dev: Examples,
         folder: Path, progress: Progress = silent, tick: Callable[[int, int], None] = lambda done, total: None,
+        hidden: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.task, self.teacher, self.settings, self.dev = task, teacher, settings, dev
-        self.folder, self.progress, self.tick = folder, progress, tick
+        self.folder, self.progress, self.tick, self.hidden = folder, progress, tick, hidden
         self.layer_map = layer_map(kept, len(teacher.config.layers))
         self.history: History | None = None
         self.data: Examples | None = None
@@ -70,11 +72,16 @@ class Distill(Step[TeacherOutputs, Blueprint]):
 
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
         """Train a copy of `model`; the training state lives in `folder` until the caller removes it."""
-        assert self.data is not None
         student = copy_of(model)
-        lesson = Lesson(self.task, self.data, self.dev, evidence, self.layer_map, self.settings, self.folder / "state.pt", self.progress)
-        self.history = lesson.teach(student)
+        self.history = self.lesson(evidence).teach(student)
         return copy_of(student)
+
+    def lesson(self, evidence: TeacherOutputs) -> "Lesson":
+        """What is taught, once observed."""
+        assert self.data is not None
+        return Lesson(
+            self.task, self.data, self.dev, evidence, self.layer_map, self.settings, self.folder / "state.pt", self.progress, self.hidden
+        )
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class Lesson:
     settings: DistillSettings
     state_file: Path
     progress: Progress = silent
+    hidden: Sequence[int] | None = None
+    """The teacher's hidden units that the student has; None: all of them."""
 
     def teach(self, student: nn.Module, **options: Any) -> History:
         """Train `student` in place (a model of ours, or a module around one that takes and gives the same); `options` go to `fit`."""
@@ -130,10 +139,9 @@ class Lesson:
             labels = labels[mask] if per_token else labels
             total = total + settings.hard * nn.functional.cross_entropy(z.float(), labels)
         if self.layer_map:
-            terms = [
-                state_mse(output.hidden_states[j][mask].float(), torch.from_numpy(self.outputs.states[i][index]).to(device).float())
-                for j, i in self.layer_map.items()
-            ]
+            units = slice(None) if self.hidden is None else list(self.hidden)
+            theirs = {i: torch.from_numpy(self.outputs.states[i][index][:, units]).to(device).float() for i in self.layer_map.values()}
+            terms = [state_mse(output.hidden_states[j][mask].float(), theirs[i]) for j, i in self.layer_map.items()]
             total = total + settings.states * torch.stack(terms).mean()
         return total
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
-from pathlib import Path
 from typing import Any, cast, final
 
 import numpy as np
@@ -23,14 +22,14 @@ from penjing.errors import InputError
 from penjing.maths.gates import deterministic, lagrangian, open_probability, sample
 from penjing.maths.losses import soft_kl
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps.distill import Distill, DistillSettings, Lesson, copy_of
+from penjing.steps.distill import Distill, copy_of
 from penjing.steps.importance import Importance
 from penjing.steps.prune import divergence_of
 from penjing.steps.step import Step
 from penjing.surgery import LayerSelection, Selection, cut
 from penjing.tasks.task import Examples, Task
 from penjing.training.batching import length_batches
-from penjing.training.loop import History, Progress, mixed_precision, rate, silent
+from penjing.training.loop import mixed_precision, rate
 from penjing.training.predict import logits_of
 from penjing.training.teacher import TeacherOutputs
 
@@ -282,7 +281,7 @@ def length_of(data: Examples) -> int:
 
 @final
 class GradualPrune(Step[TeacherOutputs, Blueprint]):
-    """Structured pruning while the model is distilled (Xia et al. 2022, section 3.1).
+    """Structured pruning while `distill` teaches the model (Xia et al. 2022, section 3.1).
 
     Gates and weights are trained together until `prune_until`; then the gates are fixed, at most `part` of the MACs stays, and
     the weights are trained on. `selection` says what was kept; the layers all stay, a closed block as its bias and norm.
@@ -290,12 +289,8 @@ class GradualPrune(Step[TeacherOutputs, Blueprint]):
 
     name = "gradual_prune"
 
-    def __init__(
-        self, task: Task, teacher: PenjingPreTrainedModel, kept: list[int], settings: DistillSettings, gradual: GradualSettings,
-        dev: Examples, folder: Path, progress: Progress = silent, tick: Callable[[int, int], None] = lambda done, total: None,
-    ) -> None:  # fmt: skip
-        self.distill, self.gradual = Distill(task, teacher, kept, settings, dev, folder, progress, tick), gradual
-        self.history: History | None = None
+    def __init__(self, distill: Distill, gradual: GradualSettings) -> None:
+        self.distill, self.gradual = distill, gradual
         self.selection: Selection | None = None
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
@@ -309,17 +304,16 @@ class GradualPrune(Step[TeacherOutputs, Blueprint]):
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
         """Train a copy of `model` and cut it; the training state lives in `folder` until the caller removes it."""
         how, gradual = self.distill, self.gradual
-        assert how.data is not None
-        gates = Gates(copy_of(model), length_of(how.data))
+        lesson = how.lesson(evidence)
+        gates = Gates(copy_of(model), length_of(lesson.data))
 
         def before_step(step: int, total: int) -> None:
             gates.target.fill_(gradual.target(step / total))
             if step + 1 >= gradual.prune_until * total:
                 gates.fix(gradual.part)
 
-        lesson = Lesson(how.task, how.data, how.dev, evidence, how.layer_map, how.settings, how.folder / "state.pt", how.progress)
         factor = RATE / how.settings.schedule.learning_rate
-        self.history = lesson.teach(
+        how.history = lesson.teach(
             gates, extra_loss=gates.penalty, before_step=before_step, judge_from=gradual.prune_until,
             rates={"log_alpha": factor, "multipliers": factor},
         )  # fmt: skip

@@ -131,7 +131,9 @@ def taylor(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int)
         sums.append(_of_weights(model, lambda w: torch.zeros_like(w) if w.grad is None else (w * w.grad).square()))
 
     _observe(model, task, data, _gates, _label_loss(task, data), after_batch=collect)
-    mean = [[np.mean([getattr(each, kind)[i] for each in sums], axis=0) for i in range(len(_layers(model)))] for kind in ("heads", "neurons")]
+    mean = [
+        [np.mean([getattr(each, kind)[i] for each in sums], axis=0) for i in range(len(_layers(model)))] for kind in ("heads", "neurons")
+    ]
     return Importance(mean[0], mean[1], [], np.mean([each.hidden for each in sums], axis=0))
 
 
@@ -276,7 +278,9 @@ def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[
         first_only = task.head == "sequence" and i == len(layers) - 1
         watch((i, "heads"), layer.attention.output, first_only)
         watch((i, "neurons"), layer.feed_forward.down, first_only)
-    tokens = {i: len(data) if task.head == "sequence" and i == len(layers) - 1 else int(data.encoded.offsets[-1]) for i in range(len(layers))}
+    tokens = {
+        i: len(data) if task.head == "sequence" and i == len(layers) - 1 else int(data.encoded.offsets[-1]) for i in range(len(layers))
+    }
     try:
         for rows in data.encoded.exact_batches(32):
             feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}

@@ -82,7 +82,9 @@ def _closing(block: nn.Module) -> Any:
 def _run(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What a block's closing layer reads (B, S, K), the block's output, and the sum before its norm, both (B, S, H)."""
     seen: list[Tensor] = []
-    hooks = [module.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for module in (_closing(block), cast(Any, block).norm)]
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for module in (_closing(block), cast(Any, block).norm)
+    ]
     try:
         output = block(x, None) if hasattr(block, "output") else block(x)
     finally:

@@ -11,10 +11,9 @@ from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.maths.sparsity import SCOPES, cosine_decay, cubic_sparsity, iterative_sparsity, keep_mask
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps.distill import Distill, Lesson, copy_of
+from penjing.steps.distill import Distill, copy_of
 from penjing.steps.step import Step
 from penjing.tasks.task import Examples
-from penjing.training.loop import History
 from penjing.training.teacher import TeacherOutputs
 
 IMPORTANCES = ("magnitude", "random", "movement", "regrow")
@@ -209,13 +208,12 @@ class Masking:
 
 @final
 class Sparsify(Step[TeacherOutputs, Blueprint]):
-    """Prune single weights while `distill` teaches the model; what is observed and taught is all `distill`'s."""
+    """Prune single weights while `distill` teaches the model; what is observed, taught and recorded is all `distill`'s."""
 
     name = "sparsify"
 
     def __init__(self, distill: Distill, settings: SparsifySettings) -> None:
         self.distill, self.settings = distill, settings
-        self.history: History | None = None
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
         """The teacher's outputs on the training texts, cached."""
@@ -227,12 +225,9 @@ class Sparsify(Step[TeacherOutputs, Blueprint]):
 
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
         """Train a copy of `model` under masks; it is judged only once the sparsity asked is reached."""
-        d, settings = self.distill, self.settings
-        assert d.data is not None
-        student = copy_of(model)
-        masking = Masking(student, settings, d.settings.schedule.seed)
-        lesson = Lesson(d.task, d.data, d.dev, evidence, d.layer_map, d.settings, d.folder / "state.pt", d.progress)
-        self.history = lesson.teach(
+        student, settings = copy_of(model), self.settings
+        masking = Masking(student, settings, self.distill.settings.schedule.seed)
+        self.distill.history = self.distill.lesson(evidence).teach(
             student, before_step=masking.before_step, rates={"scores": 1.0}, judge_from=0.0 if settings.schedule == "one-shot" else settings.end
         )  # fmt: skip
         masking.finish()

@@ -166,8 +166,8 @@ def fit(
             quality = evaluate(model)
             history.evaluations.append({"step": step + 1, "loss": running[0] / running[1], "quality": quality})
             running = [0.0, 0.0]
-            since_best += 1
-            if quality > history.best and step + 1 >= judge_from * total:
+            since_best += step + 1 >= judge_from * total
+            if quality > history.best and since_best:
                 history.best, history.best_step, since_best = quality, step + 1, 0
                 best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         progress(step + 1, total, loss=value.item(), best=history.best)
