@@ -156,9 +156,17 @@ def _subset(count: int) -> st.SearchStrategy[tuple[int, ...]]:
 def selections(draw: Any, blueprint: Blueprint) -> Selection:
     """What may be kept of a blueprint, down to nothing."""
     layers = draw(_subset(len(blueprint.layers)))
+    hidden = draw(st.none() | _subset(blueprint.hidden).filter(lambda kept: kept and len(kept) != _forbidden_width(blueprint)))
     return Selection(
-        tuple(LayerSelection(i, draw(_subset(blueprint.layers[i].heads)), draw(_subset(blueprint.layers[i].neurons))) for i in layers)
+        tuple(LayerSelection(i, draw(_subset(blueprint.layers[i].heads)), draw(_subset(blueprint.layers[i].neurons))) for i in layers),
+        hidden,
+        draw(st.none() | _subset(blueprint.vocabulary - 1).map(lambda kept: (0, *(i + 1 for i in kept)))),  # token 0 pads
     )
+
+
+def _forbidden_width(blueprint: Blueprint) -> int:
+    """Where a linear map joins the embedding to the encoder, the encoder may not become as wide as the embedding."""
+    return 0 if blueprint.embedding == blueprint.hidden else blueprint.embedding
 
 
 @st.composite

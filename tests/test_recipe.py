@@ -1,11 +1,16 @@
 """Recipes: settings that differ, strictly."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from penjing.errors import InputError
-from penjing.recipe import Recipe, read_recipe
+from penjing.recipe import COMPARABLE, IMPORTANCE, PruneSettings, QuantizeSettings, Recipe, read_recipe
+from penjing.steps.gates import GradualSettings
+from penjing.steps.sparsify import SparsifySettings
 
 
 def _recipe(folder: Path, text: str) -> Recipe:
@@ -27,10 +32,31 @@ def test_settings_that_differ_and_steps_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("destil: true", "'destil'; allowed are prune, distill, quantize"),
+        ("destil: true", "'destil'; allowed are prune, gradual, sparsify, distill, quantize"),
         ("distill: {schedule: {epochs: many}}", "epochs is 'many'; give a number like 3"),
         ("distill: {schedule: {epochs: 2.5}}", "epochs is 2.5"),
         ("- prune", "give a mapping"),
+        ("prune: 3", "prune is 3; give a mapping"),
+        ("prune: {importance: 3}", "importance is 3; give a value like 'fisher'"),
+        ("prune: {importance: magic}", "--importance: 'magic' is none; allowed are fisher, block-fisher, obs"),
+        ("prune: {per_layer: 1}", "per_layer is 1; give a value like False"),
+        ("prune: {head_weights: 'yes'}", "head_weights is 'yes'; give a value like False"),
+        ("prune: {texts: 0}", "texts is 0; give a number like 1000, not below 1"),
+        ("prune: {macs: half}", "macs is 'half'; give a number like 3, not below 0"),
+        ("prune: {macs: true}", "macs is True; give a number"),
+        ("prune: {macs: .nan}", "macs is nan; give a number"),
+        ("prune: {macs: -0.5}", "macs is -0.5; give a number"),
+        ("prune: {macs: 1.5}", "--macs: 1.5 is out of range"),
+        ("prune: {layers: 2.5}", "--layers: 2.5 is out of range; give how many layers are kept, at least 1"),
+        ("prune: {layers: true}", "layers is True; give a number"),
+        ("gradual: {part: 0}", "part is 0; it must be above 0"),
+        ("gradual: {parts: 0.5}", "gradual has 'parts'; allowed are part, warmup, prune_until"),
+        ("gradual: true\ndistill: false", "--schedule: gradual structured pruning trains"),
+        ("gradual: true\nsparsify: true", "--sparsity: it does not go with gradual structured pruning"),
+        ("sparsify: {scope: everything}", "--scope: 'everything' is none; allowed are"),
+        ("sparsify: {scope: false}", "scope is False; give a value like 'global'"),
+        ("sparsify: {rounds: 2.5}", "rounds is 2.5; give a number like 4, not below 1"),
+        ("sparsify: {sparsity: 1}", "--sparsity: 1 is out of range"),
         ("a: [", "cannot be read as YAML"),
     ],
 )
@@ -38,3 +64,76 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
         _recipe(tmp_path, text)
     assert said in str(caught.value)
+
+
+def test_every_section_is_read(tmp_path: Path) -> None:
+    recipe = _recipe(
+        tmp_path,
+        """
+prune: {importance: obs, repair: scales, heads: 0, neurons: 0.5, layers: 3, vocabulary: 0, per_layer: true, head_weights: true}
+sparsify: {sparsity: 0.8, scope: row, embeddings: true}
+quantize: {texts: 9}
+""",
+    )
+    assert recipe.prune == PruneSettings(1000, "obs", "scales", None, None, 0, 0.5, 3, None, 0, True, True)
+    assert recipe.sparsify == SparsifySettings(0.8, scope="row", embeddings=True) and recipe.gradual is None
+    assert recipe.quantize == QuantizeSettings(9) and recipe.distill == Recipe().distill
+
+
+@pytest.mark.parametrize(("name", "default"), [("gradual", GradualSettings()), ("sparsify", SparsifySettings())])
+def test_a_step_that_is_left_out_by_itself_can_be_asked_for(tmp_path: Path, name: str, default: Any) -> None:
+    for text, expected in ((": true", default), (":", default), (": {}", default), (": false", None)):
+        recipe = _recipe(tmp_path, name + text)
+        assert recipe == replace(Recipe(), **{name: expected})
+        assert recipe.by_hand == (expected is not None)
+
+
+def test_a_setting_can_be_taken_back(tmp_path: Path) -> None:
+    assert _recipe(tmp_path, "prune: {macs: null, layers: null}") == Recipe()
+
+
+# -- settings of prune -------------------------------------------------------------------------------------------
+
+PARTS = ("macs", "latency", "heads", "neurons", "hidden", "vocabulary")
+ZERO = ("heads", "neurons", "vocabulary")
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("value", [-0.1, 0, 1e-9, 1, 1.01, math.nan, math.inf])
+def test_a_part_is_above_zero_and_at_most_one(name: str, value: float) -> None:
+    if 0 < value <= 1 or (value == 0 and name in ZERO):
+        settings = PruneSettings(**{name: value})  # type: ignore[arg-type]
+        assert Recipe(prune=settings).by_hand and settings.cuts == (name != "vocabulary")
+        assert settings.limited == (name in ("macs", "latency"))
+        return
+    option = "vocab" if name == "vocabulary" else name
+    with pytest.raises(InputError, match=f"--{option}: {value} is out of range; give the part that is kept, above 0 and at most 1"):
+        PruneSettings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"importance": "magic"}, "--importance: 'magic' is none; allowed are " + ", ".join(IMPORTANCE)),
+        ({"repair": "glue"}, "--repair: 'glue' is none; allowed are none, scales, weights"),
+        ({"layers": 0}, "--layers: 0 is out of range; give how many layers are kept, at least 1"),
+        ({"layers": 2.5}, "--layers: 2.5 is out of range"),
+        ({"layers": True}, "--layers: True is out of range"),
+        ({"macs": 0.5, "heads": 0.5}, "--heads, --neurons: --macs or --latency says how much is cut in all; give those, or these"),
+        ({"latency": 0.5, "neurons": 0.0}, "--heads, --neurons: --macs or --latency says"),
+        ({"macs": 0.5, "latency": 0.5}, "--macs, --latency: two limits on the cost; give one"),
+        ({"hidden": 0.5, "importance": "gates"}, "--hidden: --importance gates scores heads and neurons alone; give another"),
+    ],
+)
+def test_settings_that_do_not_go_are_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        PruneSettings(**fields)
+    assert said in str(caught.value)
+
+
+def test_what_is_asked_by_hand_and_what_the_budget_decides() -> None:
+    assert not Recipe().by_hand and not PruneSettings().cuts and set(COMPARABLE) <= set(IMPORTANCE)
+    assert PruneSettings(layers=3).cuts and not PruneSettings(layers=3).limited
+    assert Recipe(prune=PruneSettings(macs=0.5)).macs == 0.5
+    assert Recipe(gradual=GradualSettings(0.4)).macs == 0.4
+    assert Recipe(prune=None).macs is None and not Recipe(prune=None).by_hand

@@ -227,11 +227,9 @@ class _Compression:
         selection = dataclasses.replace(Selection.all(self.blueprint), tokens=tokens)
         with tempfile.TemporaryDirectory() as made:
             copy_tokenizer(self.tokenizer, Path(made))
-            pruned = Path(made) / "pruned"
-            pruned.mkdir()
-            write_pruned(Path(made), pruned, tokens)
             model = cut(self.teacher, selection)
-            write(model, folder / "model", tokenizer=pruned)
+            write(model, folder / "model")
+            write_pruned(Path(made), folder / "model", tokens)
         data = with_tokenizer(job.data, tokenizer_of(folder / "model"))
         quality = quality_of(data.task, data.eval, logits_of(model, data.eval.encoded))
         longer = data.eval.encoded.lengths.mean() / job.data.eval.encoded.lengths.mean()

@@ -75,6 +75,8 @@ class PruneSettings:
             raise InputError(f"--layers: {self.layers} is out of range; give how many layers are kept, at least 1")
         if self.limited and (self.heads is not None or self.neurons is not None):
             raise InputError("--heads, --neurons: --macs or --latency says how much is cut in all; give those, or these")
+        if self.hidden is not None and self.importance == "gates":
+            raise InputError("--hidden: --importance gates scores heads and neurons alone; give another, such as fisher")
         if self.macs is not None and self.latency is not None:
             raise InputError("--macs, --latency: two limits on the cost; give one")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import blueprints, cuts, logits, own_inputs, penjing_model, selections
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,9 +31,36 @@ def zeroing(kept: list[int]) -> Any:
     return hook
 
 
+def norm_of_kept(kept: list[int]) -> Any:
+    """A forward hook on a norm: it is taken over the features `kept` alone, and zero elsewhere."""
+
+    def hook(norm: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        output = torch.zeros_like(inputs[0])
+        output[..., kept] = F.layer_norm(inputs[0][..., kept], (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps)
+        return output
+
+    return hook
+
+
+def mask_hidden(model: PenjingPreTrainedModel, kept: list[int]) -> None:
+    """Take the hidden units but `kept` out of the residual stream: norms see the others, what leaves the embedding is zero."""
+    blueprint, encoder = blueprint_of(model), model.base_model
+    norms = [norm for layer in encoder.layers for norm in (layer.attention.norm, layer.feed_forward.norm)]
+    if blueprint.embedding == blueprint.hidden:
+        norms.append(encoder.embeddings.norm)
+        if blueprint.head == "masked":
+            norms.append(model.head.norm)
+    else:
+        encoder.embeddings.register_forward_hook(lambda _, __, x: zeroing(kept)(None, (x,))[0])
+    for norm in norms:
+        norm.register_forward_hook(norm_of_kept(kept))
+
+
 def mask(model: PenjingPreTrainedModel, selection: Selection) -> None:
     """Multiply what `selection` drops by zero inside `model`, and let dropped layers pass their input on."""
     blueprint, encoder = blueprint_of(model), model.base_model
+    if selection.hidden is not None:
+        mask_hidden(model, list(selection.hidden))
     kept = {layer.layer: layer for layer in selection.layers}
     for i, layer in enumerate(encoder.layers):
         if i not in kept:
@@ -49,8 +77,17 @@ def test_cutting_is_masking_to_zero(plan: tuple[Blueprint, Selection], seed: int
     blueprint, selection = plan
     model, inputs = penjing_model(blueprint, seed), own_inputs(blueprint, seed)
     small = cut(model, selection)
+    whole = dict(inputs)
+    if selection.tokens is not None:  # the same texts, by the old and by the new numbers
+        inputs["input_ids"] = inputs["input_ids"] % len(selection.tokens)
+        whole["input_ids"] = torch.tensor(selection.tokens)[inputs["input_ids"]]
     mask(model, selection)
-    torch.testing.assert_close(logits(small, inputs), logits(model, inputs), rtol=1e-5, atol=1e-5)
+    expected = logits(model, whole)
+    if blueprint.head == "masked" and selection.tokens is not None:
+        expected = expected[..., list(selection.tokens)]
+    if blueprint.head == "none" and selection.hidden is not None:
+        expected = expected[..., list(selection.hidden)]
+    torch.testing.assert_close(logits(small, inputs), expected, rtol=1e-4, atol=1e-4)
     assert blueprint_of(small) == selection.plan(blueprint)
 
 
@@ -175,3 +212,22 @@ def test_nothing_may_be_kept() -> None:
 def assert_same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_tokens_that_the_configuration_names_get_new_numbers_and_the_padding_must_stay() -> None:
+    model = penjing_model(WHOLE, pad_token_id=3, origin={"model_type": "bert", "pad_token_id": 3, "hidden_size": 12})
+    config = cut(model, replace(Selection.all(WHOLE), tokens=(1, 3, 7))).config
+    assert config.pad_token_id == 1 and config.origin["pad_token_id"] == 1 and config.vocab_size == 3
+    with pytest.raises(InputError, match="token 3, the padding"):
+        cut(model, replace(Selection.all(WHOLE), tokens=(1, 7)))
+
+
+def test_hidden_units_may_not_become_as_many_as_an_embedding_of_another_width() -> None:
+    blueprint = replace(WHOLE, embedding=6)
+    with pytest.raises(InputError, match="6 hidden units is the width of the embedding"):
+        replace(Selection.all(blueprint), hidden=tuple(range(6))).plan(blueprint)
+
+
+def test_the_sequence_head_keeps_its_width_where_hidden_units_go() -> None:
+    plan = replace(Selection.all(WHOLE), hidden=tuple(range(8))).plan(WHOLE)
+    assert (plan.hidden, plan.embedding, plan.pooled_width) == (8, 8, WHOLE.hidden) and not plan.uniform

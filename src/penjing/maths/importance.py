@@ -40,20 +40,19 @@ def relative_relevance(R: Tensor) -> Tensor:
 def eliminate(F: Tensor) -> Tensor:
     """Cost of each group when groups go one by one, each time the one that adds least to rᵀFr, r the groups that are gone.
 
-    F (groups, groups) → (groups,), never falling in the order of elimination: the order is the cost's. The block Fisher
+    F (groups, groups) → (groups,), rising in the order of elimination: the order is the cost's. The block Fisher
     information holds what the diagonal leaves out, that two groups may stand in for each other (Kwon et al. 2022,
     section 4.2: there the diagonal's mask is rearranged; here the order holds for every size at once).
     """
-    count = len(F)
-    added, costs = F.diagonal().clone(), torch.zeros(count, dtype=F.dtype)
-    highest = torch.zeros((), dtype=F.dtype)
-    for _ in range(count):
+    F = F.double()
+    added, order, costs = F.diagonal().clone(), list[int](), list[float]()
+    for _ in range(len(F)):
         i = int(added.argmin())
-        highest = torch.maximum(highest * (1 + 1e-6), added[i])  # no two alike, so that their order is the order of elimination
-        costs[i] = highest
+        order.append(i)
+        costs.append(float(added[i]))
         added += 2 * F[:, i]
         added[i] = torch.inf
-    return costs
+    return _rising(order, costs)
 
 
 def eliminate_by_reconstruction(W: Tensor, A: Tensor, C: Tensor, width: int, chunk: int) -> Tensor:
@@ -67,11 +66,11 @@ def eliminate_by_reconstruction(W: Tensor, A: Tensor, C: Tensor, width: int, chu
         chunk: groups that go at once, the `chunk` cheapest of that moment.
 
     Returns:
-        (K / width,), never falling in the order of elimination.
+        (K / width,), rising in the order of elimination.
     """
     W, inverse = W.double().clone(), torch.linalg.inv(A.double())
-    C, groups = C.double(), W.shape[1] // width
-    costs, left, highest = torch.zeros(groups, dtype=torch.float64), torch.arange(groups), 0.0
+    C, left = C.double(), torch.arange(W.shape[1] // width)
+    order, costs = list[int](), list[float]()
     while len(left):
         if width == 1:
             each = ((C @ W) * W).sum(0) / inverse.diagonal()
@@ -81,8 +80,8 @@ def eliminate_by_reconstruction(W: Tensor, A: Tensor, C: Tensor, width: int, chu
                 own = slice(i * width, (i + 1) * width)
                 each[i] = torch.trace(C @ W[:, own] @ torch.linalg.solve(inverse[own, own], W[:, own].T))
         gone = each.argsort()[:chunk]
-        costs[left[gone]] = torch.clamp_min(0.5 * each[gone], highest)
-        highest = float(costs[left[gone]].max())
+        order += left[gone].tolist()
+        costs += (0.5 * each[gone]).tolist()
         keep = torch.ones(len(left), dtype=torch.bool)
         keep[gone] = False
         columns = keep.repeat_interleave(width)
@@ -90,4 +89,16 @@ def eliminate_by_reconstruction(W: Tensor, A: Tensor, C: Tensor, width: int, chu
         correction = torch.linalg.solve(inverse[S][:, S], inverse[S])
         W, inverse = W - W[:, S] @ correction, inverse - inverse[:, S] @ correction
         W, inverse, left = W[:, columns], inverse[columns][:, columns], left[keep]
-    return costs
+    return _rising(order, costs)
+
+
+def _rising(order: list[int], costs: list[float]) -> Tensor:
+    """The costs by number of group, each above the one before: an order of elimination that sorting gives back.
+
+    What a group adds can fall as others go. Groups that cost nothing stay at zero.
+    """
+    result, highest = torch.zeros(len(order), dtype=torch.float64), 0.0
+    for i, cost in zip(order, costs, strict=True):
+        highest = max(highest * (1 + 1e-9), cost)
+        result[i] = highest
+    return result

@@ -14,7 +14,7 @@ def best_update(A: Tensor, B: Tensor, ridge: float) -> Tensor:
     With what is cut gone from a, and R what it gave, W + D is the optimal-brain-surgeon update (Kurtić et al. 2023,
     ZipLM, equation 2).
     """
-    return torch.linalg.solve(_ridged(A, ridge), B.T).T
+    return torch.linalg.solve(ridged(A, ridge), B.T).T
 
 
 def best_scales(W: Tensor, A: Tensor, B: Tensor, width: int, ridge: float) -> Tensor:
@@ -28,8 +28,9 @@ def best_scales(W: Tensor, A: Tensor, B: Tensor, width: int, ridge: float) -> Te
 
     M = groups(groups((W.T @ W) * A).T)
     c = groups((W * B).sum(0))
-    return 1 + torch.linalg.solve(_ridged(M, ridge), c)
+    return 1 + torch.linalg.solve(ridged(M, ridge), c)
 
 
-def _ridged(A: Tensor, ridge: float) -> Tensor:
+def ridged(A: Tensor, ridge: float) -> Tensor:
+    """A + λ·I, λ = `ridge`·mean diagonal of A: positive definite, with a ridge, even where A is zero."""
     return A + (ridge * A.diagonal().mean().clamp_min(1e-12)) * torch.eye(len(A), dtype=A.dtype)

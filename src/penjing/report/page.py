@@ -36,6 +36,15 @@ _ASKED = {
     "max_drop": "lose at most {} points",
     "minutes": "in at most {} minutes",
 }
+_CUT = {
+    "macs": "keep {} of the multiply-accumulates",
+    "latency": "keep {} of the latency of the blocks",
+    "heads": "keep {} of the heads",
+    "neurons": "keep {} of the neurons",
+    "layers": "keep {} layers",
+    "hidden": "keep {} of the hidden units",
+    "vocabulary": "keep {} of the tokens",
+}
 _AUTO = {
     "none": "AutoModel",
     "sequence": "AutoModelForSequenceClassification",
@@ -115,8 +124,8 @@ def _missed(gate: Mapping[str, Any]) -> str:
 
 
 def _bound(gate: Mapping[str, Any]) -> str:
-    """The gate's limit with its direction: a speed-up is a lower bound, everything else an upper one."""
-    return f"{'at least' if gate.get('name') == 'speedup' else 'at most'} {_figure(gate.get('limit'))}"
+    """The gate's limit with its direction: a speed-up and a sparsity are lower bounds, everything else an upper one."""
+    return f"{'at least' if gate.get('name') in ('speedup', 'sparsity') else 'at most'} {_figure(gate.get('limit'))}"
 
 
 # -- what the template is given --------------------------------------------------------------------------------
@@ -125,7 +134,13 @@ def _bound(gate: Mapping[str, Any]) -> str:
 def _targets(report: Mapping[str, Any]) -> list[str]:
     """The budget that was asked for, in words."""
     asked = _part(report, "asked")
-    return [words.format(_figure(asked[name])) for name, words in _ASKED.items() if is_number(asked.get(name))]
+    recipe = _part(asked, "recipe")
+    gradual, sparse = recipe.get("gradual"), recipe.get("sparsify")
+    cut = {"macs": gradual["part"]} if gradual else _part(recipe, "prune")
+    lines = [words.format(_figure(given[name])) for given, table in ((asked, _ASKED), (cut, _CUT)) for name, words in table.items()
+             if is_number(given.get(name))]  # fmt: skip
+    lines = ["keep the tokens that the texts produce" if line == _CUT["vocabulary"].format("0") else line for line in lines]
+    return [*lines, f"set {_figure(sparse['sparsity'])} of the weights to zero"] if sparse else lines
 
 
 def _compared(report: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -96,9 +96,10 @@ def _most_important(scores: list[Scores], part: float, group: int, per_layer: bo
     kept: list[list[int]] = [[] for _ in scores]
     left = round(part * sum(map(len, scores)))
     for _, layer, numbers in groups:
-        if len(numbers) <= left:
-            kept[layer] += numbers.tolist()
-            left -= len(numbers)
+        if len(numbers) > left:
+            break  # a smaller group further on is worth less
+        kept[layer] += numbers.tolist()
+        left -= len(numbers)
     return [tuple(sorted(each)) for each in kept]
 
 

@@ -131,7 +131,7 @@ def choose(settings: PruneSettings, blueprint: Blueprint, importance: Importance
     else:
         heads, neurons = (1.0 if part is None else part for part in (settings.heads, settings.neurons))
         found = by_parts(blueprint, layers, importance, heads, neurons, settings.per_layer)
-    if settings.hidden is None:
+    if settings.hidden in (None, 1):
         return found
     width = max(WIDTH, round(settings.hidden * blueprint.hidden / WIDTH) * WIDTH)
     if width == blueprint.embedding != blueprint.hidden:

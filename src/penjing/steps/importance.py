@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from penjing.checkpoint import blueprint_of
 from penjing.maths import importance as formulas
+from penjing.maths.repair import ridged
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.training.predict import pad_rows
@@ -164,9 +165,8 @@ def reconstruction(model: PenjingPreTrainedModel, task: Task, data: Examples, se
                 scores.append(np.zeros(0))
                 continue
             A, C = moments[i, kind]
-            A = A + RIDGE * A.diagonal().mean() * torch.eye(len(A))
             chunk = 1 if width > 1 else -(-closing.in_features // CHUNKS)
-            scores.append(formulas.eliminate_by_reconstruction(closing.weight.detach(), A, C, width, chunk).numpy())
+            scores.append(formulas.eliminate_by_reconstruction(closing.weight.detach(), ridged(A, RIDGE), C, width, chunk).numpy())
     return Importance(heads, neurons, [], fisher(model, task, data, seed).hidden)
 
 
@@ -299,7 +299,8 @@ def relevance_rules(model: PenjingPreTrainedModel) -> Iterator[None]:
     """Within, gradient × activation is the relevance of layer-wise relevance propagation (rule LRP-0).
 
     Attention's weights, the norms' deviations and the ratios activation(x) / x are taken as constants, so that every
-    layer is linear in what it passes on (Voita et al. 2019, appendix A; Ali et al. 2022, "XAI for Transformers", section 3).
+    layer, and the head, is linear in what it passes on: without biases no relevance is lost (Voita et al. 2019,
+    appendix A; Ali et al. 2022, "XAI for Transformers", section 3).
     """
 
     def norm(module: nn.LayerNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
@@ -312,8 +313,8 @@ def relevance_rules(model: PenjingPreTrainedModel) -> Iterator[None]:
         return x * torch.where(x == 0, 0.0, output / x).detach()
 
     hooks = [module.register_forward_hook(norm) for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    hooks += [module.register_forward_hook(ratio) for name, module in model.named_modules() if name.endswith(".activation")]
     for layer in _layers(model):
-        hooks.append(layer.feed_forward.activation.register_forward_hook(ratio))
         if layer.attention.heads:
             hooks += [part.register_forward_hook(lambda _, __, y: y.detach()) for part in (layer.attention.query, layer.attention.key)]
     try:

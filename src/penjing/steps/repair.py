@@ -24,7 +24,7 @@ class Reconstruction:
     errors: list[tuple[float, float]]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def repair(
     model: PenjingPreTrainedModel, teacher: PenjingPreTrainedModel, selection: Selection, encoded: Encoded, method: Repair = "weights"
 ) -> tuple[PenjingPreTrainedModel, Reconstruction]:
@@ -32,7 +32,8 @@ def repair(
 
     Block after block, on the cut model's own states: so a block also makes up for what those before it lost. The sum
     before a block's norm is fitted to the teacher's; where layers were cut behind it, to that of the last of these, whose
-    norm it takes over. Where the head reads the first token alone, the last layer is fitted on that.
+    norm it takes over. What layers before the first kept one gave, that one makes up for. Where the head reads the first
+    token alone, the last layer is fitted on that.
 
     Args:
         method: "weights" refits the matrix and bias that close a block (the update of ZipLM, Kurtić et al. 2023);
@@ -46,6 +47,8 @@ def repair(
     hidden = None if selection.hidden is None else torch.tensor(selection.hidden)
     inputs = [encoded.feeds(rows) for rows in encoded.exact_batches(64)]
     ours, targets = ([_embed(network, feeds) for feeds in inputs] for network in (result, teacher))
+    for gone in theirs[: min((kept.layer for kept in selection.layers), default=0)]:
+        targets = [gone(x, None) for x in targets]
     errors = []
     for j, kept in enumerate(selection.layers):
         until = selection.layers[j + 1].layer if j + 1 < len(selection.layers) else len(theirs)

@@ -1,0 +1,330 @@
+"""Pruning on real data: the figures of docs/pruning.md, with the commands that a user types.
+
+    python benchmarks/pruning.py [free] [big] [plot] [distilled] [gradual] [sparse] [vocabulary]
+
+Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of
+main_job.py; results go to .cache/bench/pruning/, where a run that was stopped goes on. `plot` writes docs/pruning.svg.
+About an hour in all; `free`, `big` and `plot` time things, so leave the machine alone meanwhile.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from main_job import CACHE, ROOT, SHARED, SST2, data, penjing, teacher
+
+HERE = CACHE / "pruning"
+TASKS = {"sst2": "classification", "mrpc": "pair", "conll2000": "tagging"}
+LEVELS = (0.7, 0.5)
+RANDOM_SEEDS = (0, 1, 2)
+TEXTS = 1000
+
+
+def model_of(name: str) -> Path:
+    """The teacher of a data set."""
+    options = {"mrpc": ["--epochs", 5], "conll2000": ["--epochs", 4, "--learning-rate", "1e-4"]}.get(name, [])
+    return SST2 if name == "sst2" else teacher(name, TASKS[name], *options, "--max-length", 128)
+
+
+def prune(name: str, out: str, *options: object, model: Path | None = None) -> None:
+    """One `penjing prune`, on dev where there is one."""
+    dev = ["--eval", data(name, "dev")] if data(name, "dev").is_file() else []
+    penjing(
+        "prune", "--model", model or model_of(name), "--task", TASKS[name], "--train", data(name, "train"), *dev,
+        "--test", data(name, "test"), "--max-length", 128, "--out", HERE / out, *options,
+    )  # fmt: skip
+
+
+def free() -> None:
+    """Half the multiply-accumulates, without training."""
+    for name in TASKS:
+        prune(name, f"{name}-half", "--macs", 0.5, "--no-training")
+
+
+def distilled() -> None:
+    """The same, and one epoch of distillation."""
+    for name in TASKS:
+        prune(name, f"{name}-half-distilled", "--macs", 0.5, "--epochs", 1)
+
+
+def gradual() -> None:
+    """The same share, by gates that are learned while the model is distilled."""
+    prune("sst2", "sst2-half-gradual", "--macs", 0.5, "--schedule", "gradual", "--epochs", 2)
+
+
+def sparse() -> None:
+    """Nine weights in ten to zero, gradually."""
+    prune("sst2", "sst2-sparse90", "--sparsity", 0.9, "--epochs", 2)
+
+
+def vocabulary() -> None:
+    """Only the tokens that the training texts produce."""
+    for name in TASKS:
+        prune(name, f"{name}-vocabulary", "--vocab", 0, "--no-training")
+
+
+def big() -> None:
+    """A BERT-base with random weights through the training-free path: minutes, and memory of the process and its children."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = HERE / "base-shaped"
+    if not (folder / "config.json").is_file():
+        BertForSequenceClassification(BertConfig(num_labels=2, id2label={0: "negative", 1: "positive"})).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(SST2).save_pretrained(folder)
+    most, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.25):
+            most[0] = max(most[0], memory_of_children(os.getpid()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.monotonic()
+    try:
+        prune("sst2", "base-shaped-half", "--macs", 0.5, "--no-training", model=folder)
+    finally:
+        done.set()
+        watcher.join()
+    found = {"minutes": (time.monotonic() - start) / 60, "peak_gb": most[0] / 1e9}
+    (HERE / "base-shaped.json").write_text(json.dumps(found))
+    print(f"BERT-base-shaped: {found['minutes']:.1f} minutes, {found['peak_gb']:.2f} GB at most")
+
+
+def memory_of_children(process: int) -> float:
+    """Bytes that the descendants of a process hold, pages that they share counted in parts."""
+    total = 0.0
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        try:
+            rollup = Path(f"/proc/{child}/smaps_rollup").read_text()
+            total += 1024 * float(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
+            total += memory_of_children(int(child))
+        except (OSError, StopIteration):
+            continue
+    return total
+
+
+# -- each importance, at equal multiply-accumulates, against the clock ------------------------------------------------
+
+
+def plot() -> None:
+    """Quality against measured latency of every importance, and of plain re-implementations, on SST-2."""
+    import tempfile
+
+    import torch
+
+    from penjing.checkpoint import blueprint_of, read
+    from penjing.engines.export import FLOAT_FORMS, export
+    from penjing.engines.measure import Subject, measure
+    from penjing.recipe import IMPORTANCE, PruneSettings
+    from penjing.search.costs import macs_table
+    from penjing.search.plan import choose
+    from penjing.sources import Reading, load_data
+    from penjing.steps.prune import Prune
+    from penjing.steps.repair import repair
+    from penjing.surgery import Selection, cut
+    from penjing.tasks.judge import judge
+    from penjing.training.predict import logits_of
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    found = load_data(str(SST2), "classification", str(data("sst2", "train")), str(data("sst2", "dev")), Reading(max_length=128), print)
+    whole = read(SST2, head="sequence", labels=found.task.labels)
+    blueprint, length = blueprint_of(whole), int(np.median(found.eval.encoded.lengths))
+    rows = np.sort(np.random.default_rng(0).permutation(len(found.train))[:TEXTS])
+    texts, table = found.train.take(rows), macs_table(blueprint, length)
+    points: list[dict[str, Any]] = []
+
+    def add(group: str, name: str, level: float, model: Any, seconds: float = 0.0) -> None:
+        macs = blueprint_of(model).macs(length) / blueprint.macs(length)
+        quality = judge(found.task, found.eval, logits_of(model, found.eval.encoded))
+        points.append({"group": group, "name": name, "level": level, "macs": macs, "seconds": seconds, **quality, "model": model})
+        print(f"{group:>8} {name:>14} {macs:.2f} of the MACs: {quality['quality']:.2f} ({seconds:.0f} s)", flush=True)
+
+    add("teacher", "teacher", 1.0, whole)
+    for name, criterion in IMPORTANCE.items():
+        for seed in RANDOM_SEEDS if name == "random" else (0,):
+            start = time.monotonic()
+            importance = criterion(whole, found.task, texts, seed)
+            seconds = time.monotonic() - start
+            for level in LEVELS:
+                selection = choose(PruneSettings(macs=level, importance=name), blueprint, importance, table)
+                add("ours", name, level, repair(cut(whole, selection), whole, selection, texts.encoded)[0], seconds)
+    depth = Prune(found.task, IMPORTANCE["fisher"], lambda b, _: Selection.all(b), texts.encoded).observe(whole, texts)
+    for layers in (4, 3):
+        selection = choose(PruneSettings(layers=layers), blueprint, depth, None)
+        add("depth", f"{layers} layers", layers / 6, repair(cut(whole, selection), whole, selection, texts.encoded)[0])
+    for name, scores in [*((f"random {s}", random_scores(blueprint, s)) for s in RANDOM_SEEDS), ("magnitude", magnitudes(whole)),
+                         ("Michel", michel(whole, found.task, texts))]:  # fmt: skip
+        for level in LEVELS:
+            add("plain", name, level, cut(whole, halve(blueprint, scores, level)))
+
+    form = FLOAT_FORMS[0]
+    with tempfile.TemporaryDirectory() as folder:
+        subjects = []
+        for i, point in enumerate(points):
+            export(point.pop("model"), Path(folder) / str(i), [form.file], segments=False)
+            subjects.append(Subject(form, Path(folder) / str(i)))
+        measured = measure(subjects, found.eval.encoded, threads=os.cpu_count() or 1, throughput_texts=0)
+    for point, each in zip(points, measured, strict=True):
+        point["latency_ms"] = each.latency_ms
+        point["rounds_ms"] = [float(np.median(ms)) for ms in each.rounds_ms]
+    HERE.mkdir(parents=True, exist_ok=True)
+    (HERE / "plot.json").write_text(json.dumps(points, indent=1))
+    (ROOT / "docs" / "pruning.svg").write_text(drawing(points), encoding="utf-8")
+
+
+Parts = tuple[list[Any], list[Any]]
+"""Plain scores of heads and of neurons, an array per layer."""
+
+
+def random_scores(blueprint: Any, seed: int) -> Parts:
+    """Plain: random numbers."""
+    generator = np.random.default_rng(seed)
+    return [generator.random(layer.heads) for layer in blueprint.layers], [generator.random(layer.neurons) for layer in blueprint.layers]
+
+
+def magnitudes(model: Any) -> Parts:
+    """Plain: the Euclidean norm of all weights of a head, and of a neuron."""
+    heads, neurons = [], []
+    for layer in model.encoder.layers:
+        a, f = layer.attention, layer.feed_forward
+        inner = [a.query.weight, a.key.weight, a.value.weight, a.output.weight.T]
+        heads.append(np.sqrt(sum((w.detach().numpy() ** 2).reshape(a.heads, -1).sum(1) for w in inner)))
+        neurons.append(np.sqrt(sum((w.detach().numpy() ** 2).sum(1) for w in (f.up.weight, f.down.weight.T))))
+    return heads, neurons
+
+
+def michel(model: Any, task: Any, texts: Any) -> Parts:
+    """Plain: E|∂L/∂ξ| with an explicit gate ξ = 1 for each text, head and neuron, normalised per layer (Michel et al. 2019)."""
+    import torch
+
+    labels = np.concatenate(task.targets(texts))
+    sums: dict[tuple[int, str], Any] = {}
+    for rows in texts.encoded.exact_batches(32):
+        gates: dict[tuple[int, str], Any] = {}
+        hooks = []
+        for i, layer in enumerate(model.encoder.layers):
+            closings = (("heads", layer.attention.output, layer.attention.width), ("neurons", layer.feed_forward.down, 1))
+            for kind, closing, width in closings:
+                gate = gates[i, kind] = torch.ones(len(rows), closing.in_features // width, requires_grad=True)
+                wide = gate.repeat_interleave(width, 1)[:, None]
+                hooks.append(closing.register_forward_pre_hook(lambda _, inputs, wide=wide: (inputs[0] * wide,)))
+        feeds = {name: torch.from_numpy(value) for name, value in texts.encoded.feeds(rows).items()}
+        torch.nn.functional.cross_entropy(model(**feeds).logits, torch.from_numpy(labels[rows]), reduction="sum").backward()
+        for key, gate in gates.items():
+            sums[key] = sums.get(key, 0) + gate.grad.abs().sum(0).numpy()
+        for hook in hooks:
+            hook.remove()
+    model.zero_grad()
+    count = len(model.encoder.layers)
+    heads, neurons = ([sums[i, kind] / np.linalg.norm(sums[i, kind]) for i in range(count)] for kind in ("heads", "neurons"))
+    return heads, neurons
+
+
+def halve(blueprint: Any, scores: Parts, part: float) -> Any:
+    """Plain: the best `part` of all heads and of all neurons."""
+    from penjing.surgery import LayerSelection, Selection
+
+    kept = []
+    for each in scores:
+        flat = np.concatenate(each)
+        threshold = np.sort(flat)[::-1][round(part * len(flat)) - 1]
+        kept.append([tuple(int(i) for i in np.flatnonzero(row >= threshold)) for row in each])
+    return Selection(tuple(LayerSelection(i, *pair) for i, pair in enumerate(zip(*kept, strict=True))))
+
+
+COLOURS = {"teacher": "#444444", "ours": "#2f7d4f", "depth": "#b0722a", "plain": "#8a8a8a"}
+WORDS = {
+    "teacher": "the teacher",
+    "ours": "Penjing: each importance, repaired",
+    "depth": "Penjing: whole layers, repaired",
+    "plain": "plain re-implementations, not repaired",
+}
+
+
+def drawing(points: list[dict[str, Any]]) -> str:
+    """Accuracy with its 95 % interval against milliseconds, as an SVG; filled: half the multiply-accumulates, open: 0.7."""
+    width, height, left, top, right, bottom = 900, 560, 60, 30, 30, 50
+    most = max(p["latency_ms"] for p in points) * 1.04
+    least = min(p["latency_ms"] for p in points) * 0.9
+    low, high = 45, 95
+
+    def x(ms: float) -> float:
+        return left + (ms - least) / (most - least) * (width - left - right)
+
+    def y(points_: float) -> float:
+        return top + (high - points_) / (high - low) * (height - top - bottom)
+
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+           f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
+    for value in range(50, 95, 10):
+        out.append(f'<line x1="{left}" x2="{width - right}" y1="{y(value)}" y2="{y(value)}" stroke="#e4e4e4"/>')
+        out.append(f'<text x="{left - 8}" y="{y(value) + 4}" text-anchor="end">{value}</text>')
+    step = 0.25 if most - least < 2.5 else 0.5
+    for i in range(int(np.ceil(least / step)), int(most / step) + 1):
+        out.append(f'<text x="{x(i * step):.1f}" y="{height - bottom + 18}" text-anchor="middle">{i * step:g}</text>')
+    out.append(
+        f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">milliseconds of a text, ONNX Runtime float32, batch 1</text>'
+    )
+    out.append(
+        f'<text x="{left}" y="18">SST-2 dev, accuracy, 95 % intervals; filled: half the multiply-accumulates (or fewer layers), open: 0.7</text>'
+    )
+    for i, (group, words) in enumerate(WORDS.items()):
+        out.append(f'<circle cx="{left + 20}" cy="{y(64) + 20 * i}" r="5" fill="{COLOURS[group]}"/>')
+        out.append(f'<text x="{left + 32}" y="{y(64) + 20 * i + 4}">{words}</text>')
+    taken: list[tuple[float, float]] = []
+    for p in sorted(points, key=lambda p: -p["quality"]):
+        colour, px, py = COLOURS[p["group"]], x(p["latency_ms"]), y(p["quality"])
+        a, b = (y(value) for value in p["quality_ci95"])
+        out.append(
+            f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{a:.1f}" y2="{b:.1f}" stroke="{colour}" stroke-opacity="0.35" stroke-width="2"/>'
+        )
+        fill = "white" if p["level"] == LEVELS[0] else colour
+        out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4.5" fill="{fill}" stroke="{colour}" stroke-width="1.5"><title>{p["name"]}: '
+                   f'{p["quality"]:.2f}, {p["latency_ms"]:.2f} ms</title></circle>')  # fmt: skip
+        ty = py + 4
+        while any(abs(ty - v) < 11 and abs(px - u) < 74 for u, v in taken):
+            ty += 11
+        taken.append((px, ty))
+        out.append(f'<text x="{px + 8:.1f}" y="{ty:.1f}" fill="{colour}" font-size="10">{p["name"]}</text>')
+    return "\n".join([*out, "</svg>", ""])
+
+
+JOBS = {"free": free, "big": big, "plot": plot, "distilled": distilled, "gradual": gradual, "sparse": sparse, "vocabulary": vocabulary}
+
+
+def table() -> str:
+    """What is in .cache/bench/pruning, as Markdown."""
+    lines = ["| run | metric | teacher | pruned | lost (95 %) | test lost (95 %) | MACs | uncut | pruned | faster at 16 / 64 / 128 tokens | seconds to prune |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for path in sorted(HERE.glob("*/report.json")):
+        report = json.loads(path.read_text())
+        t, r, test = report["teacher"], report["result"], report["tests"][0]
+
+        def lost(row: dict[str, Any]) -> str:
+            return f"{row['drop']:.2f} ({row['drop_ci95'][0]:.2f} … {row['drop_ci95'][1]:.2f})"
+
+        shapes = " / ".join(f"{row['speedup']:.2f}×" for row in report["shapes"])
+        steps = ("observe", "plan", "prune", "vocabulary", "sparsify", "gradual", "distill")
+        seconds = sum(step["seconds"] for step in report["steps"] if step["name"] in steps)
+        lines.append(
+            f"| {path.parent.name} | {report['metric']} | {t['quality']:.2f} | {r['quality']:.2f} | {lost(r)} | {lost(test)} | {r['macs']:.2f} "
+            f"| {t['latency_ms']:.2f} ms eager | {r['latency_ms']:.2f} ms {r['form']} | {shapes} | {seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:] or list(JOBS)
+    unknown = [name for name in wanted if name not in JOBS]
+    if unknown:
+        sys.exit(f"{unknown[0]!r} is no benchmark; allowed are {', '.join(JOBS)}")
+    if not SST2.is_dir():
+        sys.exit(f"{SHARED} is missing: set PENJING_SHARED to the folder with data/ and teachers/")
+    for name in wanted:
+        JOBS[name]()
+    print(table())

@@ -1,0 +1,133 @@
+"""Plans by hand: what is asked is what is kept, whatever is asked together, and nothing else has a say."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import penjing_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penjing.arrays import Encoded
+from penjing.blueprint import Blueprint, Layer
+from penjing.engines.engine import EAGER
+from penjing.errors import InputError
+from penjing.recipe import IMPORTANCE, PruneSettings
+from penjing.search.costs import CostTable, macs_table
+from penjing.search.plan import WIDTH, Bench, by_hand, choose, describe, for_depth
+from penjing.steps.importance import Importance
+from penjing.surgery import Selection
+
+LENGTH = 9
+WHOLE = Blueprint(100, 32, 2, 48, 48, 8, (Layer(6, 128),) * 4, "sequence", 2)
+NARROW_EMBEDDING = dataclasses.replace(WHOLE, embedding=24)
+PARTS = st.sampled_from([0.05, 0.3, 0.5, 0.75, 0.99, 1.0])
+NAMES = sorted(set(IMPORTANCE) - {"gates"})
+
+
+def importance(blueprint: Blueprint, seed: int = 0) -> Importance:
+    random, depth = np.random.default_rng(seed), len(blueprint.layers)
+    return Importance(
+        [random.random(layer.heads) for layer in blueprint.layers],
+        [random.random(layer.neurons) for layer in blueprint.layers],
+        [int(i) for i in random.permutation(depth)[: depth - 1]],
+        random.random(blueprint.hidden),
+    )
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> PruneSettings:
+    """Any settings that are allowed without a table of latencies."""
+    sizes: dict[str, Any] = draw(
+        st.fixed_dictionaries({"macs": PARTS})
+        | st.fixed_dictionaries({"heads": st.none() | st.just(0.0) | PARTS, "neurons": st.none() | st.just(0.0) | PARTS})
+    )
+    return PruneSettings(
+        importance=draw(st.sampled_from(NAMES)), per_layer=draw(st.booleans()), layers=draw(st.none() | st.integers(1, 4)),
+        hidden=draw(st.none() | PARTS), **sizes,
+    )  # fmt: skip
+
+
+def uneven(seed: int) -> Blueprint:
+    random = np.random.default_rng(seed)
+    return WHOLE.with_layers(tuple(Layer(int(random.integers(0, 7)), int(random.integers(0, 129))) for _ in range(4)))
+
+
+@given(asked(), st.sampled_from([WHOLE, NARROW_EMBEDDING, uneven(1), uneven(2)]), st.integers(0, 99))
+def test_what_is_asked_is_what_is_kept(settings: PruneSettings, blueprint: Blueprint, seed: int) -> None:
+    table = macs_table(blueprint, LENGTH) if settings.macs is not None else None
+    scores = importance(blueprint, seed)
+    before = json.dumps(scores.to_dict())
+    selection = choose(settings, blueprint, scores, table)
+    plan = selection.plan(blueprint)
+    kept = [layer.layer for layer in selection.layers]
+    assert len(kept) == (settings.layers or 4)
+    assert set(range(4)) - set(kept) == set(scores.removed[: 4 - len(kept)])
+    if settings.macs is not None:
+        assert plan.macs(LENGTH) <= settings.macs * blueprint.macs(LENGTH) * (1 + 1e-12)
+    for kind, group in (("heads", 1), ("neurons", 8)):
+        counts = [getattr(blueprint.layers[i], kind) for i in kept]
+        left = [getattr(layer, kind) for layer in plan.layers]
+        part = getattr(settings, kind)
+        if table is None and (part is None or part == 1):
+            assert left == counts
+        elif table is None:
+            pairs = list(zip(left, counts, strict=True)) if settings.per_layer else [(sum(left), sum(counts))]
+            assert all(round(part * count) - group < size <= round(part * count) for size, count in pairs)
+    if settings.hidden is None or settings.hidden == 1:
+        assert plan.hidden == blueprint.hidden
+    else:
+        assert plan.hidden % WIDTH == 0 and abs(plan.hidden - settings.hidden * blueprint.hidden) <= 1.5 * WIDTH
+        assert blueprint.embedding == blueprint.hidden or plan.hidden != plan.embedding
+    assert choose(settings, blueprint, scores, table) == selection and json.dumps(scores.to_dict()) == before
+
+
+@pytest.mark.parametrize("width", [4, 12, 20, 48])
+def test_all_hidden_units_are_all_of_them_at_any_width(width: int) -> None:
+    blueprint = dataclasses.replace(WHOLE, hidden=width, embedding=width)
+    assert choose(PruneSettings(hidden=1.0), blueprint, importance(blueprint), None).plan(blueprint) == blueprint
+
+
+def test_the_most_important_hidden_units_are_kept() -> None:
+    scores = importance(WHOLE)
+    kept = choose(PruneSettings(hidden=0.5), WHOLE, scores, None).hidden
+    assert kept is not None and len(kept) == 24
+    assert scores.hidden[list(kept)].min() > np.delete(scores.hidden, kept).max()
+
+
+@pytest.mark.parametrize("name", ["fisher", "magnitude"])
+def test_a_part_of_the_latency_is_kept(name: str) -> None:
+    table = CostTable(0.1, [(0, 0.02), (6, 0.1)], [(0, 0.01), (128, 0.2)], [(0, 0.01), (6, 0.05)], [(0, 0.01), (128, 0.1)])
+    selection = choose(PruneSettings(latency=0.5, importance=name), WHOLE, importance(WHOLE), table)
+    assert 0.4 * table.cost(WHOLE) < table.cost(selection.plan(WHOLE)) <= 0.5 * table.cost(WHOLE)
+    with pytest.raises(InputError, match=r"--latency: 0.1 cannot be reached even with every block empty; give more"):
+        choose(PruneSettings(latency=0.1, importance=name), WHOLE, importance(WHOLE), table)
+
+
+def test_more_layers_than_there_are_cannot_be_kept() -> None:
+    with pytest.raises(InputError, match="--layers: 5 is more than the model has; give 1 to 4"):
+        choose(PruneSettings(layers=5), WHOLE, importance(WHOLE), None)
+
+
+def test_a_part_of_the_depth_is_whole_layers() -> None:
+    scores = importance(WHOLE)
+    for depth, count in ((1.0, 4), (0.5, 2), (0.01, 1)):
+        selection = for_depth(WHOLE, scores, depth)
+        assert selection.plan(WHOLE).layers == WHOLE.layers[:count]
+        assert {layer.layer for layer in selection.layers} == set(range(4)) - set(scores.removed[: 4 - count])
+
+
+def test_a_plan_by_hand_is_a_record_that_says_what_is_kept() -> None:
+    blueprint = Blueprint(40, 12, 2, 16, 16, 4, (Layer(4, 16), Layer(4, 16)), "sequence", 2)
+    encoded = Encoded.of([[1] * 3, [1] * 9, [1] * 12], [[0] * 3, [0] * 9, [0] * 12])
+    bench = Bench(penjing_model(blueprint), Path(), EAGER, {}, encoded, 1, False, 0)
+    scores, settings = importance(blueprint), PruneSettings(macs=0.5, layers=1, hidden=0.5)
+    record = json.loads(json.dumps(by_hand(settings, bench, scores)))
+    selection = Selection.from_dict(record["selection"])
+    assert selection == choose(settings, blueprint, scores, macs_table(blueprint, 9))  # the median length
+    assert record["table"] == json.loads(json.dumps(macs_table(blueprint, 9).to_dict()))
+    assert record["note"] == describe(selection, blueprint) == "8 of 16 hidden units, 1 of 2 layers: 4h/16n"
+    assert "table" not in by_hand(PruneSettings(heads=0.5), bench, scores)

@@ -1,0 +1,159 @@
+"""`penjing prune` from the command line on a tiny teacher: what is cut is gone from the file, and the file lives on without Penjing."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_pipeline import _prepare, _run, _start
+
+from penjing.checkpoint import read
+from penjing.steps.sparsify import sparsity_of
+
+FRESH = """
+import json, sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "penjing":
+            raise ImportError("penjing is not installed here")
+
+sys.meta_path.insert(0, Absent())
+import torch, transformers
+folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
+model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+given = [tokenizer(text, return_tensors="pt") for text in texts]
+with torch.no_grad():
+    logits = [model(**each).logits[0].tolist() for each in given]
+    zeros = sum(int((p == 0).sum()) for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2)
+model.train()
+model(**given[0], labels=torch.tensor([0])).loss.backward()
+torch.optim.SGD(model.parameters(), 0.1).step()
+model.save_pretrained(folder.parent / "trained")
+again = transformers.AutoModelForSequenceClassification.from_pretrained(folder.parent / "trained", trust_remote_code=True)
+same = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+print(json.dumps({"logits": logits, "zeros": zeros, "same": same, "vocabulary": model.config.vocab_size, "tokens": len(tokenizer)}))
+"""
+TEXTS = ["good film", "not a bad film", "unheard words: paris, 盆景 é!"]
+QUIET = ["--threads", "1", "--max-length", "32", "--texts", "40", "--json"]
+
+
+def fresh(folder: Path) -> dict[str, Any]:
+    """What a process where Penjing cannot be imported makes of a model folder."""
+    done = subprocess.run([sys.executable, "-c", FRESH, str(folder), json.dumps(TEXTS)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    """What the exported engine says."""
+    import penjing
+
+    return penjing.load(folder, threads=1)(TEXTS)
+
+
+def test_a_mixture_without_training(tmp_path: Path) -> None:
+    given, out = _prepare(tmp_path, "classification"), tmp_path / "out"
+    report = json.loads(
+        _run("prune", *given, "--out", str(out), "--layers", "1", "--heads", "0.5", "--neurons", "0.25", "--hidden", "0.5", "--vocab", "0",
+             "--head-weights", "--no-training", "--test", str(tmp_path / "dev.jsonl"), *QUIET)
+    )  # fmt: skip
+    assert [step["name"] for step in report["steps"]] == ["baseline", "vocabulary", "observe", "plan", "prune", "export", "verify"]
+    blueprint = report["blueprint"]
+    assert blueprint["layers"] == [[1, 16]] and (blueprint["hidden"], blueprint["embedding"], blueprint["pooled"]) == (16, 16, 32)
+    assert blueprint["vocabulary"] < report["teacher_blueprint"]["vocabulary"]
+    assert {row["tokens"] for row in report["shapes"]} == {16, 64} and all(row["macs"] < 0.3 for row in report["shapes"])
+    assert report["tests"][0]["quality"] == pytest.approx(report["result"]["quality"])
+    alone = fresh(out / "model")
+    assert alone["same"] and alone["vocabulary"] == alone["tokens"] == blueprint["vocabulary"]
+    labels = ["negative", "positive"]
+    for logits, answer in zip(alone["logits"], answers(out), strict=True):
+        assert labels[logits.index(max(logits))] == answer["label"]
+    parity = [gate for gate in report["gates"] if gate["name"].startswith("float32 parity")]
+    assert len(parity) == 2 and all(gate["passed"] for gate in parity)
+    text = _run("inspect", str(out))
+    assert "16" in text
+
+
+def test_single_weights_in_training_are_killed_and_go_on_and_end_the_same(tmp_path: Path) -> None:
+    given = [*_prepare(tmp_path, "classification"), "--neurons", "0.5", "--vocab", "0", "--sparsity", "0.8", "--epochs", "2", *QUIET]
+    given += ["--importance", "magnitude"]
+    report = json.loads(_run("prune", *given, "--out", str(tmp_path / "whole")))
+    assert report["stored"]["packed_bytes"] < report["stored"]["dense_bytes"]
+    assert {gate["name"]: gate["passed"] for gate in report["gates"]}["sparsity"]
+    model = tmp_path / "whole" / "model"
+    assert (model / "packed.safetensors").is_file() and not (model / "model.safetensors").exists()
+    assert sparsity_of(read(model)) == pytest.approx(0.8, abs=1e-3)
+    alone = fresh(model)
+    assert alone["same"] and alone["zeros"] >= 0.79 * 2 * 4 * 32 * 32
+
+    out, steps = tmp_path / "killed", tmp_path / "killed" / "steps"
+    for number, name in ((2, "vocabulary"), (5, "prune"), (6, "sparsify")):
+        process = _start("prune", *given, "--out", str(out))
+        deadline = time.monotonic() + 120
+        while not [*steps.glob(f".{number:02d}-{name}.*.tmp"), *steps.glob(f"{number:02d}-{name}")]:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    _run("prune", *given, "--out", str(out))
+    assert (out / "model" / "packed.safetensors").read_bytes() == (model / "packed.safetensors").read_bytes()
+
+
+def test_gates_learned_while_distilling_keep_the_part_asked(tmp_path: Path) -> None:
+    given, out = _prepare(tmp_path, "pair"), tmp_path / "out"
+    report = json.loads(_run("prune", *given, "--out", str(out), "--macs", "0.5", "--schedule", "gradual", "--epochs", "3", *QUIET))
+    assert report["met"] and report["result"]["macs"] <= 0.5
+    assert [step["name"] for step in report["steps"]] == ["baseline", "gradual", "export", "verify"]
+    assert fresh(out / "model")["same"]
+
+
+REFUSED = {
+    "nothing": ([], "nothing is asked"),
+    "a part above one": (["--macs", "1.5"], "--macs: 1.5 is out of range"),
+    "no layer": (["--layers", "0"], "--layers: 0 is out of range"),
+    "too many layers": (["--layers", "3", "--no-training"], "--layers: 3 is more than the model has; give 1 to 2"),
+    "an unknown importance": (["--heads", "0.5", "--importance", "luck"], "--importance: 'luck' is none; allowed are fisher"),
+    "two limits": (["--macs", "0.5", "--latency", "0.5"], "give one"),
+    "a limit and a part": (["--macs", "0.5", "--heads", "0.5"], "--macs or --latency says how much"),
+    "a corpus alone": (["--macs", "0.5", "--corpus", "x.txt"], "give --vocab too"),
+    "no corpus": (["--vocab", "0", "--corpus", "x.txt"], "--corpus: x.txt is no file"),
+    "rows of structure": (["--macs", "0.5", "--scope", "row"], "--scope: row is for --sparsity"),
+    "gradual heads": (["--heads", "0.5", "--schedule", "gradual"], "takes --macs alone"),
+    "gradual untrained": (["--macs", "0.5", "--schedule", "gradual", "--no-training"], "--schedule: gradual structured pruning trains"),
+    "all weights": (["--sparsity", "1"], "--sparsity: 1.0 is out of range"),
+    "movement untrained": (["--sparsity", "0.5", "--importance", "movement", "--no-training"], "by --importance magnitude or random"),
+    "two rankings": (["--sparsity", "0.5", "--heads", "0.5", "--importance", "fisher"], "does not rank both"),
+    "an unknown repair": (["--heads", "0.5", "--repair", "glue"], "--repair: 'glue' is none; allowed are none, scales, weights"),
+    "too small a vocabulary": (["--vocab", "0.01", "--no-training"], "vocab"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("refused")
+    return folder, _prepare(folder, "classification")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_in_one_line(
+    case: str, prepared: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from penjing import cli
+
+    options, message = REFUSED[case]
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["penjing", "prune", *prepared[1], "--out", str(out), *options, *QUIET[:-1]])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert stop.value.code == 2 and last.startswith("penjing: ") and message in last, error
+    assert not (out / "model").exists() and not list(tmp_path.rglob("*.tmp"))
