@@ -1,12 +1,10 @@
 """The main job: a fine-tuned model and a budget go in; a smaller, faster one comes out, checked and exported."""
 
 import dataclasses
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,31 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing import __version__
+from penjing import __version__, verification
 from penjing.arrays import load_rows, save_rows
 from penjing.atomic import whole_folder, write_json, write_text
 from penjing.checkpoint import blueprint_at, blueprint_of, copy_tokenizer, head_of, locate, read, write
 from penjing.engines.engine import DESCRIPTION, EAGER, EngineName, Form, open_engine
 from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
 from penjing.engines.graph import Ranges
-from penjing.engines.machine import commit, machine, safe_weight_bits, versions
-from penjing.engines.measure import Measurement, Subject, measure
+from penjing.engines.machine import safe_weight_bits
+from penjing.engines.measure import Subject, measure
 from penjing.errors import InputError
-from penjing.proof import (
-    BASELINES,
-    PARITY,
-    STEADY,
-    STOCK_INT8,
-    Budget,
-    choose,
-    form_bytes,
-    gates_of,
-    parity,
-    stock_int8,
-    stored,
-    teacher_bytes,
-    worth_measuring,
-)
+from penjing.proof import BASELINES, STEADY, STOCK_INT8, Budget, gates_of, stock_int8
 from penjing.recipe import IMPORTANCE, PruneSettings, Recipe
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
@@ -51,19 +35,16 @@ from penjing.steps.prune import Prune
 from penjing.steps.quantize import Quantize
 from penjing.steps.repair import Repair
 from penjing.steps.sparsify import Sparsify, sparsify
-from penjing.surgery import Selection, cut
-from penjing.tasks.judge import flips, judge, judge_pair, quality_of
+from penjing.steps.vocabulary import PruneVocabulary
+from penjing.surgery import Selection
+from penjing.tasks.judge import judge, quality_of
 from penjing.tasks.task import Examples
 from penjing.training.loop import silent
 from penjing.training.predict import logits_of
-from penjing.vocabulary import choose_tokens, write_pruned
+from penjing.vocabulary import write_pruned
 
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
-WHOLE_TEXT = 1_000_000
-"""Tokens: a text is counted whole where the vocabulary is chosen; a word that is cut off may be spelled differently."""
-SHAPES, SHAPE_TEXTS = (16, 64, 128), 20
-"""Tokens of the texts that a result by hand is timed on beside the data's own, and how many such texts."""
 CHOOSE_PART, CHOOSE_TEXTS = 0.05, 1000
 """Training texts held out in distillation to choose the best weights by: a part of them, and at most so many."""
 
@@ -196,7 +177,8 @@ class _Compression:
         qualities = {"torch_eager": judge(task, data.eval, eager)}
         for name, form in BASELINES.items():
             qualities[name] = judge(task, data.eval, open_engine(form, folder, self.job.threads).logits(data.eval.encoded))
-        measured = self.measure([Subject(EAGER, locate(self.job.model)), *(Subject(form, folder) for form in self.forms)], throughput=False)
+        subjects = [Subject(EAGER, locate(self.job.model)), *(Subject(form, folder) for form in self.forms)]
+        measured = measure(subjects, data.eval.encoded, threads=self.job.threads, seed=self.job.seed, throughput_texts=0)
         fastest, best = min(zip(self.forms, measured[1:], strict=True), key=lambda pair: pair[1].latency_ms)
         extra = (folder / PORTABLE_INT8).stat().st_size - dataclasses.replace(self.blueprint, bits=8).bytes
         for unused in {PORTABLE_FLOAT} - {form.file for form in self.forms}:
@@ -218,16 +200,14 @@ class _Compression:
     def prune_vocabulary(self, folder: Path) -> dict[str, Any]:
         """Leave out the tokens that the texts never produce, or the rarest; the tokenizer is rewritten to match."""
         job, size = self.job, self.blueprint.vocabulary
-        source = json.loads(self.tokenizer_file().read_text(encoding="utf-8"))
-        whole = job.data.task.encode(job.data.tokenizer, job.data.train.inputs, WHOLE_TEXT)[0].ids
         lines = job.corpus.read_text(encoding="utf-8").splitlines() if job.corpus else []
-        more = [i for each in job.data.tokenizer.encode_batch(lines) for i in each.ids]
-        counts = np.bincount(np.concatenate([whole, np.array(more, np.int32)]), minlength=size)
-        tokens = choose_tokens(source, counts, self.settings.vocabulary or None)
-        selection = dataclasses.replace(Selection.all(self.blueprint), tokens=tokens)
+        step = PruneVocabulary(job.data.task, tokenizer_of(self.tokenizer_file().parent), self.settings.vocabulary or None, lines)
+        counts = step.observe(self.teacher, job.data.train)
+        selection = step.plan(self.blueprint, counts)
+        model = step.apply(self.teacher, selection, counts)
+        tokens = selection.tokens or ()
         with tempfile.TemporaryDirectory() as made:
             copy_tokenizer(self.tokenizer, Path(made))
-            model = cut(self.teacher, selection)
             write(model, folder / "model")
             write_pruned(Path(made), folder / "model", tokens)
         data = with_tokenizer(job.data, tokenizer_of(folder / "model"))
@@ -369,70 +349,18 @@ class _Compression:
         })  # fmt: skip
 
     def verify(self, exported: Path, student: Any, teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]) -> dict[str, Any]:
-        """Parity in float32 on each engine, quality of every form, latency and throughput of all, in one run."""
-        data, threads, sparse = self.data, self.job.threads, self.job.recipe.sparsify
-        differences = parity(student, data.eval.encoded.sample(64, self.job.seed), threads, self.segments)
-        forms = worth_measuring(self.forms, baseline["forms_ms"])
-        logits = {form.name: open_engine(form, exported, threads).logits(data.eval.encoded) for form in forms}
-        judged = {name: judge_pair(data.task, data.eval, value, teacher_logits) for name, value in logits.items()}
-        subjects = [Subject(EAGER, locate(self.job.model)), *(Subject(form, teacher) for form in BASELINES.values())]
-        subjects += [Subject(form, exported) for form in forms]
-        measured = self.measure(subjects)
-        figures = [{"latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s, "load_s": m.load_s} for m in measured]
-        names = ["torch_eager", *BASELINES]
-        fair = [form for form in forms if differences.get(form.engine, 0.0) <= PARITY] or forms
-        chosen = choose(fair, judged, {s.form.name: m for s, m in zip(subjects, measured, strict=True)}, self.job.budget.max_drop)
-        _, low, high = measured[len(names) + forms.index(chosen)].speedup_over(measured[0])
-        float_quality = quality_of(data.task, data.eval, logits_of(student, data.eval.encoded))
-        return {
-            "parity": differences, "float_quality": float_quality, "chosen": chosen.to_dict(),
-            "baselines": {
-                name: baseline["qualities"][name] | figure | {"bytes": teacher_bytes(locate(self.job.model), teacher, name)}
-                for name, figure in zip(names, figures, strict=False)
-            },
-            "forms": [
-                {"name": form.name, "engine": form.engine, "chosen": form == chosen, "bytes": form_bytes(exported, form)}
-                | judged[form.name] | figure
-                for form, figure in zip(forms, figures[len(names) :], strict=True)
-            ],
-            "speedup_range": [low, high], "machine": machine(), "versions": versions(), "commit": commit(),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "flipped": flips(data.task, data.eval, logits[chosen.name], teacher_logits),
-            "tests": [self.test(*each, exported, chosen) for each in zip(self.job.tests, self.tests, strict=True)],
-            "shapes": self.shapes(chosen, teacher, exported, student) if self.job.recipe.by_hand else [],
-            "stored": stored(student, self.folder.partial, sparse.embeddings) if sparse else None,
-            "quality": judged[chosen.name]["quality"],
-            "note": f"{chosen.name}: {measured[0].latency_ms / measured[len(names) + forms.index(chosen)].latency_ms:.2f}x eager, "
-            f"{judged[chosen.name]['drop']:.2f} points lost",
-        }  # fmt: skip
-
-    def test(self, known: tuple[str, Examples], own: tuple[str, Examples], exported: Path, chosen: Form) -> dict[str, Any]:
-        """The result against the teacher on another data set, which nothing was chosen by, each on its own encoding of it."""
-        theirs = open_engine(EAGER, locate(self.job.model), self.job.threads).logits(known[1].encoded)
-        ours = open_engine(chosen, exported, self.job.threads).logits(own[1].encoded)
-        return {"data": Path(own[0]).name} | judge_pair(self.data.task, own[1], ours, theirs)
-
-    def shapes(self, form: Form, teacher: Path, exported: Path, student: Any) -> list[dict[str, Any]]:
-        """The result against the uncut model in the same form, for texts of a few fixed lengths."""
-        before, after = self.blueprint, blueprint_of(student)
-        rows = []
-        for length in (each for each in SHAPES if each <= before.positions):
-            texts = self.data.eval.encoded.of_length(length, SHAPE_TEXTS)
-            whole, ours = measure(
-                [Subject(form, teacher), Subject(form, exported)], texts, threads=self.job.threads, seed=self.job.seed,
-                texts=SHAPE_TEXTS, throughput_texts=0,
-            )  # fmt: skip
-            rows.append({
-                "batch": 1, "tokens": length, "form": form.name, "teacher_ms": whole.latency_ms, "latency_ms": ours.latency_ms,
-                "speedup": whole.latency_ms / ours.latency_ms, "macs": after.macs(length) / max(1, before.macs(length)),
-            })  # fmt: skip
-        return rows
-
-    def measure(self, subjects: Sequence[Subject], throughput: bool = True) -> list[Measurement]:
-        return measure(
-            subjects, self.data.eval.encoded, threads=self.job.threads, seed=self.job.seed,
-            throughput_texts=512 if throughput else 0,
-        )  # fmt: skip
+        """Everything that is said of the result, and which form is shipped."""
+        job, recipe = self.job, self.job.recipe
+        trial = verification.Trial(self.data.task, self.data.eval, job.threads, job.seed, self.segments)
+        known = verification.Known(locate(job.model), self.blueprint, teacher, teacher_logits, baseline)
+        found = verification.verify(trial, known, student, exported, self.forms, job.budget.max_drop)
+        form = Form(**found["chosen"])
+        pairs = zip(job.tests, self.tests, strict=True)
+        return found | {
+            "tests": [verification.on_other_data(trial, known, exported, form, name, old.encoded, new) for (name, old), (_, new) in pairs],
+            "shapes": verification.shapes(trial, known, student, exported, form) if recipe.by_hand else [],
+            "stored": verification.stored(student, self.folder.partial, recipe.sparsify.embeddings) if recipe.sparsify else None,
+        }
 
     # -- the end ---------------------------------------------------------------------------------------------
 

@@ -1,24 +1,15 @@
 """What a result is held against: the baselines, the gates, and which form is the one to ship."""
 
 import logging
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from penjing.arrays import Encoded
-from penjing.checkpoint import read, write
-from penjing.engines.engine import DESCRIPTION, Form, open_engine
-from penjing.engines.export import FLOAT_FORMS, PORTABLE_INT8, export
+from penjing.engines.engine import DESCRIPTION, Form
+from penjing.engines.export import PORTABLE_INT8
 from penjing.engines.measure import Measurement
-from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.recipe import Recipe
-from penjing.steps.sparsify import sparsity_of
-from penjing.training.predict import logits_of
 
 PARITY = 1e-3
 """Largest difference of float32 logits between PyTorch and an engine."""
@@ -76,20 +67,6 @@ def choose(forms: Sequence[Form], judged: dict[str, dict[str, Any]], measured: d
     return min(forms, key=lambda form: judged[form.name]["drop"])
 
 
-def parity(student: PenjingPreTrainedModel, encoded: Encoded, threads: int, segments: bool) -> dict[str, float]:
-    """Largest difference of float32 logits between PyTorch and each engine."""
-    ours = logits_of(student, encoded)
-    result: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        export(student, Path(folder), [form.file for form in FLOAT_FORMS], segments=segments)
-        for form in FLOAT_FORMS:
-            theirs = open_engine(form, folder, threads).logits(encoded)
-            difference = float(np.max([np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)]))
-            # What is no number is no parity, and JSON has no word for it.
-            result[form.engine] = max(difference if np.isfinite(difference) else 1e9, result.get(form.engine, 0.0))
-    return result
-
-
 def teacher_bytes(model: Path, exported: Path, name: str) -> int:
     """Bytes of a baseline's deployment: weights, tokenizer, configuration."""
     tokenizer = (model / "tokenizer.json").stat().st_size if (model / "tokenizer.json").is_file() else 0
@@ -104,23 +81,6 @@ def form_bytes(folder: Path, form: Form) -> int:
     path = folder / form.file
     files = [*(path.iterdir() if path.is_dir() else [path]), folder / "tokenizer.json", folder / DESCRIPTION]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def stored(model: PenjingPreTrainedModel, place: Path, embeddings: bool) -> dict[str, Any]:
-    """The model's bytes on disk and the seconds to load it, dense and packed, the best of three loads."""
-    result: dict[str, Any] = {}
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        for name in ("dense", "packed"):
-            target = Path(folder) / name
-            write(model, target, packed=name == "packed")
-            times = []
-            for _ in range(3):
-                start = time.perf_counter()
-                read(target)
-                times.append(time.perf_counter() - start)
-            result |= {f"{name}_bytes": sum(file.stat().st_size for file in target.glob("*.safetensors")), f"{name}_load_s": min(times)}
-    return result | {"sparsity": sparsity_of(model, embeddings)}
 
 
 def gates_of(result: dict[str, Any], verified: dict[str, Any], budget: Budget, recipe: Recipe, int8: bool) -> list[dict[str, Any]]:

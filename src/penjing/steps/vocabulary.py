@@ -1,0 +1,48 @@
+"""Leave out the tokens that the user's texts never produce, or the rarest of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from penjing.blueprint import Blueprint
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.steps.step import Step
+from penjing.surgery import Selection, cut
+from penjing.tasks.task import Examples, Task
+from penjing.vocabulary import choose_tokens
+
+WHOLE_TEXT = 1_000_000
+"""Tokens: a text is counted whole; a word that is cut off may be spelled differently."""
+
+Counts = NDArray[np.int64]
+
+
+@final
+class PruneVocabulary(Step[Counts, Selection]):
+    """Keep the part `part` of the tokens, the most frequent (None: every one that the texts produce), and what spells the rest.
+
+    The tokenizer's files are rewritten to match by `penjing.vocabulary.write_pruned`. `corpus` are further texts that count.
+    """
+
+    name = "vocabulary"
+
+    def __init__(self, task: Task, tokenizer: Tokenizer, part: float | None, corpus: Sequence[str] = ()) -> None:
+        self.task, self.tokenizer, self.part, self.corpus = task, tokenizer, part, corpus
+
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Counts:
+        """How often the texts produce each token (V,)."""
+        ids = self.task.encode(self.tokenizer, data.inputs, WHOLE_TEXT)[0].ids
+        more = [i for each in self.tokenizer.encode_batch(list(self.corpus)) for i in each.ids]
+        return np.bincount(np.concatenate([ids, np.array(more, np.int32)]), minlength=model.config.vocab_size)
+
+    def plan(self, blueprint: Blueprint, evidence: Counts) -> Selection:
+        tokens = choose_tokens(json.loads(self.tokenizer.to_str()), evidence, self.part)
+        return replace(Selection.all(blueprint), tokens=tokens)
+
+    def apply(self, model: PenjingPreTrainedModel, plan: Selection, evidence: Counts) -> PenjingPreTrainedModel:
+        return cut(model, plan)
