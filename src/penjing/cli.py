@@ -64,9 +64,11 @@ def summary(report: dict[str, Any], out: Path) -> str:
     """A compression in three lines."""
     result, teacher = report["result"], report["teacher"]
     low, high = result["drop_ci95"]
+    ratio = teacher["bytes"] / result["bytes"]
     return (
         f"{result['form']}: {result['speedup_vs_eager']:.1f}x faster than eager PyTorch"
-        f" ({teacher['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms), {teacher['bytes'] / result['bytes']:.1f}x smaller"
+        f" ({teacher['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms),"
+        f" {ratio if ratio >= 1 else 1 / ratio:.1f}x {'smaller' if ratio >= 1 else 'larger'}"
         f" ({teacher['bytes'] / 1e6:.1f} -> {result['bytes'] / 1e6:.1f} MB)\n"
         f"{report['metric']} {teacher['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost"
         f" (95 %: {low:.2f} ... {high:.2f})\n"

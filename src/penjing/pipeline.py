@@ -159,7 +159,14 @@ class _Compression:
 
     def calibration(self, texts: int) -> Examples:
         """Some of the training texts, drawn at random."""
-        return self.data.train.take(np.sort(self.shuffled()[:texts]))
+        return self.labelled(self.data.train.take(np.sort(self.shuffled()[:texts])))
+
+    def labelled(self, examples: Examples) -> Examples:
+        """The examples, with the teacher's own answers where they have no labels."""
+        if not examples.gold or examples.gold[0] is not None:
+            return examples
+        answers = self.data.task.decode(logits_of(self.base, examples.encoded), examples.first_tokens)
+        return dataclasses.replace(examples, gold=answers)
 
     def shuffled(self) -> NDArray[np.int64]:
         """The numbers of the training texts in random order."""
@@ -288,6 +295,7 @@ class _Compression:
             order = self.shuffled()
             held = max(1, min(CHOOSE_TEXTS, round(CHOOSE_PART * len(order))))
             dev, train = (self.data.train.take(np.sort(rows)) for rows in (order[:held], order[held:]))
+            dev, train = self.labelled(dev), self.labelled(train) if settings.hard else train
             kept = [layer.layer for layer in selection.layers]
             distill = Distill(self.data.task, self.base, kept, settings, dev, self.folder.partial, report, hidden=selection.hidden)
             step: Distill | GradualPrune | Sparsify = distill

@@ -42,7 +42,8 @@ def load_data(
 ) -> Data:
     """Read and encode both files with the model's tokenizer.
 
-    With `new_labels` the labels come from the training data, unless the model names them all already.
+    With `new_labels` the labels come from the training data, unless the model names them all already. Without, the
+    training data need none, where the evaluation data are a file of their own.
     """
     folder = locate(model)
     task = make_task(task_name, reading)
@@ -62,8 +63,11 @@ def load_data(
     tokenizer = tokenizer_of(folder)
     longest = longest_text(folder, reading.max_length)
     result = []
-    for rows, source in ((train_rows, train), (eval_rows, eval or train)):
-        examples = task.examples(rows, tokenizer, longest, source)
+    bare = not new_labels and bool(eval) and not task.has_labels(train_rows)
+    if bare:
+        tell(f"{train} has no labels: the model's own answers stand for them")
+    for rows, source, labelled in ((train_rows, train, not bare), (eval_rows, eval or train, True)):
+        examples = task.examples(rows, tokenizer, longest, source, labelled)
         tell_truncated(examples, source, longest, tell)
         result.append(examples)
     return Data(task, result[0], result[1], tokenizer, longest)

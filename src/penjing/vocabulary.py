@@ -39,7 +39,7 @@ def choose_tokens(tokenizer: dict[str, Any], counts: NDArray[np.int64], part: fl
     numbers, parts = _numbers(read), _parts(read["model"])
     if max(numbers) >= len(counts):
         raise InputError(f"tokenizer: has token number {max(numbers)}, and the model {len(counts)} tokens; give the model's own tokenizer")
-    kept = _with_parts(_named(read) | _spelling(read["model"]), set(), parts)
+    kept = _with_parts(_named(read) | _spelling(read), set(), parts)
     seen = counts.tolist()
     if part is None:
         return tuple(sorted(kept | _with_parts({number for number in numbers if seen[number]}, kept, parts)))
@@ -180,15 +180,24 @@ def _named(read: dict[str, Any]) -> set[int]:
     return named
 
 
-def _spelling(model: dict[str, Any]) -> set[int]:
+CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]")
+"""The characters that BERT's normalizer makes words of their own."""
+
+
+def _spelling(read: dict[str, Any]) -> set[int]:
     """What any word is spelled with where nothing longer fits: single characters, in each of their forms, and bytes.
 
-    With Unigram also a token of the lowest score: an unknown character scores a fixed amount less.
+    With Unigram also a token of the lowest score: an unknown character scores a fixed amount less. A Chinese character that
+    continues a word is left out where each is a word of its own, so that no text produces it: a third of bert-base-chinese.
     """
+    model = read["model"]
     if model["type"] == "WordLevel":
         return set()
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     spelling = {number for token, number in _own(model) if 1 in (len(token), len(token.removeprefix(prefix).removesuffix(suffix)))}
+    normalizer = read["normalizer"] or {}
+    if prefix and normalizer.get("type") == "BertNormalizer" and normalizer.get("handle_chinese_chars"):
+        spelling -= {number for token, number in _own(model) if token.startswith(prefix) and CHINESE.match(token, len(prefix))}
     if model.get("byte_fallback"):
         spelling |= {number for token, number in _own(model) if re.fullmatch("<0x[0-9A-F]{2}>", token)}
     if model["type"] == "Unigram":

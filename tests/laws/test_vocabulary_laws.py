@@ -389,3 +389,17 @@ def test_what_cannot_be_done_is_said() -> None:
     gaps["model"]["vocab"]["film"] = 5000
     with pytest.raises(InputError, match="'zebra' got one of them"):
         renumber(gaps, tuple(range(rows)))
+
+
+CHINESE = ("盆", "景", "好", "坏", "字")
+
+
+@given(st.text(st.sampled_from("".join(CHINESE) + "ab龟 ") | st.characters(), max_size=20))
+def test_a_chinese_character_that_continues_a_word_is_never_produced_and_goes(text: str) -> None:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *CHINESE, *(f"##{each}" for each in CHINESE), "a", "b", "##a", "##b"]
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    fields = json.loads(tokenizer.to_str())
+    kept = choose_tokens(fields, np.zeros(len(tokens), np.int64), None)
+    assert [tokens[i] for i in kept] == ["[UNK]", *CHINESE, "a", "b", "##a", "##b"]
+    assert loaded(renumber(fields, kept)).encode(text).tokens == tokenizer.encode(text).tokens

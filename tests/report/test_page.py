@@ -183,5 +183,5 @@ def test_inspect_fits_the_terminal(blueprint: Blueprint) -> None:
 def test_model_card_names_the_loaders() -> None:
     card = model_card(FULL)
     assert 'AutoModelForSequenceClassification.from_pretrained(".", trust_remote_code=True)' in card
-    assert 'penjing.load(".")' in card
+    assert 'penjing.load("..")' in card
     assert "AutoModelForTokenClassification" in model_card({"blueprint": {**RESULT.to_dict(), "head": "token"}})

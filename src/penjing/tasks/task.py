@@ -21,7 +21,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded texts with what they came from: `inputs` as a person wrote them, `gold` label names."""
+    """Encoded texts with what they came from: `inputs` as a person wrote them, `gold` label names (None where there are none)."""
 
     encoded: Encoded
     inputs: list[Any]
@@ -85,13 +85,17 @@ class Task(ABC):
     def _first_tokens(self, encoding: Any, words: Any) -> list[int]:
         return []
 
-    def examples(self, rows: Sequence[Row], tokenizer: Tokenizer, max_length: int, source: str = "data") -> Examples:
-        """Rows → encoded texts with gold labels; learns the label names from these rows where none are known yet."""
-        inputs, gold = self.inputs_of(rows), self.gold_of(rows, source)
+    def examples(self, rows: Sequence[Row], tokenizer: Tokenizer, max_length: int, source: str = "data", labelled: bool = True) -> Examples:
+        """Rows → encoded texts with gold labels, or None for each where not `labelled`."""
+        inputs, gold = self.inputs_of(rows), self.gold_of(rows, source) if labelled else [None] * len(rows)
         encoded, first, truncated = self.encode(tokenizer, inputs, max_length)
         return Examples(encoded, inputs, gold, first, truncated)
 
     # -- labels ------------------------------------------------------------------------------------------------
+
+    def has_labels(self, rows: Sequence[Row]) -> bool:
+        """Whether the rows have a column of labels."""
+        return any(column in rows[0] for column in ([self.label_column] if self.label_column else [name for (name,) in self.label_columns]))
 
     def _label_values(self, rows: Sequence[Row]) -> list[Any]:
         given = (self.label_column,) if self.label_column else ()
