@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_pipeline import _prepare, _run, _start
 
@@ -65,11 +66,11 @@ def test_a_mixture_without_training(tmp_path: Path) -> None:
         _run("prune", *given, "--out", str(out), "--layers", "1", "--heads", "0.5", "--neurons", "0.25", "--hidden", "0.5", "--vocab", "0",
              "--head-weights", "--no-training", "--test", str(tmp_path / "dev.jsonl"), *QUIET)
     )  # fmt: skip
-    assert [step["name"] for step in report["steps"]] == ["baseline", "vocabulary", "observe", "plan", "prune", "export", "verify"]
+    assert [step["name"] for step in report["steps"]] == ["vocabulary", "baseline", "observe", "plan", "prune", "export", "verify"]
     blueprint = report["blueprint"]
     assert blueprint["layers"] == [[1, 16]] and (blueprint["hidden"], blueprint["embedding"], blueprint["pooled"]) == (16, 16, 32)
     assert blueprint["vocabulary"] < report["teacher_blueprint"]["vocabulary"]
-    assert {row["tokens"] for row in report["shapes"]} == {16, 64} and all(row["macs"] < 0.3 for row in report["shapes"])
+    assert [row["own"] for row in report["shapes"]] == [True, False, False] and all(row["macs"] < 0.3 for row in report["shapes"])
     assert report["tests"][0]["quality"] == pytest.approx(report["result"]["quality"])
     alone = fresh(out / "model")
     assert alone["same"] and alone["vocabulary"] == alone["tokens"] == blueprint["vocabulary"]
@@ -95,7 +96,7 @@ def test_single_weights_in_training_are_killed_and_go_on_and_end_the_same(tmp_pa
     assert alone["same"] and alone["zeros"] >= 0.79 * 2 * 4 * 32 * 32
 
     out, steps = tmp_path / "killed", tmp_path / "killed" / "steps"
-    for number, name in ((2, "vocabulary"), (5, "prune"), (6, "sparsify")):
+    for number, name in ((1, "vocabulary"), (5, "prune"), (6, "sparsify")):
         process = _start("prune", *given, "--out", str(out))
         deadline = time.monotonic() + 120
         while not [*steps.glob(f".{number:02d}-{name}.*.tmp"), *steps.glob(f"{number:02d}-{name}")]:
@@ -105,6 +106,23 @@ def test_single_weights_in_training_are_killed_and_go_on_and_end_the_same(tmp_pa
         process.communicate()
     _run("prune", *given, "--out", str(out))
     assert (out / "model" / "packed.safetensors").read_bytes() == (model / "packed.safetensors").read_bytes()
+
+
+def test_words_that_lose_their_tokens_are_judged_each_in_its_own_encoding_and_training_needs_no_labels(tmp_path: Path) -> None:
+    given, dev = _prepare(tmp_path, "tagging"), tmp_path / "dev.jsonl"
+    bare = [{"tokens": json.loads(line)["tokens"]} for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    rows = [json.loads(line) for line in dev.read_text().splitlines()]  # "dulled" is dull ##ed, and one unknown token without them
+    dev.write_text("".join(json.dumps({"tokens": ["dulled", *r["tokens"]], "tags": ["O", *r["tags"]]}) + "\n" for r in rows))
+    out, cut = tmp_path / "out", ["--vocab", "0", "--heads", "0.5", "--no-training"]
+    report = json.loads(_run("prune", *given, "--out", str(out), *cut, "--test", str(dev), *QUIET))
+    test, teacher = report["tests"][0], report["teacher"]["quality"]
+    assert test["teacher_quality"] == pytest.approx(teacher) and report["result"]["drop"] == pytest.approx(test["drop"])
+    assert report["workload"]["lengths_p50"] == np.median([len(row["tokens"]) + 3 for row in rows])  # the teacher's: one more
+    compared = ["eval", str(out), "--data", str(dev), "--teacher", str(tmp_path / "teacher"), "--json"]
+    assert json.loads(_run(*compared))["teacher_quality"] == pytest.approx(teacher)
+    both = json.loads(_run("bench", str(tmp_path / "teacher"), str(out), "--data", str(dev), "--threads", "1", "--rounds", "1", "--json"))
+    assert len({row["folder"] for row in both["results"]}) == 2
 
 
 def test_gates_learned_while_distilling_keep_the_part_asked(tmp_path: Path) -> None:
@@ -125,11 +143,14 @@ REFUSED = {
     "a limit and a part": (["--macs", "0.5", "--heads", "0.5"], "--macs or --latency says how much"),
     "a corpus alone": (["--macs", "0.5", "--corpus", "x.txt"], "give --vocab too"),
     "no corpus": (["--vocab", "0", "--corpus", "x.txt"], "--corpus: x.txt is no file"),
-    "rows of structure": (["--macs", "0.5", "--scope", "row"], "--scope: row is for --sparsity"),
+    "rows of structure": (["--macs", "0.5", "--scope", "row"], "--scope: 'row' is not allowed; give global or layer"),
+    "a latency and a width": (["--latency", "0.5", "--hidden", "0.5"], "cut the hidden units in a run before"),
+    "a size and a share": (["--stored-mb", "1", "--sparsity", "0.5"], "--stored-mb: it says how many single weights go"),
+    "too small a size": (["--stored-mb", "0.001"], "--stored-mb: 0.001 is below what stays dense"),
     "gradual heads": (["--heads", "0.5", "--schedule", "gradual"], "takes --macs alone"),
     "gradual untrained": (["--macs", "0.5", "--schedule", "gradual", "--no-training"], "--schedule: gradual structured pruning trains"),
     "all weights": (["--sparsity", "1"], "--sparsity: 1.0 is out of range"),
-    "movement untrained": (["--sparsity", "0.5", "--importance", "movement", "--no-training"], "by --importance magnitude or random"),
+    "movement untrained": (["--sparsity", "0.5", "--importance", "movement", "--no-training"], "single weights then go with --schedule one-shot"),
     "two rankings": (["--sparsity", "0.5", "--heads", "0.5", "--importance", "fisher"], "does not rank both"),
     "an unknown repair": (["--heads", "0.5", "--repair", "glue"], "--repair: 'glue' is none; allowed are none, scales, weights"),
     "too small a vocabulary": (["--vocab", "0.01", "--no-training"], "vocab"),

@@ -75,7 +75,7 @@ sparsify: {sparsity: 0.8, scope: row, embeddings: true}
 quantize: {texts: 9}
 """,
     )
-    assert recipe.prune == PruneSettings(1000, "obs", "scales", None, None, 0, 0.5, 3, None, 0, True, True)
+    assert recipe.prune == PruneSettings(1000, "obs", "scales", None, None, 0, 0.5, None, 3, None, 0, True, True)
     assert recipe.sparsify == SparsifySettings(0.8, scope="row", embeddings=True) and recipe.gradual is None
     assert recipe.quantize == QuantizeSettings(9) and recipe.distill == Recipe().distill
 

@@ -62,20 +62,21 @@ class Encoded:
         types = np.where(mask, self.types[index], 0).astype(np.int64)
         return {"input_ids": ids, "token_type_ids": types, "attention_mask": mask.astype(np.int64)}
 
-    def exact_batches(self, size: int) -> Iterator[NDArray[np.int64]]:
-        """Batches of at most `size` texts of exactly equal length, shortest first, covering each text once."""
+    def exact_batches(self, size: int, tokens: int = 16384) -> Iterator[NDArray[np.int64]]:
+        """Batches of at most `size` texts of exactly equal length (and at most `tokens`), shortest first, covering each text once."""
         order = np.argsort(self.lengths, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(self.lengths[order])) + 1):
-            for start in range(0, len(group), size):
-                yield group[start : start + size]
+            most = max(1, min(size, tokens // max(1, int(self.lengths[group[0]])))) if len(group) else size
+            for start in range(0, len(group), most):
+                yield group[start : start + most]
 
-    def sample(self, count: int, seed: int) -> "Encoded":
-        """At most `count` texts, evenly spaced over the lengths, in random order."""
+    def sample(self, count: int, seed: int) -> NDArray[np.int64]:
+        """The numbers of at most `count` texts, evenly spaced over the lengths, in random order."""
         if len(self) <= count:
-            return self
+            return np.arange(len(self))
         order = np.argsort(self.lengths, kind="stable")
         rows = order[np.linspace(0, len(self) - 1, count).round().astype(np.int64)]
-        return self.take(np.random.default_rng(seed).permutation(rows))
+        return np.random.default_rng(seed).permutation(rows)
 
     def of_length(self, length: int, count: int) -> "Encoded":
         """`count` texts of exactly `length` tokens, of these texts end to end; for timing."""

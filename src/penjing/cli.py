@@ -158,6 +158,7 @@ def _run(
     from penjing.engines.engine import ENGINES
     from penjing.pipeline import Job, compress
     from penjing.progress import training_bar
+    from penjing.run import fingerprint
     from penjing.sources import Reading, load_data, load_examples
 
     if engine is not None and engine not in ENGINES:
@@ -170,7 +171,7 @@ def _run(
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": budget.speedup,
         "latency_ms": budget.latency_ms, "size_mb": budget.size_mb, "max_drop": budget.max_drop, "engine": engine,
         "threads": threads or cores(), "seed": seed, "max_length": data.max_length, "metric": how[2], "recipe": steps.to_dict(),
-        "corpus": str(corpus) if corpus else None,
+        "corpus": fingerprint(corpus) if corpus else None,
         "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
     }  # fmt: skip
     job = Job(
@@ -196,17 +197,20 @@ def prune(
     latency: Annotated[float | None, typer.Option("--latency", help="Part of the latency, measured here block by block, that is kept.")] = None,
     heads: Annotated[float | None, typer.Option("--heads", help="Part of the attention heads that is kept.")] = None,
     neurons: Annotated[float | None, typer.Option("--neurons", help="Part of the feed-forward neurons that is kept.")] = None,
+    blocks: Annotated[float | None, typer.Option("--blocks", help="Part of the attention and feed-forward blocks that is kept, whole.")] = None,
     layers: Annotated[int | None, typer.Option("--layers", help="How many layers are kept.")] = None,
     hidden: Annotated[float | None, typer.Option("--hidden", help="Part of the hidden units (the residual width) that is kept.")] = None,
     vocab: Annotated[float | None, typer.Option("--vocab", help="Part of the tokens that is kept; 0: all that the training texts produce.")] = None,
     corpus: Annotated[Path | None, typer.Option("--corpus", help="With --vocab: further texts, a line each, whose tokens count.")] = None,
     sparsity: Annotated[float | None, typer.Option("--sparsity", help="Part of the single weights that becomes zero.")] = None,
+    stored_mb: Annotated[float | None, typer.Option("--stored-mb", min=0, help="In place of --sparsity: megabytes of the stored weights.")] = None,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="With --sparsity: the word embedding's weights too.")] = False,
     importance: Annotated[str | None, typer.Option("--importance", help="fisher, block-fisher, obs, gates, gradient, taylor, lrp, activation,"
         " magnitude, magnitude-l1, random; with --sparsity: magnitude, random, movement, regrow.")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="one-shot, gradual, or iterative (with --sparsity);"
         " gradual with --macs learns gates while it distils.")] = None,
     scope: Annotated[str, typer.Option("--scope", help="What is ranked together: global, layer, or row (with --sparsity).")] = "global",
-    repair: Annotated[str, typer.Option("--repair", help="Without training: weights (least squares), scales, none.")] = "weights",
+    repair: Annotated[str, typer.Option("--repair", help="Before any training: weights (least squares), scales, none.")] = "weights",
     head_weights: Annotated[bool, typer.Option("--head-weights", help="Learn a weight per head afterwards, and fold it in.")] = False,
     texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that importance and repair look at.")] = 1000,
     max_drop: Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = None,
@@ -218,71 +222,80 @@ def prune(
     metric: Metric = "accuracy", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
+    from penjing.checkpoint import blueprint_at, locate
     from penjing.proof import Budget
     from penjing.recipe import PruneSettings, Recipe
     from penjing.steps.gates import GradualSettings
-    from penjing.steps.sparsify import SparsifySettings
+    from penjing.steps.sparsify import UNTRAINED, SparsifySettings, sparsity_for
 
     kept: dict[str, Any] = {
-        "macs": macs,
-        "latency": latency,
-        "heads": heads,
-        "neurons": neurons,
-        "layers": layers,
-        "hidden": hidden,
+        "macs": macs, "latency": latency, "heads": heads, "neurons": neurons, "blocks": blocks, "layers": layers, "hidden": hidden,
         "vocabulary": vocab,
-    }
-    structure = any(value is not None for value in kept.values())
-    if not structure and sparsity is None:
-        raise InputError("prune: nothing is asked; give --macs, --latency, --heads, --neurons, --layers, --hidden, --vocab or --sparsity")
+    }  # fmt: skip
+    cuts = any(value is not None for value in kept.values())
+    if stored_mb is not None:
+        if sparsity is not None or cuts:
+            raise InputError("--stored-mb: it says how many single weights go, and nothing else; leave out the other cuts")
+        sparsity = sparsity_for(blueprint_at(locate(model)), 1e6 * stored_mb, embeddings)
+    if not cuts and sparsity is None:
+        raise InputError(
+            "prune: nothing is asked; give --macs, --latency, --heads, --neurons, --blocks, --layers, --hidden, --vocab, --sparsity"
+        )
     if corpus and vocab is None:
         raise InputError("--corpus: it says which tokens --vocab keeps; give --vocab too")
-    if sparsity is None and scope == "row":
-        raise InputError("--scope: row is for --sparsity; allowed here are global, layer")
-    if sparsity is None and scope not in ("global", "layer"):
-        raise InputError(f"--scope: {scope!r} is none; allowed are global, layer, and row with --sparsity")
-    gradual = None
-    if sparsity is None and schedule == "gradual":
-        if macs is None or sum(value is not None for value in kept.values()) > 1:
-            raise InputError("--schedule: gradual structured pruning takes --macs alone; give it, or prune in one shot")
-        gradual = GradualSettings(part=macs)
-    elif sparsity is None and schedule not in (None, "one-shot"):
+    if scope not in ("global", "layer", *(["row"] if sparsity is not None else [])):
+        raise InputError(f"--scope: {scope!r} is not allowed; give global or layer, or row with --sparsity")
+    gradual = cuts and sparsity is None and schedule == "gradual"
+    if gradual and (macs is None or importance or sum(value is not None for value in kept.values()) > 1):
+        raise InputError("--schedule: gradual structured pruning learns what goes, and takes --macs alone; give it, or prune in one shot")
+    if sparsity is None and schedule not in (None, "one-shot", "gradual"):
         raise InputError(f"--schedule: {schedule!r} is not allowed here; give one-shot, or gradual with --macs")
-    sparsify = None
-    if sparsity is not None:
-        weights = importance or "magnitude"
-        if structure and weights not in ("magnitude", "random"):
-            raise InputError(f"--importance: {weights!r} does not rank both structure and single weights; prune in two runs")
-        default = "one-shot" if no_training else "gradual"
-        sparsify = SparsifySettings(sparsity=sparsity, importance=weights, scope=scope, schedule=schedule or default)
-        if no_training and (sparsify.schedule != "one-shot" or weights not in ("magnitude", "random")):
-            raise InputError("--no-training: single weights then go at once, by --importance magnitude or random")
-    cuts = structure and not gradual
-    settings = PruneSettings(
-        texts=texts, importance=importance or "fisher", repair=repair, per_layer=scope == "layer", head_weights=head_weights, **kept
-    ) if cuts else None  # fmt: skip
+    if cuts and sparsity is not None and importance not in (None, *UNTRAINED):
+        raise InputError(f"--importance: {importance!r} does not rank both structure and single weights; prune in two runs")
+    if no_training and gradual:
+        raise InputError("--schedule: gradual structured pruning trains; leave --no-training out, or prune in one shot")
     steps = _trained(Recipe(quantize=None), epochs, None, no_training)
-    steps = replace(steps, prune=settings, gradual=gradual, sparsify=sparsify)
+    if sparsity is None and all(value is None for name, value in kept.items() if name != "vocabulary"):
+        steps = replace(steps, distill=None)  # a model that lost tokens alone would be taught by itself
+    weights, default = importance or "magnitude", "one-shot" if no_training else "gradual"
+    settings = {"texts": texts, "importance": importance or "fisher", "repair": repair, "per_layer": scope == "layer", **kept}
+    steps = replace(
+        steps,
+        prune=PruneSettings(head_weights=head_weights, **settings) if cuts and not gradual else None,
+        gradual=GradualSettings(part=macs) if gradual and macs is not None else None,
+        sparsify=None if sparsity is None else SparsifySettings(
+            sparsity=sparsity, importance=weights, scope=scope, schedule=schedule or default, embeddings=embeddings
+        ),
+    )  # fmt: skip
     reading = (text_columns, label_column, metric, max_length)
     report = _run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, corpus)
-    say(report, as_json, summary(report, out) + "\n" + _pruned_text(report))
+    say(report, as_json, _pruned_text(report, out))
     _met(report, out)
 
 
-def _pruned_text(report: dict[str, Any]) -> str:
-    """What was cut beside what it brings: multiply-accumulates, the clock at a few lengths, bytes where single weights went."""
+def _pruned_text(report: dict[str, Any], out: Path) -> str:
+    """What was cut and lost, and what it brings: the clock against the uncut model in the same form, then against eager PyTorch."""
     result, before = report["result"], report["teacher"]
-    lines = [f"multiply-accumulates: {result['macs']:.2f} of the teacher's; parameters: {result['parameters'] / before['parameters']:.2f}"]
+    low, high = result["drop_ci95"]
+    lines = [
+        f"{report['metric']} {before['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f})",
+        f"{result['macs']:.2f} of the multiply-accumulates and {result['parameters'] / before['parameters']:.2f} of the parameters are left",
+    ]
     for row in report["shapes"]:
+        own = ", the data's own lengths" if row["own"] else ""
+        said = f"{1 / row['macs']:.2f}x" if row["macs"] else "no end"
         lines.append(
-            f"{row['form']}, {row['tokens']} tokens: {row['teacher_ms']:.2f} -> {row['latency_ms']:.2f} ms, {row['speedup']:.2f}x faster"
-            f" where the multiply-accumulates say {1 / row['macs'] if row['macs'] else float('inf'):.2f}x"
+            f"{row['form']}, {row['tokens']} tokens{own}: {row['teacher_ms']:.2f} -> {row['latency_ms']:.2f} ms, {row['speedup']:.2f}x faster"
+            f" than uncut where the multiply-accumulates say {said}"
         )
+    lines.append(f"against eager PyTorch: {before['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms, {result['speedup_vs_eager']:.1f}x")
     if stored := report["stored"]:
         lines.append(
-            f"{100 * stored['sparsity']:.1f} % of the weights are zero: {stored['dense_bytes'] / 1e6:.1f} -> {stored['packed_bytes'] / 1e6:.1f} MB"
-            f" on disk; loads in {stored['dense_load_s']:.2f} -> {stored['packed_load_s']:.2f} s; the engines' speed stays as it is"
+            f"{100 * stored['sparsity']:.1f} % of the pruned matrices and {100 * stored['zeros']:.1f} % of all weights are zero:"
+            f" {stored['dense_bytes'] / 1e6:.1f} -> {stored['packed_bytes'] / 1e6:.1f} MB stored,"
+            f" loads in {stored['dense_load_s']:.2f} -> {stored['packed_load_s']:.2f} s; the engines' speed stays as it is"
         )
+    lines.append(f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}")
     return "\n".join(lines)
 
 
@@ -320,10 +333,12 @@ def eval(
         other = open_model(teacher, None, model.task.name, replace(reading, max_length=model.max_length))
         if set(other.task.labels) != set(model.task.labels):
             raise InputError(f"--teacher: its labels are {', '.join(other.task.labels)}, the model's {', '.join(model.task.labels)}")
-        theirs, _, _ = other.task.encode(other.tokenizer, examples.inputs, model.max_length)
+        encoded, first, truncated = other.task.encode(other.tokenizer, examples.inputs, model.max_length)
+        theirs = replace(examples, encoded=encoded, first_tokens=first, truncated=truncated)
         order = [other.task.labels.index(name) for name in model.task.labels]
-        known = [row[..., order] for row in open_engine(other.forms[0], other.folder, count).logits(theirs)]
-        result |= judge_pair(model.task, examples, logits, known) | {"flipped": flips(model.task, examples, logits, known)}
+        known = [row[..., order] for row in open_engine(other.forms[0], other.folder, count).logits(encoded)]
+        pair = (model.task, examples, logits, theirs, known)
+        result |= judge_pair(*pair) | {"flipped": flips(*pair)}
     say(result, as_json, _quality_text(result))
 
 
@@ -364,9 +379,10 @@ def bench(
     encoded = {id(m): m.task.encode(m.tokenizer, m.task.inputs_of(rows), m.max_length)[0] for m in models}
     first = models[0]
     if any(not np.array_equal(encoded[id(m)].lengths, encoded[id(first)].lengths) for m in models):
-        tell("the tokenizers differ: every model runs on the first one's lengths")
+        tell("the tokenizers differ: every model runs on its own tokens of the same texts")
     count = threads or cores()
-    measured = measure([Subject(form, model.folder) for _, form, model in subjects], encoded[id(first)], threads=count, rounds=rounds)
+    own = [Subject(form, model.folder, encoded[id(model)]) for _, form, model in subjects]
+    measured = measure(own, encoded[id(first)], threads=count, rounds=rounds)
     results: list[dict[str, Any]] = []
     for (name, form, _), m in zip(subjects, measured, strict=True):
         ratio, low, high = m.speedup_over(measured[0])

@@ -23,7 +23,7 @@ from penjing.engines.machine import safe_weight_bits
 from penjing.engines.measure import Subject, measure
 from penjing.errors import InputError
 from penjing.proof import BASELINES, STEADY, STOCK_INT8, Budget, gates_of, stock_int8
-from penjing.recipe import IMPORTANCE, PruneSettings, Recipe
+from penjing.recipe import PruneSettings, Recipe, criterion
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
 from penjing.search import plan as plans
@@ -90,10 +90,16 @@ class _Compression:
         task = job.data.task
         if head_of(job.model) != task.head:
             raise InputError(f"model: {job.model} has no trained head for {task.name}; make one with penjing train")
-        timed = job.recipe.prune and (not job.recipe.by_hand or job.recipe.prune.latency is not None)
-        if timed and len(set(blueprint_at(job.model).layers)) > 1:
+        prune, layers = job.recipe.prune, blueprint_at(job.model).layers
+        if not job.budget.unbounded and (job.recipe.gradual or (prune and prune.cuts)):
+            raise InputError(
+                "--recipe: it says what is cut, and the budget too; leave out --speedup, --latency-ms, --size-mb, or that part"
+            )
+        if prune and (self.to_budget or prune.latency is not None) and len(set(layers)) > 1:
             raise InputError(f"model: the layers of {job.model} differ; compress the teacher that it came from, or leave out prune")
-        if job.recipe.prune and job.recipe.prune.hidden and not job.recipe.distill:
+        if prune and prune.layers is not None and prune.layers > len(layers):
+            raise InputError(f"--layers: {prune.layers} is more than the model has; give 1 to {len(layers)}")
+        if prune and prune.hidden and not job.recipe.distill:
             tell("--hidden without training: the residual width is what every layer was trained on, so expect to lose much")
         self.teacher = read(locate(job.model), head=job.data.task.head, labels=job.data.task.labels)
         # Where the vocabulary is pruned, these three become what the rest of the job works on.
@@ -110,13 +116,16 @@ class _Compression:
 
     def run(self) -> dict[str, Any]:
         job = self.job
+        pruned = None
+        if job.recipe.prune and job.recipe.prune.vocabulary is not None:
+            pruned = self.folder.step("vocabulary", self.prune_vocabulary)[1]
         baseline, place = self.folder.step("baseline", self.baseline)
         teacher_logits = load_rows(place / "teacher.npz")
-        if job.recipe.prune and job.recipe.prune.vocabulary is not None:
-            self.adopt(self.folder.step("vocabulary", self.prune_vocabulary)[1] / "model")
+        if pruned:
+            self.adopt(pruned / "model")
         observed = self.folder.step("observe", lambda _: self.observe())[0] if self.cuts else {}
         report: dict[str, Any] = {}
-        for attempt, depth in enumerate(DEPTHS if job.budget.unbounded and not job.recipe.by_hand else (None,)):
+        for attempt, depth in enumerate(DEPTHS if job.budget.unbounded and self.to_budget else (None,)):
             suffix = f"-{attempt + 1}" if attempt else ""
             report = self.attempt(baseline, observed, place, teacher_logits, depth, suffix)
             if report["met"] or not job.recipe.prune:
@@ -159,7 +168,14 @@ class _Compression:
 
     def calibration(self, texts: int) -> Examples:
         """Some of the training texts, drawn at random."""
-        return self.labelled(self.data.train.take(np.sort(self.shuffled()[:texts])))
+        _, rows = self.held_out()
+        return self.labelled(self.data.train.take(np.sort(rows[:texts])))
+
+    def held_out(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Training texts in random order: those that the weights are chosen by in distillation, and the others."""
+        order = np.random.default_rng(self.job.seed).permutation(len(self.job.data.train))
+        held = max(1, min(CHOOSE_TEXTS, round(CHOOSE_PART * len(order))))
+        return order[:held], order[held:]
 
     def labelled(self, examples: Examples) -> Examples:
         """The examples, with the teacher's own answers where they have no labels."""
@@ -167,10 +183,6 @@ class _Compression:
             return examples
         answers = self.data.task.decode(logits_of(self.base, examples.encoded), examples.first_tokens)
         return dataclasses.replace(examples, gold=answers)
-
-    def shuffled(self) -> NDArray[np.int64]:
-        """The numbers of the training texts in random order."""
-        return np.random.default_rng(self.job.seed).permutation(len(self.job.data.train))
 
     def baseline(self, folder: Path) -> dict[str, Any]:
         """The teacher as it is, and what the engines' own int8 makes of it: quality, and files to time it with."""
@@ -202,13 +214,17 @@ class _Compression:
     def cuts(self) -> bool:
         """Whether parts of the encoder are cut at once, by the budget or by hand."""
         recipe = self.job.recipe
-        return recipe.prune is not None and not recipe.gradual and (recipe.prune.cuts or not recipe.by_hand)
+        return recipe.prune is not None and not recipe.gradual and (recipe.prune.cuts or self.to_budget)
+
+    @property
+    def to_budget(self) -> bool:
+        """Whether it is for the budget to say what is cut: nothing else does, or a speed or size is asked beside it."""
+        return not self.job.recipe.by_hand or not self.job.budget.unbounded
 
     def prune_vocabulary(self, folder: Path) -> dict[str, Any]:
         """Leave out the tokens that the texts never produce, or the rarest; the tokenizer is rewritten to match."""
         job, size = self.job, self.blueprint.vocabulary
-        lines = job.corpus.read_text(encoding="utf-8").splitlines() if job.corpus else []
-        step = PruneVocabulary(job.data.task, tokenizer_of(self.tokenizer_file().parent), self.settings.vocabulary or None, lines)
+        step = PruneVocabulary(job.data.task, tokenizer_of(self.tokenizer_file().parent), self.settings.vocabulary or None, job.corpus)
         counts = step.observe(self.teacher, job.data.train)
         selection = step.plan(self.blueprint, counts)
         model = step.apply(self.teacher, selection, counts)
@@ -233,9 +249,8 @@ class _Compression:
 
     def observe(self) -> dict[str, Any]:
         """What each head, neuron and layer of the teacher is worth."""
-        pruner = self.pruner()
-        importance = pruner.observe(self.base, self.calibration(self.settings.texts))
-        order = f"; layers missed least first: {importance.removed}" if pruner.order else ""
+        importance = self.pruner().observe(self.base, self.calibration(self.settings.texts))
+        order = f"; layers missed least first: {importance.removed}" if importance.removed else ""
         return {"importance": importance.to_dict(), "note": f"{self.settings.importance} on {self.settings.texts} texts{order}"}
 
     @property
@@ -245,11 +260,11 @@ class _Compression:
         return self.job.recipe.prune
 
     def pruner(self, selection: Selection | None = None) -> Prune:
-        settings = self.settings
+        settings, depth = self.settings, len(self.blueprint.layers)
         return Prune(
-            self.data.task, IMPORTANCE[settings.importance], lambda blueprint, _: selection or Selection.all(blueprint),
-            self.calibration(settings.texts).encoded, cast(Repair, settings.repair), not settings.cuts or settings.layers is not None,
-            self.job.seed,
+            self.data.task, criterion(settings), lambda blueprint, _: selection or Selection.all(blueprint),
+            self.calibration(settings.texts).encoded, cast(Repair, settings.repair),
+            depth - (settings.layers or depth) if settings.cuts else None, self.job.seed,
         )  # fmt: skip
 
     def plan(self, baseline: dict[str, Any], observed: dict[str, Any], depth: float | None) -> dict[str, Any]:
@@ -264,9 +279,13 @@ class _Compression:
         )  # fmt: skip
         if self.settings.cuts:
             return plans.by_hand(self.settings, bench, importance)
+
+        def finished(selection: Selection) -> Any:
+            return self.pruner(selection).apply(self.base, selection, importance)
+
         limit_bytes = 1e6 * budget.size_mb - baseline["extra_bytes"] if budget.size_mb else float("inf")
         bits = 8 if self.int8 else 32
-        return plans.for_budget(bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.calibration(256))
+        return plans.for_budget(bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.calibration(256), finished)
 
     def limit_ms(self, eager_ms: float) -> float:
         """The latency that is asked, where eager PyTorch takes `eager_ms`."""
@@ -292,15 +311,13 @@ class _Compression:
         settings = dataclasses.replace(recipe.distill, schedule=dataclasses.replace(recipe.distill.schedule, seed=job.seed))
         with _bar(self.progress, name) as report:
             # The weights that are kept are chosen on training texts held out, so that the evaluation data judges them fairly.
-            order = self.shuffled()
-            held = max(1, min(CHOOSE_TEXTS, round(CHOOSE_PART * len(order))))
-            dev, train = (self.data.train.take(np.sort(rows)) for rows in (order[:held], order[held:]))
+            dev, train = (self.data.train.take(np.sort(rows)) for rows in self.held_out())
             dev, train = self.labelled(dev), self.labelled(train) if settings.hard else train
             kept = [layer.layer for layer in selection.layers]
             distill = Distill(self.data.task, self.base, kept, settings, dev, self.folder.partial, report, hidden=selection.hidden)
             step: Distill | GradualPrune | Sparsify = distill
             if name == "gradual" and recipe.gradual:
-                step = GradualPrune(distill, recipe.gradual)
+                step = GradualPrune(distill, recipe.gradual, int(np.median(self.data.eval.encoded.lengths)))
             elif name == "sparsify" and recipe.sparsify:
                 step = Sparsify(distill, recipe.sparsify)
             evidence = step.observe(student, train)
@@ -360,12 +377,12 @@ class _Compression:
         """Everything that is said of the result, and which form is shipped."""
         job, recipe = self.job, self.job.recipe
         trial = verification.Trial(self.data.task, self.data.eval, job.threads, job.seed, self.segments)
-        known = verification.Known(locate(job.model), self.blueprint, teacher, teacher_logits, baseline)
+        known = verification.Known(locate(job.model), self.blueprint, teacher, teacher_logits, job.data.eval, baseline)
         found = verification.verify(trial, known, student, exported, self.forms, job.budget.max_drop)
         form = Form(**found["chosen"])
         pairs = zip(job.tests, self.tests, strict=True)
         return found | {
-            "tests": [verification.on_other_data(trial, known, exported, form, name, old.encoded, new) for (name, old), (_, new) in pairs],
+            "tests": [verification.on_other_data(trial, known, exported, form, name, old, new) for (name, old), (_, new) in pairs],
             "shapes": verification.shapes(trial, known, student, exported, form) if recipe.by_hand else [],
             "stored": verification.stored(student, self.folder.partial, recipe.sparsify.embeddings) if recipe.sparsify else None,
         }
@@ -387,8 +404,8 @@ class _Compression:
             "speedup_vs_eager": eager["latency_ms"] / chosen["latency_ms"], "speedup_range": verified["speedup_range"],
         }  # fmt: skip
         lengths = data.eval.encoded.lengths
-        median = int(np.median(lengths))
-        result["macs"] = after.macs(median) / max(1, self.blueprint.macs(median))
+        own, theirs = int(np.median(lengths)), int(np.median(job.data.eval.encoded.lengths))
+        result["macs"] = after.macs(own) / max(1, self.blueprint.macs(theirs))
         gates = gates_of(result, verified, self.job.budget, job.recipe, self.int8)
         low, high = verified["speedup_range"]
         if high > STEADY * low:

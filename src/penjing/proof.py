@@ -101,6 +101,8 @@ def gates_of(result: dict[str, Any], verified: dict[str, Any], budget: Budget, r
     gate("size_mb", result["bytes"] / 1e6, budget.size_mb, most)
     gate("drop", result["drop"], budget.max_drop, most)
     gate("macs", result["macs"], recipe.macs, most)
+    if recipe.prune and recipe.prune.latency:
+        gate("part of the latency", 1 / verified["shapes"][0]["speedup"], recipe.prune.latency, most)
     if recipe.sparsify:
         gate("sparsity", round(verified["stored"]["sparsity"], 4), recipe.sparsify.sparsity - 1e-4, lambda value, limit: value >= limit)
     for engine, difference in verified["parity"].items():

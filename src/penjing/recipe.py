@@ -1,6 +1,7 @@
 """The settings of every step, from Python or from a YAML file, and the names that they go by."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -12,7 +13,7 @@ from penjing.steps.distill import DistillSettings
 from penjing.steps.gates import GradualSettings
 from penjing.steps.prune import Criterion
 from penjing.steps.repair import Repair
-from penjing.steps.sparsify import SparsifySettings
+from penjing.steps.sparsify import UNTRAINED, SparsifySettings
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class PruneSettings:
     """What is cut, by what importance, on how many training texts; where nothing is asked, the budget decides what is cut.
 
     macs, latency: the part of the encoder's multiply-accumulates, or of the measured latency, that is kept.
-    heads, neurons, hidden: the part of them that is kept. layers: how many are kept.
+    heads, neurons, blocks (attention or feed-forward, whole), hidden: the part of them that is kept. layers: how many are kept.
     vocabulary: the part of the tokens that is kept; 0: every token that the texts produce.
     per_layer: so much of every layer, rather than of all layers together.
     repair: weights (least squares), scales (one factor per head and neuron), none.
@@ -52,6 +53,7 @@ class PruneSettings:
     latency: float | None = None
     heads: float | None = None
     neurons: float | None = None
+    blocks: float | None = None
     layers: int | None = None
     hidden: float | None = None
     vocabulary: float | None = None
@@ -65,7 +67,7 @@ class PruneSettings:
         ):
             if value not in allowed:
                 raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
-        for name in ("macs", "latency", "heads", "neurons", "hidden", "vocabulary"):
+        for name in ("macs", "latency", "heads", "neurons", "blocks", "hidden", "vocabulary"):
             value = getattr(self, name)
             if value is not None and not (0 < value <= 1 or (value == 0 and name in ("heads", "neurons", "vocabulary"))):
                 raise InputError(
@@ -79,6 +81,8 @@ class PruneSettings:
             raise InputError("--hidden: --importance gates scores heads and neurons alone; give another, such as fisher")
         if self.macs is not None and self.latency is not None:
             raise InputError("--macs, --latency: two limits on the cost; give one")
+        if self.latency is not None and self.hidden is not None:
+            raise InputError("--latency, --hidden: blocks are timed at the width that the model has; cut the hidden units in a run before")
 
     @property
     def limited(self) -> bool:
@@ -88,7 +92,14 @@ class PruneSettings:
     @property
     def cuts(self) -> bool:
         """Whether it is said here what of the encoder is cut."""
-        return any(getattr(self, name) is not None for name in ("macs", "latency", "heads", "neurons", "layers", "hidden"))
+        return any(getattr(self, name) is not None for name in ("macs", "latency", "heads", "neurons", "blocks", "layers", "hidden"))
+
+
+def criterion(settings: PruneSettings) -> Criterion:
+    """The function of the importance that is named; gates are learned for the part that is asked."""
+    if settings.importance == "gates" and settings.macs:
+        return partial(gates.learned_gates, part=settings.macs)
+    return IMPORTANCE[settings.importance]
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.gradual and not self.distill:
             raise InputError("--schedule: gradual structured pruning trains; leave --no-training out, or prune in one shot")
+        if self.sparsify and not self.distill and (self.sparsify.schedule != "one-shot" or self.sparsify.importance not in UNTRAINED):
+            raise InputError(
+                f"--no-training: single weights then go with --schedule one-shot and --importance {' or '.join(UNTRAINED)}; got"
+                f" {self.sparsify.schedule} and {self.sparsify.importance}"
+            )
         if self.gradual and self.sparsify:
             raise InputError("--sparsity: it does not go with gradual structured pruning in one run; prune the result in a second one")
 

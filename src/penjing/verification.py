@@ -25,7 +25,7 @@ from penjing.tasks.task import Examples, Task
 from penjing.training.predict import logits_of
 
 SHAPES, SHAPE_TEXTS = (16, 64, 128), 20
-"""Tokens of the texts that a result by hand is timed on beside the data's own, and how many such texts."""
+"""Tokens of the texts that a result by hand is timed on beside the data's own lengths, and how many such texts."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Known:
     blueprint: Blueprint
     exported: Path
     logits: Logits
+    eval: Examples
+    """The evaluation data as its own tokenizer encodes it."""
     baseline: dict[str, Any]
 
 
@@ -58,8 +60,9 @@ def verify(
     differences = parity(trial, student)
     forms = worth_measuring(forms, baseline["forms_ms"])
     logits = {form.name: open_engine(form, exported, trial.threads).logits(examples.encoded) for form in forms}
-    judged = {name: judge_pair(task, examples, value, known.logits) for name, value in logits.items()}
-    subjects = [Subject(EAGER, known.model), *(Subject(form, known.exported) for form in BASELINES.values())]
+    judged = {name: judge_pair(task, examples, value, known.eval, known.logits) for name, value in logits.items()}
+    before = known.eval.encoded
+    subjects = [Subject(EAGER, known.model, before), *(Subject(form, known.exported, before) for form in BASELINES.values())]
     subjects += [Subject(form, exported) for form in forms]
     measured = measure(subjects, examples.encoded, threads=trial.threads, seed=trial.seed)
     figures = [{"latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s, "load_s": m.load_s} for m in measured]
@@ -81,14 +84,14 @@ def verify(
         ],
         "speedup_range": [low, high], "machine": machine(), "versions": versions(), "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "flipped": flips(task, examples, logits[chosen.name], known.logits), "quality": judged[chosen.name]["quality"],
+        "flipped": flips(task, examples, logits[chosen.name], known.eval, known.logits), "quality": judged[chosen.name]["quality"],
         "note": f"{chosen.name}: {ratio:.2f}x eager, {judged[chosen.name]['drop']:.2f} points lost",
     }  # fmt: skip
 
 
 def parity(trial: Trial, student: PenjingPreTrainedModel) -> dict[str, float]:
     """Largest difference of float32 logits between PyTorch and each engine, on some of the texts."""
-    encoded = trial.eval.encoded.sample(64, trial.seed)
+    encoded = trial.eval.encoded.take(trial.eval.encoded.sample(64, trial.seed))
     ours = logits_of(student, encoded)
     result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -101,26 +104,31 @@ def parity(trial: Trial, student: PenjingPreTrainedModel) -> dict[str, float]:
     return result
 
 
-def on_other_data(trial: Trial, known: Known, exported: Path, form: Form, name: str, theirs: Encoded, examples: Examples) -> dict[str, Any]:
-    """The result against the teacher on data that nothing was chosen by; `theirs` is how the teacher's tokenizer reads it."""
-    reference = open_engine(EAGER, known.model, trial.threads).logits(theirs)
-    ours = open_engine(form, exported, trial.threads).logits(examples.encoded)
-    return {"data": Path(name).name} | judge_pair(trial.task, examples, ours, reference)
+def on_other_data(trial: Trial, known: Known, exported: Path, form: Form, name: str, theirs: Examples, ours: Examples) -> dict[str, Any]:
+    """The result against the teacher on data that nothing was chosen by, each on its own encoding of it."""
+    reference = open_engine(EAGER, known.model, trial.threads).logits(theirs.encoded)
+    logits = open_engine(form, exported, trial.threads).logits(ours.encoded)
+    return {"data": Path(name).name} | judge_pair(trial.task, ours, logits, theirs, reference)
 
 
 def shapes(trial: Trial, known: Known, student: PenjingPreTrainedModel, exported: Path, form: Form) -> list[dict[str, Any]]:
-    """The result against the uncut model in the same form, for texts of a few fixed lengths."""
+    """The result against the uncut model in the same form: on the data's own lengths, and on texts of a few fixed ones."""
     before, after = known.blueprint, blueprint_of(student)
+    texts: dict[int, tuple[Encoded, Encoded]] = {0: (known.eval.encoded, trial.eval.encoded)}
+    texts |= {
+        n: (known.eval.encoded.of_length(n, SHAPE_TEXTS), trial.eval.encoded.of_length(n, SHAPE_TEXTS))
+        for n in SHAPES
+        if n <= before.positions
+    }
     rows = []
-    for length in (each for each in SHAPES if each <= before.positions):
-        texts = trial.eval.encoded.of_length(length, SHAPE_TEXTS)
-        whole, ours = measure(
-            [Subject(form, known.exported), Subject(form, exported)], texts, threads=trial.threads, seed=trial.seed,
-            texts=SHAPE_TEXTS, throughput_texts=0,
-        )  # fmt: skip
+    for length, (theirs, ours) in texts.items():
+        subjects = [Subject(form, known.exported, theirs), Subject(form, exported)]
+        whole, cut = measure(subjects, ours, threads=trial.threads, seed=trial.seed, throughput_texts=0)
+        medians = [int(np.median(each.lengths)) for each in (theirs, ours)]
         rows.append({
-            "batch": 1, "tokens": length, "form": form.name, "teacher_ms": whole.latency_ms, "latency_ms": ours.latency_ms,
-            "speedup": whole.latency_ms / ours.latency_ms, "macs": after.macs(length) / max(1, before.macs(length)),
+            "batch": 1, "tokens": length or medians[1], "own": not length, "form": form.name, "teacher_ms": whole.latency_ms,
+            "latency_ms": cut.latency_ms, "speedup": whole.latency_ms / cut.latency_ms,
+            "macs": after.macs(medians[1]) / max(1, before.macs(medians[0])),
         })  # fmt: skip
     return rows
 
@@ -139,4 +147,5 @@ def stored(model: PenjingPreTrainedModel, place: Path, embeddings: bool) -> dict
                 read(target)
                 times.append(time.perf_counter() - start)
             result |= {f"{name}_bytes": sum(file.stat().st_size for file in target.glob("*.safetensors")), f"{name}_load_s": min(times)}
-    return result | {"sparsity": sparsity_of(model, embeddings)}
+    zeros = sum(int((p == 0).sum()) for p in model.parameters()) / sum(p.numel() for p in model.parameters())
+    return result | {"sparsity": sparsity_of(model, embeddings), "zeros": zeros}

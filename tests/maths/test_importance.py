@@ -147,13 +147,14 @@ def test_reconstruction_eliminates_as_least_squares_says(width: int, groups: int
         rivals = {j: error([*gone, j]) - error(gone) for j in range(groups) if j not in gone}
         cheapest = sorted(rivals, key=lambda j: rivals[j])[:chunk]
         assert order[len(gone) : len(gone) + chunk] == cheapest
-        each += [rivals[j] for j in cheapest]
+        together = error(gone + cheapest) - error(gone)
+        each += [rivals[j] * together / sum(rivals[i] for i in cheapest) for j in cheapest]
         gone += cheapest
     in_order(costs, each)
     assert error(gone) == pytest.approx(0.5 * float(torch.trace(C @ W @ A @ W.T)))
-    if chunk == 1:  # what each adds makes up the whole, and a cost is never below what it adds
-        assert sum(each) == pytest.approx(error(gone))
-        assert float(costs.sum()) >= 0.9999 * error(gone)
+    # What each adds makes up the whole, and a cost is never below what it adds.
+    assert sum(each) == pytest.approx(error(gone))
+    assert float(costs.sum()) >= 0.9999 * error(gone)
 
 
 @pytest.mark.parametrize("chunk", [1, 2])

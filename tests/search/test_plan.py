@@ -16,7 +16,7 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.engines.engine import EAGER
 from penjing.errors import InputError
 from penjing.recipe import IMPORTANCE, PruneSettings
-from penjing.search.costs import CostTable, macs_table
+from penjing.search.costs import CostTable
 from penjing.search.plan import WIDTH, Bench, by_hand, choose, describe, for_depth
 from penjing.steps.importance import Importance
 from penjing.surgery import Selection
@@ -58,10 +58,9 @@ def uneven(seed: int) -> Blueprint:
 
 @given(asked(), st.sampled_from([WHOLE, NARROW_EMBEDDING, uneven(1), uneven(2)]), st.integers(0, 99))
 def test_what_is_asked_is_what_is_kept(settings: PruneSettings, blueprint: Blueprint, seed: int) -> None:
-    table = macs_table(blueprint, LENGTH) if settings.macs is not None else None
     scores = importance(blueprint, seed)
     before = json.dumps(scores.to_dict())
-    selection = choose(settings, blueprint, scores, table)
+    selection = choose(settings, blueprint, scores, LENGTH)
     plan = selection.plan(blueprint)
     kept = [layer.layer for layer in selection.layers]
     assert len(kept) == (settings.layers or 4)
@@ -72,9 +71,9 @@ def test_what_is_asked_is_what_is_kept(settings: PruneSettings, blueprint: Bluep
         counts = [getattr(blueprint.layers[i], kind) for i in kept]
         left = [getattr(layer, kind) for layer in plan.layers]
         part = getattr(settings, kind)
-        if table is None and (part is None or part == 1):
+        if settings.macs is None and (part is None or part == 1):
             assert left == counts
-        elif table is None:
+        elif settings.macs is None:
             pairs = list(zip(left, counts, strict=True)) if settings.per_layer else [(sum(left), sum(counts))]
             assert all(round(part * count) - group < size <= round(part * count) for size, count in pairs)
     if settings.hidden is None or settings.hidden == 1:
@@ -82,18 +81,18 @@ def test_what_is_asked_is_what_is_kept(settings: PruneSettings, blueprint: Bluep
     else:
         assert plan.hidden % WIDTH == 0 and abs(plan.hidden - settings.hidden * blueprint.hidden) <= 1.5 * WIDTH
         assert blueprint.embedding == blueprint.hidden or plan.hidden != plan.embedding
-    assert choose(settings, blueprint, scores, table) == selection and json.dumps(scores.to_dict()) == before
+    assert choose(settings, blueprint, scores, LENGTH) == selection and json.dumps(scores.to_dict()) == before
 
 
 @pytest.mark.parametrize("width", [4, 12, 20, 48])
 def test_all_hidden_units_are_all_of_them_at_any_width(width: int) -> None:
     blueprint = dataclasses.replace(WHOLE, hidden=width, embedding=width)
-    assert choose(PruneSettings(hidden=1.0), blueprint, importance(blueprint), None).plan(blueprint) == blueprint
+    assert choose(PruneSettings(hidden=1.0), blueprint, importance(blueprint), LENGTH).plan(blueprint) == blueprint
 
 
 def test_the_most_important_hidden_units_are_kept() -> None:
     scores = importance(WHOLE)
-    kept = choose(PruneSettings(hidden=0.5), WHOLE, scores, None).hidden
+    kept = choose(PruneSettings(hidden=0.5), WHOLE, scores, LENGTH).hidden
     assert kept is not None and len(kept) == 24
     assert scores.hidden[list(kept)].min() > np.delete(scores.hidden, kept).max()
 
@@ -101,15 +100,23 @@ def test_the_most_important_hidden_units_are_kept() -> None:
 @pytest.mark.parametrize("name", ["fisher", "magnitude"])
 def test_a_part_of_the_latency_is_kept(name: str) -> None:
     table = CostTable(0.1, [(0, 0.02), (6, 0.1)], [(0, 0.01), (128, 0.2)], [(0, 0.01), (6, 0.05)], [(0, 0.01), (128, 0.1)])
-    selection = choose(PruneSettings(latency=0.5, importance=name), WHOLE, importance(WHOLE), table)
+    limit = table.cost(WHOLE)
+    selection = choose(PruneSettings(latency=0.5, importance=name), WHOLE, importance(WHOLE), LENGTH, (table, 0.5 * limit))
     assert 0.4 * table.cost(WHOLE) < table.cost(selection.plan(WHOLE)) <= 0.5 * table.cost(WHOLE)
     with pytest.raises(InputError, match=r"--latency: 0.1 cannot be reached even with every block empty; give more"):
-        choose(PruneSettings(latency=0.1, importance=name), WHOLE, importance(WHOLE), table)
+        choose(PruneSettings(latency=0.1, importance=name), WHOLE, importance(WHOLE), LENGTH, (table, 0.1 * limit))
 
 
-def test_more_layers_than_there_are_cannot_be_kept() -> None:
-    with pytest.raises(InputError, match="--layers: 5 is more than the model has; give 1 to 4"):
-        choose(PruneSettings(layers=5), WHOLE, importance(WHOLE), None)
+@given(st.integers(0, 99), st.sampled_from([0.25, 0.5, 0.75, 1.0]))
+def test_whole_blocks_are_kept_or_empty(seed: int, part: float) -> None:
+    scores = importance(WHOLE, seed)
+    plan = choose(PruneSettings(blocks=part), WHOLE, scores, LENGTH).plan(WHOLE)
+    left = [size for layer in plan.layers for size in (layer.heads / 6, layer.neurons / 128)]
+    assert set(left) <= {0, 1} and sum(left) == round(part * 8)
+    worth = [float(each.sum()) for pair in zip(scores.heads, scores.neurons, strict=True) for each in pair]
+    assert min([w for w, kept in zip(worth, left, strict=True) if kept]) >= max(
+        [w for w, kept in zip(worth, left, strict=True) if not kept], default=0
+    )
 
 
 def test_a_part_of_the_depth_is_whole_layers() -> None:
@@ -127,7 +134,5 @@ def test_a_plan_by_hand_is_a_record_that_says_what_is_kept() -> None:
     scores, settings = importance(blueprint), PruneSettings(macs=0.5, layers=1, hidden=0.5)
     record = json.loads(json.dumps(by_hand(settings, bench, scores)))
     selection = Selection.from_dict(record["selection"])
-    assert selection == choose(settings, blueprint, scores, macs_table(blueprint, 9))  # the median length
-    assert record["table"] == json.loads(json.dumps(macs_table(blueprint, 9).to_dict()))
+    assert selection == choose(settings, blueprint, scores, 9)  # the median length
     assert record["note"] == describe(selection, blueprint) == "8 of 16 hidden units, 1 of 2 layers: 4h/16n"
-    assert "table" not in by_hand(PruneSettings(heads=0.5), bench, scores)

@@ -238,7 +238,7 @@ def test_moments_are_sums_over_texts_alone(blueprint: Blueprint) -> None:
 def test_taylor_is_the_squared_change_of_the_loss_without_each_weight() -> None:
     model, task = seeded(SMALL), task_of(SMALL)
     data = examples(SMALL, 12).take(np.flatnonzero(examples(SMALL, 12).encoded.lengths == 3))  # one batch
-    sum(loss_of(model, inputs, labels) for inputs, labels in alone(task, data)).backward()  # type: ignore[union-attr]
+    (sum(loss_of(model, inputs, labels) for inputs, labels in alone(task, data)) / len(data)).backward()  # type: ignore[union-attr]
     layer, change = model.base_model.layers[0], lambda w: (w * w.grad).square()
     heads = torch.stack(
         [

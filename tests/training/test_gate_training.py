@@ -206,7 +206,7 @@ def gradual(folder: Path, texts: int, kill_at: int | None = None) -> tuple[Gradu
             raise Killed
 
     settings = DistillSettings(Schedule(epochs=5, batch_size=8, learning_rate=1e-3, patience=100))
-    step = GradualPrune(Distill(TASK, model, [0, 1], settings, data, folder, progress), GradualSettings(0.4))
+    step = GradualPrune(Distill(TASK, model, [0, 1], settings, data, folder, progress), GradualSettings(0.4), 6)
     evidence = step.observe(model, data)
     return step, step.apply(model, step.plan(SMALL, evidence), evidence)
 

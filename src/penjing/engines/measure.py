@@ -24,10 +24,11 @@ from penjing.errors import PenjingError
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a form, and the folder its file is in."""
+    """What is measured: a form, the folder its file is in, and the texts in its own encoding, where it is not everybody's."""
 
     form: Form
     folder: Path
+    encoded: Encoded | None = None
 
 
 @dataclass
@@ -110,13 +111,14 @@ def measure(
         tick: called after each subject's turn.
     """
     workers: list[_Worker] = []
+    samples = {"single": encoded.sample(texts, seed), "many": encoded.sample(max(1, throughput_texts), seed)}
     with tempfile.TemporaryDirectory() as folder:
-        single, many = Path(folder) / "single.npz", Path(folder) / "many.npz"
-        encoded.sample(texts, seed).save(single)
-        encoded.sample(max(1, throughput_texts), seed).save(many)
         try:
-            for subject in subjects:
-                workers.append(_Worker(subject, threads, single, many, batch))
+            for i, subject in enumerate(subjects):
+                own = encoded if subject.encoded is None else subject.encoded
+                for name, rows in samples.items():
+                    own.take(rows).save(Path(folder) / f"{name}-{i}.npz")
+                workers.append(_Worker(subject, threads, Path(folder) / f"single-{i}.npz", Path(folder) / f"many-{i}.npz", batch))
             results = [Measurement(load_s=worker.setup["load_s"]) for worker in workers]
             for _ in range(rounds):
                 for worker, result in zip(workers, results, strict=True):

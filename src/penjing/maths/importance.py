@@ -63,7 +63,7 @@ def eliminate_by_reconstruction(W: Tensor, A: Tensor, C: Tensor, width: int, chu
 
     Args:
         W: (H, K). A: (K, K), positive definite. C: (H, H), second moments of the gradient at the outputs.
-        chunk: groups that go at once, the `chunk` cheapest of that moment.
+        chunk: groups that go at once, the `chunk` cheapest of that moment, each with its share of what they cost together.
 
     Returns:
         (K / width,), rising in the order of elimination.
@@ -81,11 +81,13 @@ def eliminate_by_reconstruction(W: Tensor, A: Tensor, C: Tensor, width: int, chu
                 each[i] = torch.trace(C @ W[:, own] @ torch.linalg.solve(inverse[own, own], W[:, own].T))
         gone = each.argsort()[:chunk]
         order += left[gone].tolist()
-        costs += (0.5 * each[gone]).tolist()
         keep = torch.ones(len(left), dtype=torch.bool)
         keep[gone] = False
         columns = keep.repeat_interleave(width)
         S = (~columns).nonzero().flatten()
+        # Those of a chunk that stand in for each other look free alone: what the chunk costs together is shared out among them.
+        together = torch.trace(C @ W[:, S] @ torch.linalg.solve(inverse[S][:, S], W[:, S].T))
+        costs += (0.5 * each[gone] * together / each[gone].sum().clamp_min(1e-300)).tolist()
         correction = torch.linalg.solve(inverse[S][:, S], inverse[S])
         W, inverse = W - W[:, S] @ correction, inverse - inverse[:, S] @ correction
         W, inverse, left = W[:, columns], inverse[columns][:, columns], left[keep]

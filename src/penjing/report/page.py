@@ -41,6 +41,7 @@ _CUT = {
     "latency": "keep {} of the latency of the blocks",
     "heads": "keep {} of the heads",
     "neurons": "keep {} of the neurons",
+    "blocks": "keep {} of the blocks",
     "layers": "keep {} layers",
     "hidden": "keep {} of the hidden units",
     "vocabulary": "keep {} of the tokens",

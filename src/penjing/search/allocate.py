@@ -1,6 +1,7 @@
 """Which heads and neurons to keep: so many of them, or as many as a limit on the cost allows."""
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 
@@ -101,6 +102,17 @@ def _most_important(scores: list[Scores], part: float, group: int, per_layer: bo
         kept[layer] += numbers.tolist()
         left -= len(numbers)
     return [tuple(sorted(each)) for each in kept]
+
+
+def best_blocks(selection: Selection, importance: Importance, part: float) -> Selection:
+    """Empty whole attention and feed-forward blocks, those whose heads or neurons matter least in all, until `part` of them is left."""
+    worth = {(j, kind): float(getattr(importance, kind)[kept.layer][list(getattr(kept, kind))].sum())
+             for j, kept in enumerate(selection.layers) for kind in ("heads", "neurons")}  # fmt: skip
+    gone = sorted(worth, key=lambda block: worth[block])[: len(worth) - round(part * len(worth))]
+    layers = list(selection.layers)
+    for j, kind in gone:
+        layers[j] = replace(layers[j], heads=()) if kind == "heads" else replace(layers[j], neurons=())
+    return replace(selection, layers=tuple(layers))
 
 
 def evenly(

@@ -18,7 +18,7 @@ from penjing.engines.measure import Subject, measure
 from penjing.errors import InputError
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.recipe import COMPARABLE, PruneSettings
-from penjing.search.allocate import by_parts, candidates, evenly, narrow, smallest
+from penjing.search.allocate import best_blocks, by_parts, candidates, evenly, narrow, smallest
 from penjing.search.costs import CostTable, macs_table, measure_blocks
 from penjing.steps.importance import Importance
 from penjing.steps.prune import divergence_of
@@ -51,15 +51,15 @@ class Bench:
             self.model, self.form, self.ranges, self.encoded, threads=self.threads, segments=self.segments, seed=self.seed
         )  # fmt: skip
 
-    def time(self, selection: Selection) -> tuple[float, float]:
-        """Milliseconds of eager PyTorch, and of the cut model in the form."""
+    def time(self, selection: Selection) -> tuple[float, float, float]:
+        """Milliseconds of eager PyTorch, of the uncut and of the cut model in the form."""
         with tempfile.TemporaryDirectory() as folder:
-            export(cut(self.model, selection), Path(folder), [self.form.file], self.ranges, segments=self.segments)
-            eager, ours = measure(
-                [Subject(EAGER, self.folder), Subject(self.form, Path(folder))], self.encoded,
-                threads=self.threads, seed=self.seed, throughput_texts=0,
-            )  # fmt: skip
-        return eager.latency_ms, ours.latency_ms
+            places = Path(folder) / "uncut", Path(folder) / "cut"
+            for place, kept in zip(places, (Selection.all(blueprint_of(self.model)), selection), strict=True):
+                export(cut(self.model, kept), place, [self.form.file], self.ranges, segments=self.segments)
+            subjects = [Subject(EAGER, self.folder), *(Subject(self.form, place) for place in places)]
+            eager, uncut, ours = measure(subjects, self.encoded, threads=self.threads, seed=self.seed, throughput_texts=0)
+        return eager.latency_ms, uncut.latency_ms, ours.latency_ms
 
 
 def for_depth(blueprint: Blueprint, importance: Importance, depth: float) -> Selection:
@@ -69,7 +69,14 @@ def for_depth(blueprint: Blueprint, importance: Importance, depth: float) -> Sel
 
 
 def for_budget(
-    bench: Bench, importance: Importance, eager_ms: float, limit_ms: Callable[[float], float], limit_bytes: float, bits: int, data: Examples
+    bench: Bench,
+    importance: Importance,
+    eager_ms: float,
+    limit_ms: Callable[[float], float],
+    limit_bytes: float,
+    bits: int,
+    data: Examples,
+    finished: Callable[[Selection], PenjingPreTrainedModel],
 ) -> dict[str, Any]:
     """The selection that meets both limits and changes the answers on `data` least, as a record with its table and rivals.
 
@@ -77,18 +84,22 @@ def for_budget(
         eager_ms: what eager PyTorch took before.
         limit_ms: the latency that is asked, given that of eager PyTorch.
         bits: of the stored weights, for `limit_bytes`.
+        finished: the model that is cut to a selection, and repaired.
     """
-    blueprint, model = blueprint_of(bench.model), bench.model
+    blueprint = blueprint_of(bench.model)
     table, reference = bench.blocks(), logits_of(bench.model, data.encoded)
-    aim = MARGIN
+    aim, damages = MARGIN, dict[Selection, float]()
     for _ in range(4):
         found = candidates(replace(blueprint, bits=bits), importance, table, aim * limit_ms(eager_ms), limit_bytes)
         possible = bool(found)
         found = found or [smallest(blueprint, importance)]
-        damage = [divergence_of(cut(model, each), data, reference) for each in found]
+        for each in found:
+            if each not in damages:
+                damages[each] = divergence_of(finished(each), data, reference)
+        damage = [damages[each] for each in found]
         selection = found[int(np.argmin(damage))]
         tried = [{"blueprint": s.plan(blueprint).to_dict()["layers"], "divergence": d} for s, d in zip(found, damage, strict=True)]
-        eager_ms, ours_ms = bench.time(selection)
+        eager_ms, _, ours_ms = bench.time(selection)
         reached = ours_ms / limit_ms(eager_ms)
         if not possible or reached <= 0.5 * (1 + MARGIN):
             break
@@ -101,25 +112,39 @@ def for_budget(
 
 def by_hand(settings: PruneSettings, bench: Bench, importance: Importance) -> dict[str, Any]:
     """What the settings ask for, as a record."""
-    blueprint, table = blueprint_of(bench.model), None
-    if settings.latency is not None:
-        table = bench.blocks()
-    elif settings.macs is not None:
-        table = macs_table(blueprint, int(np.median(bench.encoded.lengths)))
-    selection = choose(settings, blueprint, importance, table)
-    record = {"selection": selection.to_dict(), "note": describe(selection, blueprint)}
-    return record if table is None else record | {"table": table.to_dict()}
+    blueprint, length = blueprint_of(bench.model), int(np.median(bench.encoded.lengths))
+    if settings.latency is None:
+        selection = choose(settings, blueprint, importance, length)
+        return {"selection": selection.to_dict(), "note": describe(selection, blueprint)}
+    table, aim = bench.blocks(), MARGIN * settings.latency
+    for _ in range(4):
+        selection = choose(settings, blueprint, importance, length, (table, aim * table.cost(blueprint)))
+        _, uncut_ms, ours_ms = bench.time(selection)
+        reached = ours_ms / uncut_ms / settings.latency
+        if reached <= 0.5 * (1 + MARGIN):
+            break
+        aim *= MARGIN / reached
+    note = f"{describe(selection, blueprint)}; {bench.form.name}, {ours_ms / uncut_ms:.2f} of the uncut latency"
+    return {"selection": selection.to_dict(), "table": table.to_dict(), "note": note}
 
 
-def choose(settings: PruneSettings, blueprint: Blueprint, importance: Importance, table: CostTable | None) -> Selection:
-    """The selection that the settings ask for; pure. `table`: the costs that `macs` or `latency` is a part of."""
-    if settings.layers is not None and settings.layers > len(blueprint.layers):
-        raise InputError(f"--layers: {settings.layers} is more than the model has; give 1 to {len(blueprint.layers)}")
+def choose(
+    settings: PruneSettings, blueprint: Blueprint, importance: Importance, length: int, limited: tuple[CostTable, float] | None = None
+) -> Selection:
+    """The selection that the settings ask for; pure.
+
+    Args:
+        length: tokens of the text whose multiply-accumulates `macs` is a part of.
+        limited: measured costs, and the limit on them that `latency` comes to.
+    """
+    width = _width(settings, blueprint)
+    if settings.macs is not None:  # counted at the width that is left, and held against the whole model's
+        narrower = replace(blueprint, hidden=width)
+        limited = macs_table(narrower, length), settings.macs * blueprint.macs(length)
     whole = _deepest(blueprint, importance, settings.layers or len(blueprint.layers))
     layers = [kept.layer for kept in whole.layers]
-    if table is not None:
-        part = settings.macs or settings.latency or 1.0
-        limit = part * table.cost(blueprint)
+    if limited is not None:
+        table, limit = limited
         together = settings.importance in COMPARABLE and not settings.per_layer
         found = (
             narrow(blueprint, layers, importance, table, limit, float("inf"))
@@ -127,17 +152,26 @@ def choose(settings: PruneSettings, blueprint: Blueprint, importance: Importance
             else evenly(blueprint, layers, importance, table, limit, settings.per_layer)
         )
         if found is None:
-            raise InputError(f"--{'macs' if settings.macs else 'latency'}: {part} cannot be reached even with every block empty; give more")
+            name, part = ("macs", settings.macs) if settings.macs else ("latency", settings.latency)
+            raise InputError(f"--{name}: {part} cannot be reached even with every block empty; give more")
     else:
         heads, neurons = (1.0 if part is None else part for part in (settings.heads, settings.neurons))
         found = by_parts(blueprint, layers, importance, heads, neurons, settings.per_layer)
-    if settings.hidden in (None, 1):
+    if settings.blocks is not None:
+        found = best_blocks(found, importance, settings.blocks)
+    if width == blueprint.hidden:
         return found
-    width = max(WIDTH, round(settings.hidden * blueprint.hidden / WIDTH) * WIDTH)
-    if width == blueprint.embedding != blueprint.hidden:
-        width += WIDTH  # as wide as the embedding, the map that joins the two would be lost
     best = np.argsort(-importance.hidden, kind="stable")[:width]
     return replace(found, hidden=tuple(sorted(int(i) for i in best)))
+
+
+def _width(settings: PruneSettings, blueprint: Blueprint) -> int:
+    """How many hidden units are kept."""
+    if settings.hidden in (None, 1):
+        return blueprint.hidden
+    width = max(WIDTH, round(settings.hidden * blueprint.hidden / WIDTH) * WIDTH)
+    # As wide as an embedding of its own width, the map that joins the two would be lost.
+    return width + WIDTH if width == blueprint.embedding != blueprint.hidden else width
 
 
 def describe(selection: Selection, blueprint: Blueprint) -> str:

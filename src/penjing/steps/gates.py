@@ -284,13 +284,13 @@ class GradualPrune(Step[TeacherOutputs, Blueprint]):
     """Structured pruning while `distill` teaches the model (Xia et al. 2022, section 3.1).
 
     Gates and weights are trained together until `prune_until`; then the gates are fixed, at most `part` of the MACs stays, and
-    the weights are trained on. `selection` says what was kept; the layers all stay, a closed block as its bias and norm.
+    the weights are trained on. MACs are counted for texts of `length` tokens. `selection` says what was kept; the layers all stay, a closed block as its bias and norm.
     """
 
     name = "gradual_prune"
 
-    def __init__(self, distill: Distill, gradual: GradualSettings) -> None:
-        self.distill, self.gradual = distill, gradual
+    def __init__(self, distill: Distill, gradual: GradualSettings, length: int) -> None:
+        self.distill, self.gradual, self.length = distill, gradual, length
         self.selection: Selection | None = None
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
@@ -305,7 +305,7 @@ class GradualPrune(Step[TeacherOutputs, Blueprint]):
         """Train a copy of `model` and cut it; the training state lives in `folder` until the caller removes it."""
         how, gradual = self.distill, self.gradual
         lesson = how.lesson(evidence)
-        gates = Gates(copy_of(model), length_of(lesson.data))
+        gates = Gates(copy_of(model), self.length)
 
         def before_step(step: int, total: int) -> None:
             gates.target.fill_(gradual.target(step / total))

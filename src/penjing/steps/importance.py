@@ -23,6 +23,8 @@ RIDGE = 1e-2
 """Added to the diagonal of second moments, as a part of its mean."""
 CHUNKS = 48
 """Neurons are eliminated in so many rounds."""
+BATCH_TOKENS = 4096
+"""Of a batch at most: what its gradients need of memory does not grow with the length of the texts."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +127,21 @@ def block_fisher(model: PenjingPreTrainedModel, task: Task, data: Examples, seed
 
 
 def taylor(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """First-order Taylor expansion of the loss in the weights: Σ (w·g)², mean over batches (Molchanov et al. 2019, equation 8)."""
+    """First-order Taylor expansion of the loss in the weights: Σ (w·g)², g of a batch's mean loss (Molchanov et al. 2019, equation 8).
+
+    The mean over batches, which differ in size, weighs each by its texts.
+    """
     sums: list[Importance] = []
 
-    def collect() -> None:
-        sums.append(_of_weights(model, lambda w: torch.zeros_like(w) if w.grad is None else (w * w.grad).square()))
+    def collect(texts: int) -> None:  # the gradient is of a sum: (w·g / texts)²·texts
+        sums.append(_of_weights(model, lambda w: torch.zeros_like(w) if w.grad is None else (w * w.grad).square() / texts))
 
     _observe(model, task, data, _gates, _label_loss(task, data), after_batch=collect)
-    mean = [
-        [np.mean([getattr(each, kind)[i] for each in sums], axis=0) for i in range(len(_layers(model)))] for kind in ("heads", "neurons")
-    ]
-    return Importance(mean[0], mean[1], [], np.mean([each.hidden for each in sums], axis=0))
+    heads, neurons = (
+        [np.sum([getattr(each, kind)[i] for each in sums], axis=0) / len(data) for i in range(len(_layers(model)))]
+        for kind in ("heads", "neurons")
+    )
+    return Importance(heads, neurons, [], np.sum([each.hidden for each in sums], axis=0) / len(data))
 
 
 def relevance(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
@@ -194,7 +200,12 @@ def _label_loss(task: Task, data: Examples) -> Loss:
 
 
 def _observe(
-    model: PenjingPreTrainedModel, task: Task, data: Examples, look: Look, loss: Loss | None, after_batch: Callable[[], None] = lambda: None
+    model: PenjingPreTrainedModel,
+    task: Task,
+    data: Examples,
+    look: Look,
+    loss: Loss | None,
+    after_batch: Callable[[int], None] = lambda texts: None,
 ) -> dict[Key, Tensor]:
     """`look(activations, gradients, width)` of the heads' contexts, the neurons' activations and the hidden states.
 
@@ -218,7 +229,7 @@ def _observe(
         for norm in (layer.attention.norm, layer.feed_forward.norm):
             hooks.append(norm.register_forward_hook(lambda _, __, output: keep((-1, "hidden"), output)))
     try:
-        for rows in data.encoded.exact_batches(32):
+        for rows in data.encoded.exact_batches(32, BATCH_TOKENS):
             seen.clear()
             feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
             feeds.pop("attention_mask")
@@ -232,7 +243,7 @@ def _observe(
                 total[key] = value if key not in total else total[key] + value
             for key, value in total.items():
                 found.setdefault(key, []).append(value)
-            after_batch()
+            after_batch(len(rows))
     finally:
         for handle in hooks:
             handle.remove()
@@ -282,7 +293,7 @@ def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[
         i: len(data) if task.head == "sequence" and i == len(layers) - 1 else int(data.encoded.offsets[-1]) for i in range(len(layers))
     }
     try:
-        for rows in data.encoded.exact_batches(32):
+        for rows in data.encoded.exact_batches(32, BATCH_TOKENS):
             feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
             feeds.pop("attention_mask")
             loss(model(**feeds).logits, rows).backward()

@@ -31,26 +31,27 @@ class Prune(Step[Importance, Selection]):
     """Structured pruning.
 
     `criterion` says what each part is worth, `choose` turns a blueprint and that into the selection that is kept, and what
-    is left is repaired on the texts of `calibration` by `method`. With `order`, it is also found which layers are missed least.
+    is left is repaired on the texts of `calibration` by `method`. It is also found which `removed` layers are missed least (None:
+    their whole order).
     """
 
     name = "prune"
 
     def __init__(
         self, task: Task, criterion: Criterion, choose: Callable[[Blueprint, Importance], Selection], calibration: Encoded,
-        method: Repair = "weights", order: bool = True, seed: int = 0,
+        method: Repair = "weights", removed: int | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         self.task, self.criterion, self.choose, self.calibration = task, criterion, choose, calibration
         self.method: Repair = method
-        self.order, self.seed = order, seed
+        self.removed, self.seed = removed, seed
         self.reconstruction: Reconstruction | None = None
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Importance:
         importance = self.criterion(model, self.task, data, self.seed)
-        if not self.order:
+        if self.removed == 0:
             return importance
         few = data.take(np.sort(np.random.default_rng(self.seed).permutation(len(data))[:ORDER_TEXTS]))
-        return replace(importance, removed=least_missed_layers(model, few))
+        return replace(importance, removed=least_missed_layers(model, few, self.removed))
 
     def plan(self, blueprint: Blueprint, evidence: Importance) -> Selection:
         return self.choose(blueprint, evidence)
@@ -60,8 +61,8 @@ class Prune(Step[Importance, Selection]):
         return result
 
 
-def least_missed_layers(model: PenjingPreTrainedModel, data: Examples) -> list[int]:
-    """Layers in the order in which leaving them out changes the model's answers least, greedily, all but one.
+def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: int | None = None) -> list[int]:
+    """`count` layers (None: all but one) in the order in which leaving them out changes the model's answers least, greedily.
 
     Each time the layer goes whose absence gives the smallest KL divergence from the whole model's answers.
     """
@@ -70,7 +71,7 @@ def least_missed_layers(model: PenjingPreTrainedModel, data: Examples) -> list[i
     reference = logits_of(model, data.encoded)
     kept = list(range(len(blueprint.layers)))
     removed: list[int] = []
-    while len(kept) > 1:
+    while len(kept) > 1 and len(removed) != count:
         divergence = {
             layer: divergence_of(cut(model, Selection(tuple(whole.layers[i] for i in kept if i != layer))), data, reference)
             for layer in kept

@@ -17,6 +17,8 @@ from penjing.tasks.task import Examples
 from penjing.training.teacher import TeacherOutputs
 
 IMPORTANCES = ("magnitude", "random", "movement", "regrow")
+UNTRAINED = ("magnitude", "random")
+"""Those that need no training."""
 SCHEDULES = ("one-shot", "iterative", "gradual")
 MOMENTUM = 0.9
 """What the average gradient keeps of itself at each step, for `regrow`."""
@@ -92,11 +94,24 @@ def sparsity_of(model: PenjingPreTrainedModel, embeddings: bool = False) -> floa
     return sum(int((w == 0).sum()) for w in weights) / max(1, sum(w.numel() for w in weights))
 
 
+def sparsity_for(blueprint: Blueprint, size: float, embeddings: bool = False) -> float:
+    """The sparsity at which a model of this blueprint is stored in `size` bytes, a bitmap and the values left of each matrix."""
+    layers = blueprint.with_layers(())
+    weights = blueprint.matrices - layers.matrices + (blueprint.vocabulary * blueprint.embedding if embeddings else 0)
+    left = size - 4 * (blueprint.parameters - weights) - weights / 8
+    if left <= 0:
+        least = (4 * (blueprint.parameters - weights) + weights / 8) / 1e6
+        raise InputError(
+            f"--stored-mb: {size / 1e6:g} is below what stays dense, {least:.1f} MB; give more, or cut --embeddings or --vocab too"
+        )
+    return max(0.0, 1 - left / (4 * weights))
+
+
 @torch.no_grad()
 def sparsify(model: PenjingPreTrainedModel, settings: SparsifySettings, seed: int = 0) -> PenjingPreTrainedModel:
     """A new model with the least important weights at zero, at once and without data; `seed` draws what `random` removes."""
-    if settings.importance not in ("magnitude", "random"):
-        raise InputError(f"--importance: {settings.importance!r} is found in training; without it, allowed are magnitude, random")
+    if settings.importance not in UNTRAINED:
+        raise InputError(f"--importance: {settings.importance!r} is found in training; without it, allowed are {', '.join(UNTRAINED)}")
     result = copy_of(model)
     weights = [m.weight for m in matrices_of(result, settings.embeddings)]
     masks = keep_mask(fixed_scores(weights, settings.importance, seed), settings.sparsity, settings.scope)

@@ -29,9 +29,12 @@ def judge(task: Task, examples: Examples, logits: Logits, seed: int = 0) -> dict
     return {"quality": float(value(stats.sum(0))), "quality_ci95": list(bootstrap(stats, value, seed=seed))}
 
 
-def judge_pair(task: Task, examples: Examples, logits: Logits, teacher: Logits, seed: int = 0) -> dict[str, Any]:
-    """`judge`, and the drop against the teacher: points, 95 % interval, p of no difference, all on paired examples."""
-    a, b = (statistics_of(task, examples, each) for each in (teacher, logits))
+def judge_pair(task: Task, examples: Examples, logits: Logits, known: Examples, teacher: Logits, seed: int = 0) -> dict[str, Any]:
+    """`judge`, and the drop against the teacher: points, 95 % interval, p of no difference, all on paired examples.
+
+    `known` are the same examples in the teacher's own encoding, which `teacher` are the logits of.
+    """
+    a, b = statistics_of(task, known, teacher), statistics_of(task, examples, logits)
     value = task.metric().value
     return judge(task, examples, logits, seed) | {
         "teacher_quality": float(value(a.sum(0))),
@@ -41,9 +44,9 @@ def judge_pair(task: Task, examples: Examples, logits: Logits, teacher: Logits, 
     }
 
 
-def flips(task: Task, examples: Examples, logits: Logits, teacher: Logits) -> dict[str, Any]:
+def flips(task: Task, examples: Examples, logits: Logits, known: Examples, teacher: Logits) -> dict[str, Any]:
     """Examples that one of the two gets right and the other not: how many, and the first `SHOWN`, the lost ones first."""
-    ours, theirs = (task.decode(each, examples.first_tokens) for each in (logits, teacher))
+    ours, theirs = task.decode(logits, examples.first_tokens), task.decode(teacher, known.first_tokens)
     worse: list[dict[str, str]] = []
     better: list[dict[str, str]] = []
     for text, gold, mine, old in zip(examples.inputs, examples.gold, ours, theirs, strict=True):

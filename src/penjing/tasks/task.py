@@ -39,8 +39,9 @@ class Examples:
         return Examples(self.encoded.take(rows), inputs, gold, first, self.truncated)
 
     def fingerprint(self) -> str:
-        """A hash of the tokens and the gold labels."""
-        content = self.encoded.ids.tobytes() + self.encoded.types.tobytes() + self.encoded.offsets.tobytes() + repr(self.gold).encode()
+        """A hash of the texts, the tokens and the gold labels."""
+        content = self.encoded.ids.tobytes() + self.encoded.types.tobytes() + self.encoded.offsets.tobytes()
+        content += repr((self.inputs, self.gold)).encode()
         return hashlib.sha256(content).hexdigest()[:16]
 
 
