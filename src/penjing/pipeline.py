@@ -45,6 +45,8 @@ from penjing.vocabulary import write_pruned
 
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
+PLAN_TEXTS = 256
+"""Training texts that the plans for a budget are repaired and compared on."""
 CHOOSE_PART, CHOOSE_TEXTS = 0.05, 1000
 """Training texts held out in distillation to choose the best weights by: a part of them, and at most so many."""
 
@@ -259,11 +261,11 @@ class _Compression:
         assert self.job.recipe.prune
         return self.job.recipe.prune
 
-    def pruner(self, selection: Selection | None = None) -> Prune:
+    def pruner(self, selection: Selection | None = None, texts: int | None = None) -> Prune:
         settings, depth = self.settings, len(self.blueprint.layers)
         return Prune(
             self.data.task, criterion(settings), lambda blueprint, _: selection or Selection.all(blueprint),
-            self.calibration(settings.texts).encoded, cast(Repair, settings.repair),
+            self.calibration(texts or settings.texts).encoded, cast(Repair, settings.repair),
             depth - (settings.layers or depth) if settings.cuts else None, self.job.seed,
         )  # fmt: skip
 
@@ -281,11 +283,13 @@ class _Compression:
             return plans.by_hand(self.settings, bench, importance)
 
         def finished(selection: Selection) -> Any:
-            return self.pruner(selection).apply(self.base, selection, importance)
+            return self.pruner(selection, PLAN_TEXTS).apply(self.base, selection, importance)
 
         limit_bytes = 1e6 * budget.size_mb - baseline["extra_bytes"] if budget.size_mb else float("inf")
         bits = 8 if self.int8 else 32
-        return plans.for_budget(bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.calibration(256), finished)
+        return plans.for_budget(
+            bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.calibration(PLAN_TEXTS), finished
+        )
 
     def limit_ms(self, eager_ms: float) -> float:
         """The latency that is asked, where eager PyTorch takes `eager_ms`."""
