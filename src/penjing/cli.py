@@ -224,48 +224,23 @@ def prune(
     """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
     from penjing.checkpoint import blueprint_at, locate
     from penjing.proof import Budget
-    from penjing.recipe import PruneSettings, Recipe
-    from penjing.steps.gates import GradualSettings
-    from penjing.steps.sparsify import UNTRAINED, SparsifySettings, sparsity_for
+    from penjing.recipe import Recipe, pruning
+    from penjing.steps.sparsify import sparsity_for
 
     kept: dict[str, Any] = {
         "macs": macs, "latency": latency, "heads": heads, "neurons": neurons, "blocks": blocks, "layers": layers, "hidden": hidden,
         "vocabulary": vocab,
     }  # fmt: skip
-    cuts = any(value is not None for value in kept.values())
+    kept = {name: value for name, value in kept.items() if value is not None}
     if stored_mb is not None:
-        if sparsity is not None or cuts:
+        if sparsity is not None or kept:
             raise InputError("--stored-mb: it says how many single weights go, and nothing else; leave out the other cuts")
         sparsity = sparsity_for(blueprint_at(locate(model)), 1e6 * stored_mb, embeddings)
-    if not cuts and sparsity is None:
-        raise InputError(
-            "prune: nothing is asked; give --macs, --latency, --heads, --neurons, --blocks, --layers, --hidden, --vocab, --sparsity"
-        )
     if corpus and vocab is None:
         raise InputError("--corpus: it says which tokens --vocab keeps; give --vocab too")
-    if scope not in ("global", "layer", *(["row"] if sparsity is not None else [])):
-        raise InputError(f"--scope: {scope!r} is not allowed; give global or layer, or row with --sparsity")
-    gradual = cuts and sparsity is None and schedule == "gradual"
-    if gradual and (macs is None or importance or sum(value is not None for value in kept.values()) > 1):
-        raise InputError("--schedule: gradual structured pruning learns what goes, and takes --macs alone; give it, or prune in one shot")
-    if sparsity is None and schedule not in (None, "one-shot", "gradual"):
-        raise InputError(f"--schedule: {schedule!r} is not allowed here; give one-shot, or gradual with --macs")
-    if cuts and sparsity is not None and importance not in (None, *UNTRAINED):
-        raise InputError(f"--importance: {importance!r} does not rank both structure and single weights; prune in two runs")
-    if no_training and gradual:
-        raise InputError("--schedule: gradual structured pruning trains; leave --no-training out, or prune in one shot")
-    steps = _trained(Recipe(quantize=None), epochs, None, no_training)
-    if sparsity is None and all(value is None for name, value in kept.items() if name != "vocabulary"):
-        steps = replace(steps, distill=None)  # a model that lost tokens alone would be taught by itself
-    weights, default = importance or "magnitude", "one-shot" if no_training else "gradual"
-    settings = {"texts": texts, "importance": importance or "fisher", "repair": repair, "per_layer": scope == "layer", **kept}
-    steps = replace(
-        steps,
-        prune=PruneSettings(head_weights=head_weights, **settings) if cuts and not gradual else None,
-        gradual=GradualSettings(part=macs) if gradual and macs is not None else None,
-        sparsify=None if sparsity is None else SparsifySettings(
-            sparsity=sparsity, importance=weights, scope=scope, schedule=schedule or default, embeddings=embeddings
-        ),
+    distill = _trained(Recipe(), epochs, None, no_training).distill
+    steps = pruning(
+        kept, sparsity, importance, schedule, scope, distill, repair=repair, texts=texts, head_weights=head_weights, embeddings=embeddings
     )  # fmt: skip
     reading = (text_columns, label_column, metric, max_length)
     report = _run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, corpus)

@@ -148,6 +148,40 @@ class Recipe:
         return asdict(self)
 
 
+def pruning(
+    kept: dict[str, Any], sparsity: float | None, importance: str | None, schedule: str | None, scope: str,
+    distill: DistillSettings | None, *, repair: str, texts: int, head_weights: bool, embeddings: bool,
+) -> Recipe:  # fmt: skip
+    """The recipe of one `penjing prune`, in float32: `kept` are the parts and counts of `PruneSettings` that are asked."""
+    if not kept and sparsity is None:
+        raise InputError(
+            "prune: nothing is asked; give --macs, --latency, --heads, --neurons, --blocks, --layers, --hidden, --vocab, --sparsity"
+        )
+    structure, sparse = set(kept) - {"vocabulary"}, sparsity is not None
+    if scope not in ("global", "layer", *(["row"] if sparse else [])):
+        raise InputError(f"--scope: {scope!r} is not allowed; give global or layer, or row with --sparsity")
+    if schedule not in (None, "one-shot", "gradual", *(["iterative"] if sparse else [])):
+        raise InputError(f"--schedule: {schedule!r} is not allowed; give one-shot, gradual with --macs, or iterative with --sparsity")
+    if structure and sparse and importance not in (None, *UNTRAINED):
+        raise InputError(f"--importance: {importance!r} does not rank both structure and single weights; prune in two runs")
+    gradual = schedule == "gradual" and not sparse
+    if gradual and (set(kept) != {"macs"} or importance):
+        raise InputError("--schedule: gradual structured pruning learns what goes, and takes --macs alone; give it, or prune in one shot")
+    prune, sparsify = None, None
+    if kept and not gradual:
+        prune = PruneSettings(texts, importance or "fisher", repair, per_layer=scope == "layer", head_weights=head_weights, **kept)
+    if sparsity is not None:
+        when = schedule or ("gradual" if distill else "one-shot")
+        sparsify = SparsifySettings(sparsity, importance or "magnitude", scope, when, embeddings=embeddings)
+    return Recipe(
+        prune=prune,
+        gradual=GradualSettings(part=kept["macs"]) if gradual else None,
+        sparsify=sparsify,
+        distill=distill if structure or sparse else None,  # a model that lost tokens alone would be taught by itself
+        quantize=None,
+    )
+
+
 OPTIONAL = {"gradual": GradualSettings(), "sparsify": SparsifySettings()}
 """Where the settings of a step that a recipe leaves out begin from."""
 
