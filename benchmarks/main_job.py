@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -116,13 +117,18 @@ def table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    wanted = sys.argv[1:] or list(JOBS)
-    unknown = [name for name in wanted if name not in JOBS]
+def run(jobs: dict[str, Callable[[], None]], table: Callable[[], str]) -> None:
+    """The jobs named on the command line, or all of them, and then the table."""
+    wanted = sys.argv[1:] or list(jobs)
+    unknown = [name for name in wanted if name not in jobs]
     if unknown:
-        sys.exit(f"{unknown[0]!r} is no benchmark; allowed are {', '.join(JOBS)}")
+        sys.exit(f"{unknown[0]!r} is no benchmark; allowed are {', '.join(jobs)}")
     if not SST2.is_dir():
         sys.exit(f"{SHARED} is missing: set PENJING_SHARED to the folder with data/ and teachers/")
     for name in wanted:
-        JOBS[name]()
+        jobs[name]()
     print(table())
+
+
+if __name__ == "__main__":
+    run(JOBS, table)

@@ -9,14 +9,13 @@ About an hour in all; `free`, `big` and `plot` time things, so leave the machine
 
 import json
 import os
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from main_job import CACHE, ROOT, SHARED, SST2, data, penjing, teacher
+from main_job import CACHE, ROOT, SST2, data, penjing, run, teacher
 
 HERE = CACHE / "pruning"
 TASKS = {"sst2": "classification", "mrpc": "pair", "conll2000": "tagging"}
@@ -321,12 +320,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or list(JOBS)
-    unknown = [name for name in wanted if name not in JOBS]
-    if unknown:
-        sys.exit(f"{unknown[0]!r} is no benchmark; allowed are {', '.join(JOBS)}")
-    if not SST2.is_dir():
-        sys.exit(f"{SHARED} is missing: set PENJING_SHARED to the folder with data/ and teachers/")
-    for name in wanted:
-        JOBS[name]()
-    print(table())
+    run(JOBS, table)

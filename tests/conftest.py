@@ -48,6 +48,21 @@ AUTO = {
 }
 
 
+WITHOUT_PENJING = """
+import sys
+
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "penjing":
+            raise ImportError("penjing is not installed here")
+
+
+sys.meta_path.insert(0, Absent())
+"""
+"""How a script for `python -c` begins that has to do without Penjing."""
+
+
 # -- models ------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from conftest import (
     HEADS,
     POSITIONS,
     VOCABULARY,
+    WITHOUT_PENJING,
     batch,
     half,
     logits,
@@ -385,18 +386,12 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 # -- a process without Penjing -----------------------------------------------------------------------------------
 
-FRESH = """
-import importlib, json, sys, traceback
+FRESH = (
+    WITHOUT_PENJING
+    + """
+import importlib, json, traceback
 from pathlib import Path
 
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "penjing":
-            raise ImportError("penjing is not installed here")
-
-
-sys.meta_path.insert(0, Absent())
 try:
     importlib.import_module("penjing")
     sys.exit("penjing could be imported")
@@ -468,6 +463,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
         results[folder.name] = {"failed": traceback.format_exc()}
 Path(sys.argv[2]).write_text(json.dumps(results))
 """
+)
 
 PRUNED = [(family, head) for family in FAMILIES for head in ("sequence", "token")]
 PRUNED += [("bert", "question"), ("electra", "masked"), ("roberta", "none")]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import HEADS, batch, blueprints, logits, own_inputs, penjing_model
+from conftest import HEADS, WITHOUT_PENJING, batch, blueprints, logits, own_inputs, penjing_model
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -277,18 +277,12 @@ def test_dense_weights_written_into_a_packed_folder_are_the_ones_read(tmp_path: 
 
 # -- a process without Penjing -----------------------------------------------------------------------------------
 
-FRESH = """
-import json, sys
+FRESH = (
+    WITHOUT_PENJING
+    + """
+import json
 from pathlib import Path
 
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "penjing":
-            raise ImportError("penjing is not installed here")
-
-
-sys.meta_path.insert(0, Absent())
 import torch, transformers
 from safetensors.torch import load_file
 
@@ -332,6 +326,7 @@ results = {head: run(head, root / head) for head in AUTO}
 results["hub"] = run("sequence", "someone/packed")
 (root / "results.json").write_text(json.dumps(results))
 """
+)
 
 
 @pytest.fixture(scope="module")

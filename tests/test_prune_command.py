@@ -10,21 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import WITHOUT_PENJING
 from test_pipeline import _prepare, _run, _start
 
 from penjing.checkpoint import read
 from penjing.steps.sparsify import sparsity_of
 
-FRESH = """
-import json, sys
+FRESH = (
+    WITHOUT_PENJING
+    + """
+import json
 from pathlib import Path
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "penjing":
-            raise ImportError("penjing is not installed here")
-
-sys.meta_path.insert(0, Absent())
 import torch, transformers
 folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
 model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
@@ -41,6 +38,7 @@ again = transformers.AutoModelForSequenceClassification.from_pretrained(folder.p
 same = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
 print(json.dumps({"logits": logits, "zeros": zeros, "same": same, "vocabulary": model.config.vocab_size, "tokens": len(tokenizer)}))
 """
+)
 TEXTS = ["good film", "not a bad film", "unheard words: paris, 盆景 é!"]
 QUIET = ["--threads", "1", "--max-length", "32", "--texts", "40", "--json"]
 
