@@ -22,6 +22,10 @@ from penjing.engines.engine import Form
 from penjing.errors import PenjingError
 
 
+TURN_S, FEWEST = 4.0, 64
+"""Seconds that a turn at throughput may take the slowest, were it one text at a time; and texts that it has at least."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is measured: a form, the folder its file is in, and the texts in its own encoding, where it is not everybody's."""
@@ -107,7 +111,8 @@ def measure(
 
     Args:
         texts: latencies are of so many of the texts, evenly spaced over their lengths, each alone (batch 1).
-        throughput_texts: throughput is of so many, in batches of exactly equal length; 0 leaves it out.
+        throughput_texts: throughput is of so many, in batches of exactly equal length; of fewer, the same for all, where the
+            slowest would take long over them. 0 leaves it out.
         tick: called after each subject's turn.
     """
     workers: list[_Worker] = []
@@ -125,9 +130,11 @@ def measure(
                     result.rounds_ms.append(worker.ask({"do": "latency"})["ms"])
                     tick()
             # Throughput last: its one-thread streams change a process for good (torch's thread count is global).
+            slowest = max(result.latency_ms for result in results)
+            count = max(FEWEST, min(throughput_texts, int(1000 * TURN_S / slowest)))
             for _ in range(3 if throughput_texts else 0):
                 for worker, result in zip(workers, results, strict=True):
-                    result.rounds_per_s.append(worker.ask({"do": "throughput"})["per_s"])
+                    result.rounds_per_s.append(worker.ask({"do": "throughput", "texts": count})["per_s"])
                     tick()
         finally:
             for worker in workers:

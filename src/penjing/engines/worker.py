@@ -65,10 +65,11 @@ def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[
             latencies(engine, single.take(np.arange(min(20, len(single)))))
             answer({"ms": latencies(engine, single)})
         elif message["do"] == "throughput":
+            some = many.take(np.arange(min(message["texts"], len(many))))
             if not streams:
                 streams = [open_engine(form, folder, 1) for _ in range(threads)]
-                throughput(streams, many, setup["batch"])
-            answer({"per_s": throughput(streams, many, setup["batch"])})
+                throughput(streams, some, setup["batch"])
+            answer({"per_s": throughput(streams, some, setup["batch"])})
 
 
 def main() -> None:
