@@ -21,7 +21,6 @@ from penjing.arrays import Encoded
 from penjing.engines.engine import Form
 from penjing.errors import PenjingError
 
-
 TURN_S, FEWEST = 4.0, 64
 """Seconds that a turn at throughput may take the slowest, were it one text at a time; and texts that it has at least."""
 
