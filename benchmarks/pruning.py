@@ -247,52 +247,58 @@ WORDS = {
 }
 
 
+LOW, HIGH, TOP, HEIGHT, PLOT, LABELS = 68, 93, 50, 420, 330, 210
+"""Points of accuracy at the foot and head of a panel; pixels."""
+
+
 def drawing(points: list[dict[str, Any]]) -> str:
-    """Accuracy with its 95 % interval against milliseconds, as an SVG; filled: half the multiply-accumulates, open: 0.7."""
-    width, height, left, top, right, bottom = 900, 560, 60, 30, 30, 50
-    most = max(p["latency_ms"] for p in points) * 1.04
-    least = min(p["latency_ms"] for p in points) * 0.9
-    low, high = 45, 95
+    """Accuracy with its 95 % interval against milliseconds, a panel for each share of the multiply-accumulates, as an SVG."""
+    width, foot = 2 * (PLOT + LABELS) + 90, TOP + HEIGHT
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {foot + 90}" font-family="sans-serif" font-size="12">',
+           f'<rect width="{width}" height="{foot + 90}" fill="white"/>']  # fmt: skip
+    for i, level in enumerate(LEVELS[::-1]):
+        shown = [
+            p for p in points if p["level"] == level or p["group"] == "teacher" or (p["group"] == "depth" and abs(p["level"] - level) < 0.1)
+        ]
+        out += panel(shown, 45 + i * (PLOT + LABELS + 35), f"{level:g} of the multiply-accumulates")
+    for i, (group, words) in enumerate(WORDS.items()):
+        out.append(f'<circle cx="{50 + 215 * i}" cy="{foot + 72}" r="5" fill="{COLOURS[group]}"/>')
+        out.append(f'<text x="{60 + 215 * i}" y="{foot + 76}" font-size="11">{words}</text>')
+    return "\n".join([*out, "</svg>", ""])
+
+
+def panel(points: list[dict[str, Any]], left: float, title: str) -> list[str]:
+    """One plot with its labels beside it, in the order of the accuracies."""
+    least, most = (f(p["latency_ms"] for p in points) for f in (min, max))
+    least, most, foot = least - 0.08, most + 0.08, TOP + HEIGHT
 
     def x(ms: float) -> float:
-        return left + (ms - least) / (most - least) * (width - left - right)
+        return left + (ms - least) / (most - least) * PLOT
 
-    def y(points_: float) -> float:
-        return top + (high - points_) / (high - low) * (height - top - bottom)
+    def y(value: float) -> float:
+        return TOP + (HIGH - max(LOW, min(HIGH, value))) / (HIGH - LOW) * HEIGHT
 
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-           f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
-    for value in range(50, 95, 10):
-        out.append(f'<line x1="{left}" x2="{width - right}" y1="{y(value)}" y2="{y(value)}" stroke="#e4e4e4"/>')
-        out.append(f'<text x="{left - 8}" y="{y(value) + 4}" text-anchor="end">{value}</text>')
-    step = 0.25 if most - least < 2.5 else 0.5
-    for i in range(int(np.ceil(least / step)), int(most / step) + 1):
-        out.append(f'<text x="{x(i * step):.1f}" y="{height - bottom + 18}" text-anchor="middle">{i * step:g}</text>')
-    out.append(
-        f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">milliseconds of a text, ONNX Runtime float32, batch 1</text>'
-    )
-    out.append(
-        f'<text x="{left}" y="18">SST-2 dev, accuracy, 95 % intervals; filled: half the multiply-accumulates (or fewer layers), open: 0.7</text>'
-    )
-    for i, (group, words) in enumerate(WORDS.items()):
-        out.append(f'<circle cx="{left + 20}" cy="{y(64) + 20 * i}" r="5" fill="{COLOURS[group]}"/>')
-        out.append(f'<text x="{left + 32}" y="{y(64) + 20 * i + 4}">{words}</text>')
-    taken: list[tuple[float, float]] = []
-    for p in sorted(points, key=lambda p: -p["quality"]):
-        colour, px, py = COLOURS[p["group"]], x(p["latency_ms"]), y(p["quality"])
-        a, b = (y(value) for value in p["quality_ci95"])
+    out = [f'<text x="{left}" y="{TOP - 26}" font-weight="bold">{title}</text>',
+           f'<text x="{left}" y="{TOP - 10}" font-size="11">accuracy on SST-2 dev, 95 % intervals</text>',
+           f'<text x="{left + PLOT / 2}" y="{foot + 38}" text-anchor="middle">ms a text, ONNX Runtime float32, batch 1</text>']  # fmt: skip
+    for value in range(70, 95, 5):
+        out.append(f'<line x1="{left}" x2="{left + PLOT}" y1="{y(value)}" y2="{y(value)}" stroke="#e4e4e4"/>')
+        out.append(f'<text x="{left - 6}" y="{y(value) + 4}" text-anchor="end" font-size="11">{value}</text>')
+    for tick in range(int(np.ceil(least / 0.25)), int(most / 0.25) + 1):
+        out.append(f'<text x="{x(tick * 0.25):.1f}" y="{foot + 18}" text-anchor="middle" font-size="11">{tick * 0.25:g}</text>')
+    for i, p in enumerate(sorted(points, key=lambda p: -p["quality"])):
+        colour, px, py, ty = COLOURS[p["group"]], x(p["latency_ms"]), y(p["quality"]), TOP + 8 + i * (HEIGHT - 8) / max(1, len(points) - 1)
+        low, high = (y(value) for value in p["quality_ci95"])
         out.append(
-            f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{a:.1f}" y2="{b:.1f}" stroke="{colour}" stroke-opacity="0.35" stroke-width="2"/>'
+            f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}" stroke-opacity="0.4" stroke-width="2"/>'
         )
-        fill = "white" if p["level"] == LEVELS[0] else colour
-        out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4.5" fill="{fill}" stroke="{colour}" stroke-width="1.5"><title>{p["name"]}: '
-                   f'{p["quality"]:.2f}, {p["latency_ms"]:.2f} ms</title></circle>')  # fmt: skip
-        ty = py + 4
-        while any(abs(ty - v) < 11 and abs(px - u) < 74 for u, v in taken):
-            ty += 11
-        taken.append((px, ty))
-        out.append(f'<text x="{px + 8:.1f}" y="{ty:.1f}" fill="{colour}" font-size="10">{p["name"]}</text>')
-    return "\n".join([*out, "</svg>", ""])
+        out.append(f'<polyline points="{px:.1f},{py:.1f} {left + PLOT + 6},{ty - 4:.1f} {left + PLOT + 14},{ty - 4:.1f}" fill="none" '
+                   f'stroke="{colour}" stroke-opacity="0.45" stroke-width="0.6"/>')  # fmt: skip
+        out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4.5" fill="{colour}"/>')
+        out.append(
+            f'<text x="{left + PLOT + 18}" y="{ty:.1f}" fill="{colour}" font-size="11">{p["name"]}: {p["quality"]:.1f}, {p["latency_ms"]:.2f} ms</text>'
+        )
+    return out
 
 
 JOBS = {"free": free, "big": big, "plot": plot, "distilled": distilled, "gradual": gradual, "sparse": sparse, "vocabulary": vocabulary}
