@@ -96,6 +96,9 @@ def verdict(report: dict[str, Any]) -> str:
 def _claims(report: Mapping[str, Any]) -> Iterator[str]:
     result, teacher = _part(report, "result"), _part(report, "teacher")
     speedup, drop = result.get("speedup_vs_eager"), result.get("drop")
+    own = next((row for row in report.get("shapes") or [] if row.get("own")), {})
+    if is_number(own.get("speedup")) and own["speedup"] > 0:
+        yield f"{_times(own['speedup'], 'faster', 'slower')} than the uncut model in the same form"
     if is_number(speedup) and speedup > 0:
         yield f"{_times(speedup, 'faster', 'slower')} than eager PyTorch"
     if is_number(drop):
@@ -133,7 +136,7 @@ def _bound(gate: Mapping[str, Any]) -> str:
 
 
 def _targets(report: Mapping[str, Any]) -> list[str]:
-    """The budget that was asked for, in words."""
+    """The budget that was asked for, and what was to be cut, in words."""
     asked = _part(report, "asked")
     recipe = _part(asked, "recipe")
     gradual, sparse = recipe.get("gradual"), recipe.get("sparsify")
@@ -255,7 +258,7 @@ def _figure(value: Any) -> str:
 def _words(value: Any) -> str:
     """A text, a pair of texts, a list of labels or a mapping as one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items() if part is not None)
     if isinstance(value, (list, tuple)):
         return " / ".join(map(_words, value))
     return "–" if value is None else str(value)
