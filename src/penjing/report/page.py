@@ -96,7 +96,7 @@ def verdict(report: dict[str, Any]) -> str:
 def _claims(report: Mapping[str, Any]) -> Iterator[str]:
     result, teacher = _part(report, "result"), _part(report, "teacher")
     speedup, drop = result.get("speedup_vs_eager"), result.get("drop")
-    own = next((row for row in report.get("shapes") or [] if row.get("own")), {})
+    own: Mapping[str, Any] = next((row for row in report.get("shapes") or [] if row.get("own")), {})
     if is_number(own.get("speedup")) and own["speedup"] > 0:
         yield f"{_times(own['speedup'], 'faster', 'slower')} than the uncut model in the same form"
     if is_number(speedup) and speedup > 0:
