@@ -124,7 +124,7 @@ def plot() -> None:
     from penjing.sources import Reading, load_data
     from penjing.steps.prune import Prune
     from penjing.steps.repair import repair
-    from penjing.surgery import Selection, cut
+    from penjing.surgery import cut
     from penjing.tasks.judge import judge
     from penjing.training.predict import logits_of
 
@@ -153,7 +153,7 @@ def plot() -> None:
                 add("ours", name, level, repair(cut(whole, selection), whole, selection, texts.encoded)[0], seconds)
                 if name in COMPARABLE:
                     add("unrepaired", name, level, cut(whole, selection), seconds)
-    depth = Prune(found.task, IMPORTANCE["fisher"], lambda b, _: Selection.all(b), texts.encoded).observe(whole, texts)
+    depth = Prune(found.task, IMPORTANCE["fisher"], texts.encoded).observe(whole, texts)
     for layers in (4, 3):
         selection = choose(PruneSettings(layers=layers), blueprint, depth, length)
         add("depth", f"{layers} layers", layers / 6, repair(cut(whole, selection), whole, selection, texts.encoded)[0])

@@ -261,11 +261,10 @@ class _Compression:
         assert self.job.recipe.prune
         return self.job.recipe.prune
 
-    def pruner(self, selection: Selection | None = None, texts: int | None = None) -> Prune:
+    def pruner(self, texts: int | None = None) -> Prune:
         settings, depth = self.settings, len(self.blueprint.layers)
         return Prune(
-            self.data.task, criterion(settings), lambda blueprint, _: selection or Selection.all(blueprint),
-            self.calibration(texts or settings.texts).encoded, cast(Repair, settings.repair),
+            self.data.task, criterion(settings), self.calibration(texts or settings.texts).encoded, cast(Repair, settings.repair),
             depth - (settings.layers or depth) if settings.cuts else None, self.job.seed,
         )  # fmt: skip
 
@@ -283,7 +282,7 @@ class _Compression:
             return plans.by_hand(self.settings, bench, importance)
 
         def finished(selection: Selection) -> Any:
-            return self.pruner(selection, PLAN_TEXTS).apply(self.base, selection, importance)
+            return self.pruner(PLAN_TEXTS).apply(self.base, selection, importance)
 
         limit_bytes = 1e6 * budget.size_mb - baseline["extra_bytes"] if budget.size_mb else float("inf")
         bits = 8 if self.int8 else 32
@@ -299,7 +298,7 @@ class _Compression:
 
     def prune(self, folder: Path, selection: Selection, observed: dict[str, Any]) -> dict[str, Any]:
         """The exact cut, and the repair of what is left."""
-        pruner = self.pruner(selection)
+        pruner = self.pruner()
         model = pruner.apply(self.base, selection, Importance.from_dict(observed["importance"]))
         if self.settings.head_weights:
             model = learn_head_weights(model, self.data.task, self.calibration(self.settings.texts), self.job.seed, teacher=self.base)

@@ -172,7 +172,8 @@ _TOKEN_FIELDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id",
 def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTrainedModel:
     """A new model with what is kept; the logits are those of the old one with the rest masked to zero.
 
-    Where tokens go, the ones that the configuration names (padding …) must stay; they get their new numbers there.
+    Where tokens go, the padding must stay. The tokens that the configuration names get their new numbers there; one that is
+    gone is None.
     """
     blueprint, config = blueprint_of(model), cast(PenjingConfig, model.config)
     plan = selection.plan(blueprint)
@@ -180,6 +181,13 @@ def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTraine
     result.load_state_dict(slice_state(model.state_dict(), blueprint, selection), strict=True)
     result.train(model.training)
     return result
+
+
+def copy_of(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
+    """A model with the same weights, in eval mode, with the dropout that its configuration says."""
+    result = type(model)(model.config)
+    result.load_state_dict(model.state_dict())
+    return result.eval()
 
 
 def _renumbered(config: PenjingConfig, tokens: Index | None) -> dict[str, Any]:
@@ -192,7 +200,7 @@ def _renumbered(config: PenjingConfig, tokens: Index | None) -> dict[str, Any]:
         named = {name: given[name] for name in _TOKEN_FIELDS if isinstance(given.get(name), int)}
         for name, old in named.items():
             if name == "pad_token_id" and old not in new:
-                raise InputError(f"selection: token {old}, the padding, is not kept; keep every token that the configuration names")
+                raise InputError(f"selection: token {old}, the padding, is not kept; keep it")
         return {name: new.get(old) for name, old in named.items()}
 
     return fields(config.to_dict()) | {"origin": config.origin | fields(config.origin)}

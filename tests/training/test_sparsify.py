@@ -22,7 +22,7 @@ from penjing.errors import InputError
 from penjing.maths.sparsity import SCOPES, keep_mask
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps import distill
-from penjing.steps.distill import Distill, DistillSettings, copy_of
+from penjing.steps.distill import Distill, DistillSettings
 from penjing.steps.sparsify import (
     IMPORTANCES,
     MOMENTUM,
@@ -35,6 +35,7 @@ from penjing.steps.sparsify import (
     sparsify,
     sparsity_of,
 )
+from penjing.surgery import copy_of
 from penjing.tasks.task import Classification, Examples
 from penjing.training.loop import Schedule
 

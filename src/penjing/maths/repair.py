@@ -7,6 +7,9 @@ A = Σ a·aᵀ (K, K), B = Σ R·aᵀ (H, K). The error is Σ ‖R - D·a‖² f
 import torch
 from torch import Tensor
 
+RIDGE = 1e-2
+"""Added to the diagonal of second moments, as a part of its mean."""
+
 
 def best_update(A: Tensor, B: Tensor, ridge: float) -> Tensor:
     """D that minimises Σ ‖R - D·a‖² + λ·‖D‖², λ = `ridge`·mean diagonal of A: the error is never above that of D = 0.

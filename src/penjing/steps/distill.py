@@ -14,6 +14,7 @@ from penjing.blueprint import Blueprint
 from penjing.maths.losses import soft_kl, state_mse
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.step import Step
+from penjing.surgery import copy_of
 from penjing.tasks.task import Examples, Task
 from penjing.training.loop import History, Progress, Schedule, fit, silent
 from penjing.training.predict import pad_rows, quality_of
@@ -144,13 +145,6 @@ class Lesson:
             terms = [state_mse(output.hidden_states[j][mask].float(), theirs[i]) for j, i in self.layer_map.items()]
             total = total + settings.states * torch.stack(terms).mean()
         return total
-
-
-def copy_of(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
-    """A model with the same weights, in eval mode, with the dropout that its configuration says."""
-    result = type(model)(model.config)
-    result.load_state_dict(model.state_dict())
-    return result.eval()
 
 
 def layer_map(kept: list[int], teacher_layers: int) -> dict[int, int]:

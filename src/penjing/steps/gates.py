@@ -22,11 +22,11 @@ from penjing.errors import InputError
 from penjing.maths.gates import deterministic, lagrangian, open_probability, sample
 from penjing.maths.losses import soft_kl
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps.distill import Distill, copy_of
+from penjing.steps.distill import Distill
 from penjing.steps.importance import Importance
 from penjing.steps.prune import divergence_of
 from penjing.steps.step import Step
-from penjing.surgery import LayerSelection, Selection, cut
+from penjing.surgery import LayerSelection, Selection, copy_of, cut
 from penjing.tasks.task import Examples, Task
 from penjing.training.batching import length_batches
 from penjing.training.loop import mixed_precision, rate

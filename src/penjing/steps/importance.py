@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from penjing.checkpoint import blueprint_of
 from penjing.maths import importance as formulas
-from penjing.maths.repair import ridged
+from penjing.maths.repair import RIDGE, ridged
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.training.predict import pad_rows
 
 Scores = NDArray[np.float64]
-RIDGE = 1e-2
-"""Added to the diagonal of second moments, as a part of its mean."""
 CHUNKS = 48
 """Neurons are eliminated in so many rounds."""
 BATCH_TOKENS = 4096

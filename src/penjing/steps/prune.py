@@ -30,16 +30,16 @@ Criterion = Callable[[PenjingPreTrainedModel, Task, Examples, int], Importance]
 class Prune(Step[Importance, Selection]):
     """Structured pruning.
 
-    `criterion` says what each part is worth, `choose` turns a blueprint and that into the selection that is kept, and what
-    is left is repaired on the texts of `calibration` by `method`. It is also found which `removed` layers are missed least (None:
+    `criterion` says what each part is worth, `choose` turns a blueprint and that into the selection that is kept (all of it,
+    unless given: `search` makes plans), and what is left is repaired on the texts of `calibration` by `method`. It is also found which `removed` layers are missed least (None:
     their whole order).
     """
 
     name = "prune"
 
     def __init__(
-        self, task: Task, criterion: Criterion, choose: Callable[[Blueprint, Importance], Selection], calibration: Encoded,
-        method: Repair = "weights", removed: int | None = None, seed: int = 0,
+        self, task: Task, criterion: Criterion, calibration: Encoded, method: Repair = "weights", removed: int | None = None, seed: int = 0,
+        choose: Callable[[Blueprint, Importance], Selection] = lambda blueprint, _: Selection.all(blueprint),
     ) -> None:  # fmt: skip
         self.task, self.criterion, self.choose, self.calibration = task, criterion, choose, calibration
         self.method: Repair = method

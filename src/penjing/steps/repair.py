@@ -8,13 +8,11 @@ from torch import Tensor, nn
 
 from penjing.arrays import Encoded
 from penjing.checkpoint import blueprint_of
-from penjing.maths.repair import best_scales, best_update
+from penjing.maths.repair import RIDGE, best_scales, best_update
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps.distill import copy_of
-from penjing.surgery import Selection
+from penjing.surgery import Selection, copy_of
 
 Repair = Literal["none", "scales", "weights"]
-RIDGE = 1e-2
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.maths.sparsity import SCOPES, cosine_decay, cubic_sparsity, iterative_sparsity, keep_mask
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps.distill import Distill, copy_of
+from penjing.steps.distill import Distill
 from penjing.steps.step import Step
+from penjing.surgery import copy_of
 from penjing.tasks.task import Examples
 from penjing.training.teacher import TeacherOutputs
 
