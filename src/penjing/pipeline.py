@@ -176,6 +176,8 @@ class _Compression:
     def held_out(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training texts in random order: those that the weights are chosen by in distillation, and the others."""
         order = np.random.default_rng(self.job.seed).permutation(len(self.job.data.train))
+        if len(order) < 2:
+            raise InputError("data: one training row is too few, since some are held out to choose by; give more with --train")
         held = max(1, min(CHOOSE_TEXTS, round(CHOOSE_PART * len(order))))
         return order[:held], order[held:]
 

@@ -131,10 +131,10 @@ def measure(
             # Throughput last: its one-thread streams change a process for good (torch's thread count is global).
             slowest = max(result.latency_ms for result in results)
             count = max(FEWEST, min(throughput_texts, int(1000 * TURN_S / slowest)))
-            for _ in range(3 if throughput_texts else 0):
-                for worker, result in zip(workers, results, strict=True):
-                    result.rounds_per_s.append(worker.ask({"do": "throughput", "texts": count})["per_s"])
-                    tick()
+            for worker, result in zip(workers if throughput_texts else [], results, strict=False):
+                # One turn each, so that the copies of one model alone are held at a time.
+                result.rounds_per_s = worker.ask({"do": "throughput", "texts": count, "rounds": 3})["per_s"]
+                tick()
         finally:
             for worker in workers:
                 worker.close()

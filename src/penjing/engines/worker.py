@@ -58,7 +58,6 @@ def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[
     engine.run(single.feeds(np.array([0])))
     load = time.perf_counter() - start
     latencies(engine, single)
-    streams: list[Engine] = []
     answer({"load_s": load})
     while (message := request()) is not None:
         if message["do"] == "latency":
@@ -66,10 +65,10 @@ def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[
             answer({"ms": latencies(engine, single)})
         elif message["do"] == "throughput":
             some = many.take(np.arange(min(message["texts"], len(many))))
-            if not streams:
-                streams = [open_engine(form, folder, 1) for _ in range(threads)]
-                throughput(streams, some, setup["batch"])
-            answer({"per_s": throughput(streams, some, setup["batch"])})
+            streams = [open_engine(form, folder, 1) for _ in range(threads)]
+            throughput(streams, some, setup["batch"])
+            answer({"per_s": [throughput(streams, some, setup["batch"]) for _ in range(message["rounds"])]})
+            del streams  # each holds the model
 
 
 def main() -> None:
