@@ -107,7 +107,7 @@ def table() -> str:
         test = report["tests"][0]
 
         def lost(row: dict[str, float | list[float]]) -> str:
-            low, high = row["drop_ci95"]  # type: ignore[misc]
+            low, high = row["drop_ci95"]
             return f"{row['drop']:.2f} ({low:.2f} … {high:.2f})"
 
         lines.append(

@@ -26,7 +26,7 @@ def test_settings_that_differ_and_steps_left_out(tmp_path: Path) -> None:
     recipe = _recipe(tmp_path, "prune: false\ndistill:\n  temperature: 4\n  schedule: {epochs: 7}\n")
     assert recipe.prune is None and recipe.distill is not None
     assert recipe.distill.temperature == 4 and recipe.distill.schedule.epochs == 7
-    assert recipe.distill.schedule.batch_size == Recipe().distill.schedule.batch_size  # type: ignore[union-attr]
+    assert recipe.distill.schedule.batch_size == Recipe().distill.schedule.batch_size
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ ZERO = ("heads", "neurons", "vocabulary")
 @pytest.mark.parametrize("value", [-0.1, 0, 1e-9, 1, 1.01, math.nan, math.inf])
 def test_a_part_is_above_zero_and_at_most_one(name: str, value: float) -> None:
     if 0 < value <= 1 or (value == 0 and name in ZERO):
-        settings = PruneSettings(**{name: value})  # type: ignore[arg-type]
+        settings = PruneSettings(**{name: value})
         assert Recipe(prune=settings).by_hand and settings.cuts == (name != "vocabulary")
         assert settings.limited == (name in ("macs", "latency"))
         return
     option = "vocab" if name == "vocabulary" else name
     with pytest.raises(InputError, match=f"--{option}: {value} is out of range; give the part that is kept, above 0 and at most 1"):
-        PruneSettings(**{name: value})  # type: ignore[arg-type]
+        PruneSettings(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ class PenjingPreTrainedModel(PreTrainedModel):
     config_class = PenjingConfig
     base_model_prefix = "encoder"
     _supports_sdpa = True
-    _no_split_modules = ["Layer"]  # noqa: RUF012
+    _no_split_modules = ["Layer"]  # noqa: RUF012  (the base class declares it so)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any = None, *args: Any, config: Any = None, **kwargs: Any) -> Any:

@@ -143,19 +143,14 @@ class _Compression:
         """Plan, cut, distil, quantize, export and verify, for the budget or for a part of the depth."""
         recipe, step = self.job.recipe, self.folder.step
         student, selection = self.base, Selection.all(blueprint_of(self.base))
-        if recipe.gradual:
-            _, place = step("gradual", lambda folder: self.teach(folder, "gradual", student, selection))
-            student = read(place / "model")
-        elif self.cuts:
+        if self.cuts:
             plan, _ = step(f"plan{suffix}", lambda _: self.plan(baseline, observed, depth))
             selection = Selection.from_dict(plan["selection"])
             _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
             student = read(place / "model")
-        if recipe.sparsify:
-            _, place = step(f"sparsify{suffix}", lambda folder: self.sparsify(folder, student, selection))
-            student = read(place / "model")
-        elif recipe.distill and not recipe.gradual:
-            _, place = step(f"distill{suffix}", lambda folder: self.teach(folder, "distill", student, selection))
+        if recipe.distill or recipe.sparsify:
+            name = "gradual" if recipe.gradual else "sparsify" if recipe.sparsify else "distill"
+            _, place = step(f"{name}{suffix}", lambda folder: self.teach(folder, name, student, selection))
             student = read(place / "model")
         kept = [layer.layer for layer in selection.layers]
         ranges = None
@@ -310,8 +305,10 @@ class _Compression:
         return self.keep(folder, model, f"cut, not yet trained{fitted}") | {"errors": errors}
 
     def teach(self, folder: Path, name: str, student: Any, selection: Selection) -> dict[str, Any]:
-        """Teach the student; the cache and the training state live in partial/ until the step is whole."""
+        """Teach the student, by itself or while more of it is cut; the cache and the training state live in partial/ until the step is whole."""
         job, recipe = self.job, self.job.recipe
+        if recipe.sparsify and not recipe.distill:
+            return self.keep(folder, sparsify(student, recipe.sparsify, job.seed), "at once, not trained")
         assert recipe.distill
         settings = dataclasses.replace(recipe.distill, schedule=dataclasses.replace(recipe.distill.schedule, seed=job.seed))
         with _bar(self.progress, name) as report:
@@ -321,9 +318,9 @@ class _Compression:
             kept = [layer.layer for layer in selection.layers]
             distill = Distill(self.data.task, self.base, kept, settings, dev, self.folder.partial, report, hidden=selection.hidden)
             step: Distill | GradualPrune | Sparsify = distill
-            if name == "gradual" and recipe.gradual:
+            if recipe.gradual:
                 step = GradualPrune(distill, recipe.gradual, int(np.median(self.data.eval.encoded.lengths)))
-            elif name == "sparsify" and recipe.sparsify:
+            elif recipe.sparsify:
                 step = Sparsify(distill, recipe.sparsify)
             evidence = step.observe(student, train)
             result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
@@ -331,13 +328,6 @@ class _Compression:
         record = self.keep(folder, result, f"{distill.history.steps} steps")
         (self.folder.partial / "state.pt").unlink(missing_ok=True)
         return record | {"history": vars(distill.history)}
-
-    def sparsify(self, folder: Path, student: Any, selection: Selection) -> dict[str, Any]:
-        """Single weights to zero: while it is taught, or at once where there is no training."""
-        assert self.job.recipe.sparsify
-        if self.job.recipe.distill:
-            return self.teach(folder, "sparsify", student, selection)
-        return self.keep(folder, sparsify(student, self.job.recipe.sparsify, self.job.seed), "at once, not trained")
 
     def keep(self, folder: Path, model: Any, note: str) -> dict[str, Any]:
         """Write a step's model and say how good it is."""

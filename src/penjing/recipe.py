@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
@@ -15,7 +15,10 @@ from penjing.steps.prune import Criterion
 from penjing.steps.repair import Repair
 from penjing.steps.sparsify import UNTRAINED, SparsifySettings
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 IMPORTANCE: dict[str, Criterion] = {
     "fisher": importance.fisher,
@@ -199,7 +202,7 @@ def _merge(settings: T, changes: Any, where: str) -> T:
     """`settings` with `changes`, strictly: an unknown name or a value of another type is an error."""
     if not isinstance(changes, dict):
         raise InputError(f"--recipe: {where} is {changes!r}; give a mapping of settings")
-    known = {f.name: getattr(settings, f.name) for f in fields(settings)}  # type: ignore[arg-type]
+    known = {f.name: getattr(settings, f.name) for f in fields(settings)}
     result: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in known:
@@ -217,7 +220,7 @@ def _merge(settings: T, changes: Any, where: str) -> T:
             )
         else:
             result[name] = value
-    return replace(settings, **result)  # type: ignore[type-var]
+    return replace(settings, **result)
 
 
 def _least(old: Any, name: str) -> int:

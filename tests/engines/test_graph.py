@@ -155,7 +155,7 @@ def test_another_activation_and_another_head_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match="mish"):
         export(penjing_model(UNEVEN, hidden_act="mish"), tmp_path, FLOAT, segments=True)
     for head in ("none", "masked"):
-        model = penjing_model(replace(UNEVEN, head=head, outputs=0), head_act="gelu")  # type: ignore[arg-type]
+        model = penjing_model(replace(UNEVEN, head=head, outputs=0), head_act="gelu")
         with pytest.raises(InputError, match=head):
             export(model, tmp_path, FLOAT, segments=True)
     with pytest.raises(InputError, match="ranges"):
@@ -350,7 +350,7 @@ def test_weights_are_rounded_to_the_bits_asked_for(bits: int) -> None:
     model = large("sequence")
     ranges = calibrate(model, texts([9, 5], 600, types=2))
     for dialect in ("portable", "fused"):
-        graph = build_graph(network_of(model), dialect, int8=True, ranges=ranges, weight_bits=bits)  # type: ignore[arg-type]
+        graph = build_graph(network_of(model), dialect, int8=True, ranges=ranges, weight_bits=bits)
         values = [onnx.numpy_helper.to_array(v) for v in graph.graph.initializer if v.name.endswith("up.q")]
         assert values and {int(np.abs(v.astype(int)).max()) for v in values} == {2 ** (bits - 1) - 1}
 
@@ -383,11 +383,11 @@ def test_calibration_of_one_batch_is_its_minimum_and_maximum() -> None:
 def test_a_file_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
     for engine in ("onnxruntime", "openvino"):
         with pytest.raises(InputError, match="missing"):
-            open_engine(Form("", engine, PORTABLE_FLOAT), tmp_path)  # type: ignore[arg-type]
+            open_engine(Form("", engine, PORTABLE_FLOAT), tmp_path)
     (tmp_path / PORTABLE_FLOAT).write_bytes(b"no onnx")
     for engine in ("onnxruntime", "openvino"):
         with pytest.raises(InputError, match="cannot load"):
-            open_engine(Form("", engine, PORTABLE_FLOAT), tmp_path)  # type: ignore[arg-type]
+            open_engine(Form("", engine, PORTABLE_FLOAT), tmp_path)
 
 
 def test_the_identity_cut_exports_alike(tmp_path: Path) -> None:

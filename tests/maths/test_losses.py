@@ -77,6 +77,6 @@ def test_state_mse_of_a_teacher_of_zeros_is_finite() -> None:
 
 
 @pytest.mark.parametrize("loss", [soft_kl, state_mse])
-def test_the_teacher_comes_second(loss) -> None:  # type: ignore[no-untyped-def]
+def test_the_teacher_comes_second(loss) -> None:
     student, teacher = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.5]])
     assert loss(student, teacher) != loss(teacher, student)

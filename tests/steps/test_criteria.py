@@ -26,7 +26,7 @@ from penjing.tasks.task import Classification, Examples, Tagging, Task
 
 SMALL = Blueprint(40, 12, 2, 12, 12, 4, (Layer(3, 6), Layer(2, 5)), "sequence", 3)
 BLUEPRINTS = (SMALL, Blueprint(40, 12, 0, 8, 12, 3, (Layer(2, 0), Layer(0, 5), Layer(1, 1)), "token", 2))
-CRITERIA = {**IMPORTANCE, "gates": partial(IMPORTANCE["gates"], steps=3)}  # type: ignore[call-arg]
+CRITERIA = {**IMPORTANCE, "gates": partial(IMPORTANCE["gates"], steps=3)}
 KINDS = ("heads", "neurons")
 
 
@@ -46,7 +46,10 @@ def examples(blueprint: Blueprint, count: int = 9, seed: int = 0) -> Examples:
     random = np.random.default_rng(seed)
     ids = [random.integers(1, blueprint.vocabulary, random.integers(2, 5)).tolist() for _ in range(count)]
     first = [list(range(0, len(row), 2)) if blueprint.head == "token" else [] for row in ids]
-    label = lambda: f"L{random.integers(blueprint.outputs)}"  # noqa: E731
+
+    def label() -> str:
+        return f"L{random.integers(blueprint.outputs)}"
+
     gold = [[label() for _ in row] if blueprint.head == "token" else label() for row in first]
     types = [[i % max(1, blueprint.token_types) for i in range(len(row))] for row in ids]
     return Examples(Encoded.of(ids, types), [""] * count, gold, first, 0)
@@ -238,7 +241,7 @@ def test_moments_are_sums_over_texts_alone(blueprint: Blueprint) -> None:
 def test_taylor_is_the_squared_change_of_the_loss_without_each_weight() -> None:
     model, task = seeded(SMALL), task_of(SMALL)
     data = examples(SMALL, 12).take(np.flatnonzero(examples(SMALL, 12).encoded.lengths == 3))  # one batch
-    (sum(loss_of(model, inputs, labels) for inputs, labels in alone(task, data)) / len(data)).backward()  # type: ignore[union-attr]
+    (sum(loss_of(model, inputs, labels) for inputs, labels in alone(task, data)) / len(data)).backward()
     layer, change = model.base_model.layers[0], lambda w: (w * w.grad).square()
     heads = torch.stack(
         [

@@ -152,7 +152,7 @@ def test_the_gradients_under_a_movement_mask() -> None:
     torch.tanh(linear(x)).square().sum().backward()
     assert by_hand.grad is not None and module.scores is not None and module.scores.grad is not None
     torch.testing.assert_close(module.scores.grad, by_hand.grad * dense)
-    torch.testing.assert_close(linear.parametrizations.weight.original.grad, by_hand.grad * mask)  # type: ignore[union-attr]
+    torch.testing.assert_close(linear.parametrizations.weight.original.grad, by_hand.grad * mask)
 
 
 def test_regrow_averages_the_dense_gradient() -> None:
@@ -180,7 +180,7 @@ def test_regrow_keeps_the_count_and_moves_to_the_largest_gradients_from_zero(sco
     for m in masking.masks:
         assert m.momentum is not None
         m.momentum.copy_(torch.randn(m.mask.shape, generator=generator))
-    dense = [m.parametrizations.weight.original.detach().clone() for m in masking.matrices]  # type: ignore[union-attr,operator]
+    dense = [m.parametrizations.weight.original.detach().clone() for m in masking.matrices]
     masking.before_step(1, 10)
     assert sum(count) == sum(int(m.mask.sum()) for m in masking.masks)
     assert scope == "global" or count == [int(m.mask.sum()) for m in masking.masks]
@@ -189,8 +189,8 @@ def test_regrow_keeps_the_count_and_moves_to_the_largest_gradients_from_zero(sco
     assert 0.1 * sum(count) < sum(int(g.sum()) for g in grown) < 0.4 * sum(count)
     for matrix, g, d, w, old in zip(masking.matrices, grown, dropped, dense, moved_before, strict=True):
         assert torch.all(matrix.weight[g] == 0) and torch.equal(matrix.weight[old & ~d], w[old & ~d])
-    never = torch.cat([m.momentum[~m.mask].abs() for m in masking.masks])  # type: ignore[index]
-    new = torch.cat([m.momentum[g].abs() for m, g in zip(masking.masks, grown, strict=True)])  # type: ignore[index]
+    never = torch.cat([m.momentum[~m.mask].abs() for m in masking.masks])
+    new = torch.cat([m.momentum[g].abs() for m, g in zip(masking.masks, grown, strict=True)])
     assert new.mean() > 2 * never.mean() and (scope != "global" or new.min() >= never.max())
     masking.before_step(8, 10)
     assert all(torch.equal(m.mask & ~old, g) for m, old, g in zip(masking.masks, moved_before, grown, strict=True))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from penjing.blueprint import Blueprint
 from penjing.maths.losses import soft_kl, state_mse
-from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.modeling_penjing import Attention, PenjingPreTrainedModel
 from penjing.steps.step import Step
 from penjing.surgery import copy_of
 from penjing.tasks.task import Examples, Task
@@ -101,18 +101,20 @@ class Lesson:
     hidden: Sequence[int] | None = None
     """The teacher's hidden units that the student has; None: all of them."""
 
-    def teach(self, student: nn.Module, **options: Any) -> History:
-        """Train `student` in place (a model of ours, or a module around one that takes and gives the same); `options` go to `fit`."""
+    def teach(self, student: nn.Module, extra_loss: Callable[[], Tensor] | None = None, **options: Any) -> History:
+        """Train `student` in place (a model of ours, or a module around one that takes and gives the same).
+
+        `extra_loss` is added to that of each batch; `options` go to `fit`.
+        """
         for module in student.modules():
             if isinstance(module, nn.Dropout):
                 module.p = self.settings.dropout
-            elif isinstance(getattr(module, "dropout", None), float):
-                module.dropout = self.settings.dropout  # type: ignore[assignment]
-        extra = options.pop("extra_loss", None)
+            elif isinstance(module, Attention):
+                module.dropout = self.settings.dropout
 
         def loss(model: nn.Module, feeds: dict[str, Tensor], rows: Any) -> Tensor:
             value = self.loss(model, feeds, rows)
-            return value if extra is None else value + extra()
+            return value if extra_loss is None else value + extra_loss()
 
         pad = next(m.config.pad_token_id for m in student.modules() if isinstance(m, PenjingPreTrainedModel)) or 0
         return fit(
