@@ -1,0 +1,5 @@
+"""python -m penjing.cli"""
+
+from penjing.cli import main
+
+main()

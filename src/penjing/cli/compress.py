@@ -1,0 +1,144 @@
+"""The main job: train, compress, demo."""
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from penjing.cli.options import (
+    BatchSize,
+    Epochs,
+    EvalFile,
+    Json,
+    LabelColumn,
+    MaxLength,
+    Metric,
+    Model,
+    Out,
+    Pickle,
+    Rate,
+    Seed,
+    TaskName,
+    TextColumns,
+    Threads,
+    TrainFile,
+    app,
+    console,
+    say,
+    tell,
+)
+from penjing.cli.running import met, run, trained
+from penjing.errors import InputError
+
+
+def summary(report: dict[str, Any], out: Path) -> str:
+    """A compression in three lines."""
+    result, teacher = report["result"], report["teacher"]
+    low, high = result["drop_ci95"]
+    ratio = teacher["bytes"] / result["bytes"]
+    return (
+        f"{result['form']}: {result['speedup_vs_eager']:.1f}x faster than eager PyTorch"
+        f" ({teacher['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms),"
+        f" {ratio if ratio >= 1 else 1 / ratio:.1f}x {'smaller' if ratio >= 1 else 'larger'}"
+        f" ({teacher['bytes'] / 1e6:.1f} -> {result['bytes'] / 1e6:.1f} MB)\n"
+        f"{report['metric']} {teacher['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost"
+        f" (95 %: {low:.2f} ... {high:.2f})\n"
+        f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}"
+    )
+
+
+@app.command()
+def train(
+    model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "", epochs: Epochs = 3,
+    batch_size: BatchSize = 32, learning_rate: Rate = 5e-5, seed: Seed = 0, max_length: MaxLength = 0,
+    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "accuracy",
+    pickle: Pickle = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Fine-tune a teacher: best weights kept, early stopping, and a killed run goes on where it stopped."""
+    from penjing.progress import training_bar
+    from penjing.sources import Reading, load_data
+    from penjing.training.finetune import finetune
+    from penjing.training.loop import Schedule
+
+    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), tell, new_labels=True)
+    schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    with training_bar(console, "train") as progress:
+        history = finetune(model, data.task, data.train, data.eval, out, schedule, pickle=pickle, progress=progress)
+    result = {
+        "out": str(out),
+        "metric": data.task.metric().name,
+        "quality": history.best,
+        "steps": history.steps,
+        "seconds": history.seconds,
+    }
+    say(result, as_json, f"{out}: {result['metric']} {history.best:.2f} after {history.steps} steps, {history.seconds:.0f} s")
+
+
+@app.command()
+def compress(
+    model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
+    speedup: Annotated[float | None, typer.Option("--speedup", help="Times faster than eager PyTorch, at least.")] = None,
+    latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Milliseconds of a text, at most.")] = None,
+    size_mb: Annotated[float | None, typer.Option("--size-mb", help="Megabytes of the deployment, at most.")] = None,
+    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of training, at most.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")] = None,
+    threads: Threads = 0, test: Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML with the settings of the steps.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")] = None,
+    no_training: Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")] = False,
+    seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
+    metric: Metric = "accuracy", as_json: Json = False,
+) -> None:  # fmt: skip
+    """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
+    from penjing.proof import Budget
+    from penjing.recipe import Recipe, read_recipe
+
+    for name, value in (("--speedup", speedup), ("--latency-ms", latency_ms), ("--size-mb", size_mb), ("--minutes", minutes)):
+        if value is not None and value <= 0:
+            raise InputError(f"{name}: {value} is not allowed; give a number above 0")
+    steps = trained(read_recipe(recipe) if recipe else Recipe(), epochs, minutes, no_training)
+    budget = Budget(speedup, latency_ms, size_mb, max_drop)
+    reading = (text_columns, label_column, metric, max_length)
+    report = run(model, task, train, eval, test, reading, budget, steps, out, threads, engine, seed)
+    say(report, as_json, summary(report, out))
+    met(report, out)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo-run"),
+    threads: Threads = 0, seed: Seed = 0, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The whole job in minutes, offline: make data, train a teacher, compress it, prove it."""
+    from penjing.demo import base_model as base
+    from penjing.demo import logistic_regression, write_data
+    from penjing.tasks.data import read_rows
+
+    tell("1 of 4: reviews with negation, contrast and comparison, from Penjing's own generator")
+    model = base()
+    files = write_data(out / "data", seed)
+    baseline = logistic_regression(files["train"], files["eval"])
+    tell(f"logistic regression on n-grams: accuracy {baseline:.2f}")
+    tell("2 of 4: fine-tune a teacher, all-MiniLM-L6-v2")
+    teacher = out / "teacher"
+    if not (teacher / "config.json").is_file():
+        with redirect_stdout(sys.stderr):  # standard output is for the result alone
+            train(model=str(model), task="classification", train=str(files["train"]), eval=str(files["eval"]), out=teacher,
+                  epochs=2, learning_rate=1e-4, seed=seed, max_length=128)  # fmt: skip
+    tell("3 of 4: compress it: 6 times faster than eager PyTorch, 2 points at most lost")
+    try:
+        compress(model=str(teacher), task="classification", train=str(files["train"]), eval=str(files["eval"]), test=[str(files["test"])],
+                 out=out / "compressed", speedup=6.0, max_drop=2.0, epochs=2, threads=threads, seed=seed, max_length=128, as_json=as_json)  # fmt: skip
+    finally:
+        if (out / "compressed" / "report.html").is_file():
+            tell("4 of 4: ask it")
+            import penjing
+
+            predict = penjing.load(out / "compressed")
+            rows = read_rows(files["test"])[:4]
+            for row, answer in zip(rows, predict([row["text"] for row in rows]), strict=True):
+                tell(f"  {answer['label']} ({answer['score']:.2f}; it is {row['label']}): {row['text']}")
+            tell(f"open {out / 'compressed' / 'report.html'} in a browser")

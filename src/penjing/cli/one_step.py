@@ -1,0 +1,109 @@
+"""One step by hand: prune, quantize."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from penjing.cli.options import (
+    EvalFile,
+    Json,
+    LabelColumn,
+    MaxLength,
+    Metric,
+    Model,
+    Out,
+    Seed,
+    TaskName,
+    TextColumns,
+    Threads,
+    TrainFile,
+    app,
+    say,
+)
+from penjing.cli.running import met, run, trained
+from penjing.errors import InputError
+
+
+@app.command()
+def prune(
+    model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
+    macs: Annotated[float | None, typer.Option("--macs", help="Part of the encoder's multiply-accumulates that is kept.")] = None,
+    latency: Annotated[float | None, typer.Option("--latency", help="Part of the latency, measured here block by block, that is kept.")] = None,
+    heads: Annotated[float | None, typer.Option("--heads", help="Part of the attention heads that is kept.")] = None,
+    neurons: Annotated[float | None, typer.Option("--neurons", help="Part of the feed-forward neurons that is kept.")] = None,
+    blocks: Annotated[float | None, typer.Option("--blocks", help="Part of the attention and feed-forward blocks that is kept, whole.")] = None,
+    layers: Annotated[int | None, typer.Option("--layers", help="How many layers are kept.")] = None,
+    hidden: Annotated[float | None, typer.Option("--hidden", help="Part of the hidden units (the residual width) that is kept.")] = None,
+    vocab: Annotated[float | None, typer.Option("--vocab", help="Part of the tokens that is kept; 0: all that the training texts produce.")] = None,
+    corpus: Annotated[Path | None, typer.Option("--corpus", help="With --vocab: further texts, a line each, whose tokens count.")] = None,
+    sparsity: Annotated[float | None, typer.Option("--sparsity", help="Part of the single weights that becomes zero.")] = None,
+    stored_mb: Annotated[float | None, typer.Option("--stored-mb", min=0, help="In place of --sparsity: megabytes of the stored weights.")] = None,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="With --sparsity: the word embedding's weights too.")] = False,
+    importance: Annotated[str | None, typer.Option("--importance", help="fisher, block-fisher, obs, gates, gradient, taylor, lrp, activation,"
+        " magnitude, magnitude-l1, random; with --sparsity: magnitude, random, movement, regrow.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help="one-shot, gradual, or iterative (with --sparsity);"
+        " gradual with --macs learns gates while it distils.")] = None,
+    scope: Annotated[str, typer.Option("--scope", help="What is ranked together: global, layer, or row (with --sparsity).")] = "global",
+    repair: Annotated[str, typer.Option("--repair", help="Before any training: weights (least squares), scales, none.")] = "weights",
+    head_weights: Annotated[bool, typer.Option("--head-weights", help="Learn a weight per head afterwards, and fold it in.")] = False,
+    texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that importance and repair look at.")] = 1000,
+    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")] = None,
+    no_training: Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")] = False,
+    engine: Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")] = None,
+    threads: Threads = 0, test: Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")] = None,
+    seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
+    metric: Metric = "accuracy", as_json: Json = False,
+) -> None:  # fmt: skip
+    """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
+    from penjing.checkpoint import blueprint_at, locate
+    from penjing.proof import Budget
+    from penjing.recipe import Recipe, pruning
+    from penjing.steps.sparsify import sparsity_for
+
+    kept: dict[str, Any] = {
+        "macs": macs, "latency": latency, "heads": heads, "neurons": neurons, "blocks": blocks, "layers": layers, "hidden": hidden,
+        "vocabulary": vocab,
+    }  # fmt: skip
+    kept = {name: value for name, value in kept.items() if value is not None}
+    if stored_mb is not None:
+        if sparsity is not None or kept:
+            raise InputError("--stored-mb: it says how many single weights go, and nothing else; leave out the other cuts")
+        sparsity = sparsity_for(blueprint_at(locate(model)), 1e6 * stored_mb, embeddings)
+    if corpus and vocab is None:
+        raise InputError("--corpus: it says which tokens --vocab keeps; give --vocab too")
+    distill = trained(Recipe(), epochs, None, no_training).distill
+    steps = pruning(
+        kept, sparsity, importance, schedule, scope, distill, repair=repair, texts=texts, head_weights=head_weights, embeddings=embeddings
+    )  # fmt: skip
+    reading = (text_columns, label_column, metric, max_length)
+    report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, corpus)
+    say(report, as_json, _pruned_text(report, out))
+    met(report, out)
+
+
+def _pruned_text(report: dict[str, Any], out: Path) -> str:
+    """What was cut and lost, and what it brings: the clock against the uncut model in the same form, then against eager PyTorch."""
+    result, before = report["result"], report["teacher"]
+    low, high = result["drop_ci95"]
+    lines = [
+        f"{report['metric']} {before['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f})",
+        f"{result['macs']:.2f} of the multiply-accumulates and {result['parameters'] / before['parameters']:.2f} of the parameters are left",
+    ]
+    for row in report["shapes"]:
+        own = ", the data's own lengths" if row["own"] else ""
+        said = f"{1 / row['macs']:.2f}x" if row["macs"] else "no end"
+        lines.append(
+            f"{row['form']}, {row['tokens']} tokens{own}: {row['teacher_ms']:.2f} -> {row['latency_ms']:.2f} ms, {row['speedup']:.2f}x faster"
+            f" than uncut where the multiply-accumulates say {said}"
+        )
+    lines.append(f"against eager PyTorch: {before['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms, {result['speedup_vs_eager']:.1f}x")
+    if stored := report["stored"]:
+        lines.append(
+            f"{100 * stored['sparsity']:.1f} % of the pruned matrices and {100 * stored['zeros']:.1f} % of all weights are zero:"
+            f" {stored['dense_bytes'] / 1e6:.1f} -> {stored['packed_bytes'] / 1e6:.1f} MB stored,"
+            f" loads in {stored['dense_load_s']:.2f} -> {stored['packed_load_s']:.2f} s; the engines' speed stays as it is"
+        )
+    lines.append(f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}")
+    return "\n".join(lines)
