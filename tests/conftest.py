@@ -159,6 +159,7 @@ def blueprints(draw: Any, heads: Sequence[Head] = HEADS, min_layers: int = 0) ->
         layers=tuple(draw(st.lists(layer, min_size=min_layers, max_size=3))),
         head=head,
         outputs=draw(outputs),
+        rank=draw(st.sampled_from([0, 1, 5])),
     )
 
 

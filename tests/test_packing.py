@@ -1,6 +1,7 @@
 """What is packed comes back bit for bit, is small, and is refused where it is not whole; a packed folder loads without Penjing."""
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import HEADS, WITHOUT_PENJING, batch, blueprints, logits, own_inputs, penjing_model
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,29 +29,24 @@ from penjing.blueprint import Blueprint, Head, Layer
 from penjing.checkpoint import MODEL_CLASSES, blueprint_of, is_own, read, write
 from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
+from penjing.maths.stored import Scheme, quantize
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.packing import PACKED, load_packed, pack, save_packed, unpack
+from penjing.packing import PACKED, Array, Coded, load_coded, load_packed, pack, save_packed, unpack
 
-INTEGERS = {
-    torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float64: torch.int64,
-    torch.int64: torch.int64, torch.uint8: torch.uint8, torch.bool: torch.uint8,
-}  # fmt: skip
+DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
 STUDENT = Blueprint(30, 12, 2, 16, 16, 4, (Layer(4, 24), Layer(2, 9)), "sequence", 3)
 
 
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.view(INTEGERS[tensor.dtype])
-
-
-def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    """The same names, dtypes, shapes and bits."""
+def assert_same(a: Any, b: Any) -> None:
+    """The same names, dtypes, shapes and bits, of arrays or tensors."""
     assert list(a) == list(b)
-    for name, value in a.items():
-        assert (value.dtype, value.shape) == (b[name].dtype, b[name].shape)
-        assert torch.equal(bits(value), bits(b[name]))
+    for name in a:
+        x, y = (value.numpy() if isinstance(value, Tensor) else value for value in (a[name], b[name]))
+        assert (x.dtype, x.shape) == (y.dtype, y.shape)
+        assert x.tobytes() == y.tobytes()
 
 
-def stored_bytes(tensors: dict[str, Tensor]) -> int:
+def stored_bytes(tensors: dict[str, Array]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
@@ -64,76 +61,215 @@ def sparse(model: PenjingPreTrainedModel, zeros: float = 0.9) -> PenjingPreTrain
 
 
 @st.composite
-def tensors(draw: Any) -> Tensor:
+def tensors(draw: Any) -> Array:
     """Any bits at all (every NaN, inf and subnormal), some of them -0.0, a share of them zero; also empty, and a transposed view."""
-    dtype = draw(st.sampled_from(list(INTEGERS)))
+    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     shape = draw(st.lists(st.integers(0, 9), max_size=3))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) < draw(st.floats(0, 1))
-    limits = torch.iinfo(INTEGERS[dtype])
-    value = torch.randint(limits.min, limits.max, shape, dtype=INTEGERS[dtype], generator=generator).view(dtype)
-    if dtype.is_floating_point:
-        value[torch.rand(shape, generator=generator) < 0.2] = -0.0
-    value[torch.rand(shape, generator=generator) < draw(st.floats(0, 1))] = 0
-    return value.mT if value.ndim == 2 and draw(st.booleans()) else value
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if dtype == np.bool_:
+        return np.asarray(generator.random(shape) < draw(st.floats(0, 1)))
+    value = np.frombuffer(generator.bytes(math.prod(shape) * dtype.itemsize), dtype).reshape(shape).copy()
+    if dtype.kind == "f":
+        value[generator.random(shape) < 0.2] = -0.0
+    value[generator.random(shape) < draw(st.floats(0, 1))] = 0
+    return value.T if draw(st.booleans()) else value
+
+
+@st.composite
+def codes(draw: Any) -> Coded:
+    """Any codes of any codec, width and shape, some of the levels only, and any finite parameters."""
+    codec, bits, group = draw(st.sampled_from(["grid", "codebook", "power"])), draw(st.integers(1, 8)), draw(st.integers(0, 12))
+    shape = tuple(draw(st.lists(st.integers(0, 40), max_size=3)))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    levels = draw(st.integers(1, 2**bits - (codec == "power")))
+    # Now and then nearly all of them are equal, so that entropy coding pays.
+    chosen = generator.integers(0, levels, shape) * (generator.random(shape) < draw(st.sampled_from([1.0, 0.05])))
+    columns = shape[-1] if shape else 1
+    groups = math.prod(shape[:-1]) * -(-columns // group) if group else 1
+    scale = generator.normal(size=groups).astype(draw(st.sampled_from([np.float16, np.float32])))
+    parameters: dict[str, dict[str, Array]] = {
+        "grid": {"scale": scale, "zero": generator.integers(0, 256, draw(st.sampled_from([groups, 1]))) / np.float32(2)},
+        "codebook": {"table": generator.normal(size=(groups, levels)).astype(np.float32)},
+        "power": {"scale": scale},
+    }
+    return Coded(codec, bits, shape, group, np.asarray(chosen, np.uint8), parameters[codec])
+
+
+def slow_values(coded: Coded) -> Array:
+    """The values one by one, as the table of codecs says."""
+    result = np.empty(coded.shape, np.float32)
+    columns = coded.shape[-1] if coded.shape else 1
+    m = 2 ** (coded.bits - 1) - 1
+    for i, place in enumerate(np.ndindex(coded.shape)):
+        group = i // columns * -(-columns // coded.group) + i % columns // coded.group if coded.group else 0
+        code = int(coded.codes[place])
+        shared = {name: np.float32(p[group if len(p) > 1 else 0]) if p.ndim == 1 else p[group] for name, p in coded.parameters.items()}
+        if coded.codec == "grid":
+            result[place] = shared["scale"] * (np.float32(code) - shared["zero"])
+        elif coded.codec == "codebook":
+            result[place] = shared["table"][code]
+        else:
+            k = code - m
+            result[place] = np.sign(k) * shared["scale"] * np.float32(2.0) ** (abs(k) - m)
+    return result
 
 
 @given(st.dictionaries(st.sampled_from(["a", "a:values", "a:bitmap", "盆景.weight", ""]), tensors()))
-def test_what_is_packed_comes_back_bit_for_bit(state: dict[str, Tensor]) -> None:
+def test_what_is_packed_comes_back_bit_for_bit(state: dict[str, Array]) -> None:
     stored, header = pack(state)
     assert_same(unpack(stored, json.loads(json.dumps(header))), state)
 
 
+@given(codes())
+def test_codes_come_back_as_they_were(coded: Coded) -> None:
+    stored, header = pack({"a": coded})
+    assert_same(unpack(stored, json.loads(json.dumps(header))), {"a": coded.values()})
+    assert coded.bytes == stored_bytes(stored)
+    back = coded.values()
+    assert back.dtype == np.float32 and np.array_equal(back, slow_values(coded))
+
+
+@given(state=st.dictionaries(st.sampled_from(["a", "b.weight"]), codes() | tensors()))
+def test_a_file_comes_back_bit_for_bit(state: dict[str, Array | Coded], tmp_path: Path) -> None:
+    save_packed(state, tmp_path / PACKED)
+    coded = {name: value for name, value in state.items() if isinstance(value, Coded)}
+    assert_same(load_packed(tmp_path / PACKED), state | {name: value.values() for name, value in coded.items()})
+    back = load_coded(tmp_path / PACKED)
+    assert back.keys() == coded.keys()
+    for name, value in coded.items():
+        assert (back[name].codec, back[name].bits, back[name].shape, back[name].group) == (
+            value.codec,
+            value.bits,
+            value.shape,
+            value.group,
+        )
+        assert np.array_equal(back[name].codes, value.codes)
+        assert all(np.array_equal(back[name].parameters[key], p) for key, p in value.parameters.items())
+
+
+@given(st.integers(1, 8), st.integers(0, 99))
+def test_codes_take_their_bits_at_most_and_less_where_few_are_used(bits: int, count: int) -> None:
+    """Ternary codes are five to a byte; what is always the same takes next to nothing."""
+    generator = np.random.default_rng(count)
+    zero = {"scale": np.ones(1, np.float32), "zero": np.zeros(1, np.float32)}
+    for levels in {2**bits, min(3, 2**bits)}:
+        chosen = generator.integers(0, levels, count, np.uint8)
+        stored, _ = pack({"a": Coded("grid", bits, (count,), 0, chosen, zero)})
+        assert stored["a:codes"].nbytes <= -(-count * bits // 8)
+        if levels == 3:
+            assert stored["a:codes"].nbytes <= -(-count // 5)
+    stored, _ = pack({"a": Coded("grid", bits, (9000,), 0, np.full(9000, 2**bits - 1, np.uint8), zero)})
+    assert stored["a:codes"].nbytes < 40
+
+
+def test_each_coding_is_taken_where_it_is_smallest() -> None:
+    generator = np.random.default_rng(0)
+    one = {"scale": np.ones(1, np.float32), "zero": np.zeros(1, np.float32)}
+    normal = np.clip(np.rint(generator.normal(size=5000) + 8), 0, 15).astype(np.uint8)
+    for levels, bits, chosen, coding in (
+        (8, 3, generator.integers(0, 8, 5000, np.uint8), "bits"),
+        (3, 2, generator.integers(0, 3, 5000, np.uint8), "digits"),
+        (normal.max() + 1, 4, normal, "zlib"),
+    ):
+        _, header = pack({"a": Coded("grid", bits, (5000,), 0, chosen, one)})
+        assert header["tensors"]["a"]["coding"] == coding and header["tensors"]["a"]["levels"] == levels
+
+
+def test_parameters_take_the_fewest_bytes_that_are_exact() -> None:
+    two = np.zeros(2, np.uint8)
+    for scale, dtype in (
+        (0.1, "float32"),
+        (-0.0, "float16"),
+        (0.125, "float16"),
+        (70000.0, "float32"),
+        (3.0, "uint8"),
+        (-3.0, "float16"),
+        (1e-30, "float32"),
+    ):
+        parameters = {"scale": np.float32([scale, 1]), "zero": np.float32([7])}
+        stored, _ = pack({"a": Coded("grid", 4, (2,), 1, two, parameters)})
+        assert (stored["a:scale"].dtype, stored["a:zero"].dtype) == (dtype, "uint8")
+
+
+@pytest.mark.parametrize("by,dtype,share", [(1.0, "float16", 0.8), (1.001, "float32", 0.9)])
+def test_parameters_that_are_alike_are_deflated(by: float, dtype: str, share: float) -> None:
+    coded = scaled(3000)
+    coded = dataclasses.replace(coded, parameters={"scale": coded.parameters["scale"] * np.float32(by)})
+    stored, header = pack({"a": coded})
+    assert header["tensors"]["a"]["deflated"] == {"scale": {"dtype": dtype, "shape": [3000]}}
+    assert stored["a:scale"].nbytes < share * 3000 * np.dtype(dtype).itemsize
+    assert_same(unpack(stored, header), {"a": coded.values()})
+
+
+BAD_CODES: dict[str, tuple[dict[str, Any], str]] = {
+    "codec": ({"codec": "dense"}, "'dense' has no codes; .* grid"),
+    "no bits": ({"bits": 0}, "bits are 0"),
+    "nine bits": ({"bits": 9}, "bits are 9"),
+    "negative group": ({"group": -1}, "group -1"),
+    "other shape": ({"shape": (3, 2)}, "codes are uint8 .*2, 3.*3, 2"),
+    "wide codes": ({"codes": np.zeros((2, 3), np.int64)}, "codes are int64"),
+    "code out of range": ({"codes": np.full((2, 3), 16, np.uint8)}, "a code is 16, and there are 16 levels"),
+    "no zero": ({"parameters": {"scale": np.ones(2)}}, "takes scale, zero"),
+    "too few scales": ({"parameters": {"scale": np.ones(1), "zero": np.ones(1)}}, "2 groups"),
+    "scales in two dimensions": ({"parameters": {"scale": np.ones((2, 1)), "zero": np.ones(1)}}, "2 groups"),
+    "a power beyond": ({"codec": "power", "codes": np.full((2, 3), 15, np.uint8), "parameters": {"scale": np.ones(2)}}, "15 levels"),
+    "an entry beyond": ({"codec": "codebook", "codes": np.full((2, 3), 4, np.uint8), "parameters": {"table": np.ones((2, 4))}}, "4 levels"),
+}
+
+
+@pytest.mark.parametrize("changes,says", BAD_CODES.values(), ids=BAD_CODES)
+def test_codes_that_cannot_be_are_refused(changes: dict[str, Any], says: str) -> None:
+    right: dict[str, Any] = {"codec": "grid", "bits": 4, "shape": (2, 3), "group": 3, "codes": np.zeros((2, 3), np.uint8)}
+    right["parameters"] = {"scale": np.ones(2), "zero": np.ones(1)}
+    Coded(**right)
+    with pytest.raises(ValueError, match=says):
+        Coded(**(right | changes))
+
+
 def test_numbers_that_are_not_ordinary_are_no_zeros() -> None:
-    state = {"a": torch.zeros(100)}
-    state["a"][:5] = torch.tensor([-0.0, math.nan, math.inf, -math.inf, 1e-45])
+    state = {"a": np.zeros(100, np.float32)}
+    state["a"][:5] = [-0.0, math.nan, math.inf, -math.inf, 1e-45]
     stored, header = pack(state)
     assert header["tensors"]["a"]["codec"] == "bitmap" and stored["a:values"].shape == (5,)
     assert stored["a:bitmap"].tolist() == [0b11111, *[0] * 12]
     assert_same(unpack(stored, header), state)
 
 
-@given(st.sampled_from(list(INTEGERS)), st.integers(0, 700), st.floats(0, 1))
-def test_it_is_smaller_from_one_zero_more_than_a_bit_per_entry_on(dtype: torch.dtype, count: int, share: float) -> None:
-    value = torch.ones(count, dtype=dtype)
+@given(st.sampled_from(DTYPES), st.integers(0, 700), st.floats(0, 1))
+def test_it_is_smaller_from_one_zero_more_than_a_bit_per_entry_on(dtype: str, count: int, share: float) -> None:
+    value = np.ones(count, dtype)
     zeros = round(share * count)
     value[:zeros] = 0
     stored, _ = pack({"a": value})
-    bitmap = -(-count // 8) + (count - zeros) * value.element_size()
-    has_bitmap = dtype in (torch.float32, torch.float16, torch.bfloat16)
-    assert stored_bytes(stored) == (min(value.nbytes, bitmap) if has_bitmap else value.nbytes)
+    bitmap = -(-count // 8) + (count - zeros) * value.itemsize
+    assert stored_bytes(stored) == (min(value.nbytes, bitmap) if dtype in ("float32", "float16") else value.nbytes)
 
 
-@pytest.mark.parametrize("dtype,share", [(torch.float32, 32), (torch.float16, 16), (torch.bfloat16, 16)])
-def test_the_share_of_zeros_that_pays(dtype: torch.dtype, share: int) -> None:
-    value = torch.ones(64, 64, dtype=dtype)
-    value.view(-1)[: 64 * 64 // share] = 0
+@pytest.mark.parametrize("dtype,share", [("float32", 32), ("float16", 16)])
+def test_the_share_of_zeros_that_pays(dtype: str, share: int) -> None:
+    value = np.ones((64, 64), dtype)
+    value.reshape(-1)[: 64 * 64 // share] = 0
     assert pack({"a": value})[0].keys() == {"a:values"}
     value[-1, -1] = 0
-    assert stored_bytes(pack({"a": value})[0]) == value.nbytes - value.element_size()
-
-
-@given(state=st.dictionaries(st.sampled_from(["a", "b.weight"]), tensors()))
-def test_a_file_comes_back_bit_for_bit(state: dict[str, Tensor], tmp_path: Path) -> None:
-    save_packed(state, tmp_path / PACKED)
-    assert_same(load_packed(tmp_path / PACKED), {name: value.contiguous() for name, value in state.items()})
+    assert stored_bytes(pack({"a": value})[0]) == value.nbytes - value.itemsize
 
 
 # -- what is not whole -------------------------------------------------------------------------------------------
 
-Damage = Callable[[dict[str, Tensor], dict[str, Any]], Any]
+Damage = Callable[[dict[str, Array], dict[str, Any]], Any]
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "newer version": (lambda t, h: h.update(version=2), "version 2"),
+    "newer version": (lambda t, h: h.update(version=3), "version 3, and this code reads 1 to 2; take a newer Penjing"),
+    "version that is no number": (lambda t, h: h.update(version=True), "version True"),
     "no version": (lambda t, h: h.pop("version"), "version None"),
     "no tensors": (lambda t, h: h.pop("tensors"), "header"),
     "list of tensors": (lambda t, h: h.update(tensors=["a"]), "header"),
     "further field": (lambda t, h: h.update(more=1), "more"),
     "unknown codec": (lambda t, h: h["tensors"]["a"].update(codec="zip"), "codec 'zip'"),
     "codec that is no name": (lambda t, h: h["tensors"]["a"].update(codec=["bitmap"]), "codec"),
-    "entry that is none": (lambda t, h: h["tensors"].update(a=3), "describe a"),
+    "entry that is none": (lambda t, h: h["tensors"].update(a=3), "a by the codec None"),
     "entry without dtype": (lambda t, h: h["tensors"]["a"].pop("dtype"), "describe a"),
     "entry with more": (lambda t, h: h["tensors"]["a"].update(bits=4), "describe a"),
+    "dtype that is none": (lambda t, h: h["tensors"]["a"].update(dtype="bfloat16"), "in 'bfloat16'"),
     "negative sizes": (lambda t, h: h["tensors"]["a"].update(shape=[-9, -11]), "shape"),
     "shape that is no list": (lambda t, h: h["tensors"]["a"].update(shape=99), "shape"),
     "huge shape": (lambda t, h: h["tensors"]["a"].update(shape=[10**9, 10**9]), "bitmap"),
@@ -143,30 +279,128 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "another codec": (lambda t, h: h["tensors"]["a"].update(codec="dense"), "a:bitmap"),
     "missing part": (lambda t, h: t.pop("a:bitmap"), "lack 1 .* a:bitmap"),
     "missing entry": (lambda t, h: h["tensors"].pop("b"), "should not have 1 .* b:values"),
-    "further tensor": (lambda t, h: t.update(c=torch.zeros(1)), "should not have 1 .* c"),
+    "further tensor": (lambda t, h: t.update(c=np.zeros(1)), "should not have 1 .* c"),
     "too few values": (lambda t, h: t.update({"a:values": t["a:values"][1:]}), "at a: .* 99 entries"),
     "values in two dimensions": (lambda t, h: t.update({"a:values": t["a:values"][None]}), "at a: .* 99 entries"),
     "too few bits": (lambda t, h: t.update({"a:bitmap": t["a:bitmap"][1:]}), "13 bytes"),
-    "bits of another type": (lambda t, h: t.update({"a:bitmap": t["a:bitmap"].int()}), "int32"),
-    "a bit turned": (lambda t, h: t["a:bitmap"][0].bitwise_xor_(1), "marks"),
-    "a bit moved past the end": (lambda t, h: t["a:bitmap"][12].bitwise_xor_(0b1100), "marks"),
+    "bits of another type": (lambda t, h: t.update({"a:bitmap": t["a:bitmap"].astype(np.int32)}), "int32"),
+    "a bit turned": (lambda t, h: flip(t["a:bitmap"], 0, 1), "marks"),
+    "a bit moved past the end": (lambda t, h: flip(t["a:bitmap"], 12, 0b1100), "marks"),
 }
 
 
-def damaged(damage: Damage) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    matrix = torch.arange(99.0).reshape(9, 11)
+FEW: dict[str, tuple[Damage, str]] = {
+    "a codec of old": (lambda t, h: h.update(version=1), "describe a .* takes codec, shape, dtype$"),
+    "entry without bits": (lambda t, h: h["tensors"]["c"].pop("bits"), "describe c .* takes .*bits"),
+    "too many bits": (lambda t, h: h["tensors"]["c"].update(bits=9), "at c: it has 9 bits"),
+    "more levels than bits hold": (lambda t, h: h["tensors"]["c"].update(levels=17), "at c: .* 17 levels"),
+    "no level": (lambda t, h: h["tensors"]["c"].update(levels=0), "at c: .* 0 levels"),
+    "unknown coding": (lambda t, h: h["tensors"]["c"].update(coding="rans"), "at c: its coding is 'rans'"),
+    "another coding": (lambda t, h: h["tensors"]["c"].update(coding="bits"), "at c: its codes are uint8 .* as bits need 300 bytes"),
+    "another group": (lambda t, h: h["tensors"]["c"].update(group=7), "at c: its scale is .* 100 groups"),
+    "group that is no number": (lambda t, h: h["tensors"]["c"].update(group="8"), "at c: .* '8'"),
+    "another shape": (lambda t, h: h["tensors"]["c"].update(shape=[20, 31]), "at c: its codes is no zlib stream of 310 bytes"),
+    "huge shape": (lambda t, h: h["tensors"]["c"].update(shape=[10**12, 10**12]), "at c: its codes is no zlib stream"),
+    "codes that do not end": (lambda t, h: t.update({"c:codes": t["c:codes"][:-1]}), "at c: its codes is no zlib stream"),
+    "codes and more": (lambda t, h: t.update({"c:codes": np.append(t["c:codes"], np.uint8(0))}), "at c: its codes is no zlib stream"),
+    "codes of another type": (lambda t, h: t.update({"c:codes": t["c:codes"].astype(np.int16)}), "at c: its codes are int16"),
+    "scales of another type": (lambda t, h: t.update({"c:scale": t["c:scale"].view(np.int16)}), "at c: its scale is int16"),
+    "too few scales": (lambda t, h: t.update({"c:scale": t["c:scale"][1:]}), "at c: its scale is .* 80 groups"),
+    "deflated that is none": (lambda t, h: h["tensors"]["c"].update(deflated=1), "at c: its deflated parameters are 1"),
+    "deflated codes": (lambda t, h: h["tensors"]["c"].update(deflated={"codes": None}), "at c: its deflated parameters are .*codes"),
+    "scales that are not deflated": (
+        lambda t, h: h["tensors"]["c"].update(deflated={"scale": {"dtype": "float16", "shape": [80]}}),
+        "at c: its scale is float16",
+    ),
+    "deflated without a form": (lambda t, h: h["tensors"]["d"].update(deflated={"scale": 3}), "at d: its scale is described as 3"),
+    "deflated of another type": (lambda t, h: h["tensors"]["d"]["deflated"]["scale"].update(dtype="int8"), "at d: .* 'int8'.*float16"),
+    "deflated of another shape": (lambda t, h: h["tensors"]["d"]["deflated"]["scale"].update(shape=[99]), "at d: its scale is no zlib"),
+    "missing scales": (lambda t, h: t.pop("c:scale"), "lack 1 .* c:scale"),
+}
+
+
+def flip(values: Array, place: int, by: int) -> None:
+    values.reshape(-1).view(np.uint8)[place] ^= by
+
+
+def scaled(groups: int = 900) -> Coded:
+    """Codes with scales of much the same size, whose upper bytes are few."""
+    scale = (1 + np.random.default_rng(0).random(groups) / 8).astype(np.float16)
+    return Coded("power", 3, (groups, 2), 2, np.full((groups, 2), 5, np.uint8), {"scale": scale})
+
+
+def whole() -> tuple[dict[str, Array], dict[str, Any]]:
+    """A bitmap, a dense tensor, codes by zlib, and codes whose scales are deflated."""
+    matrix = np.arange(99.0, dtype=np.float32).reshape(9, 11)
     matrix[:8] = 0
-    stored, header = copy.deepcopy(pack({"a": matrix, "b": torch.ones(3, 2)}))
-    assert header["tensors"]["a"]["codec"] == "bitmap" and stored["a:bitmap"][12] == 0b111
-    damage(stored, header)
+    w = torch.randn(20, 30, generator=torch.Generator().manual_seed(0)) ** 3
+    stored, header = copy.deepcopy(
+        pack({"a": matrix, "b": np.ones((3, 2), np.float32), "c": quantize(w, Scheme("linear", 4, 8)), "d": scaled()})
+    )
+    assert [entry["codec"] for entry in header["tensors"].values()] == ["bitmap", "dense", "grid", "power"] and stored["a:bitmap"][
+        12
+    ] == 0b111
+    assert header["tensors"]["c"]["coding"] == "zlib" and header["tensors"]["d"]["deflated"].keys() == {"scale"}
     return stored, header
 
 
-@pytest.mark.parametrize("damage,says", DAMAGES.values(), ids=DAMAGES)
+def sign(stored: dict[str, Array], header: dict[str, Any]) -> None:
+    """Put the right checksums into a header, so that what else is wrong shows."""
+    entries = header.get("tensors")
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        parts = [f"{name}:{part}" for part in ("bitmap", "values", "codes", "scale", "zero") if f"{name}:{part}" in stored]
+        if isinstance(entry, dict) and "crc32" in entry:
+            entry["crc32"] = zlib.crc32(b"".join(stored[part].tobytes() for part in parts))
+
+
+@pytest.mark.parametrize("damage,says", (DAMAGES | FEW).values(), ids=DAMAGES | FEW)
 def test_what_is_not_whole_is_refused_in_one_line(damage: Damage, says: str) -> None:
+    stored, header = whole()
+    damage(stored, header)
+    sign(stored, header)
     with pytest.raises(ValueError, match=says) as caught:
-        unpack(*damaged(damage))
+        unpack(stored, header)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["a:bitmap", "a:values", "b:values", "c:codes", "c:scale", "c:zero", "d:scale"])
+def test_a_part_with_another_checksum_is_refused(part: str) -> None:
+    stored, header = whole()
+    assert len(unpack(stored, header)) == 4
+    stored[part] = stored[part].copy()
+    flip(stored[part], stored[part].nbytes // 2, 4)
+    with pytest.raises(ValueError, match=f"damaged at {part[0]}: its parts have the checksum"):
+        unpack(stored, header)
+
+
+def test_any_byte_that_is_flipped_is_refused(tmp_path: Path) -> None:
+    """In safetensors' header, in ours, in every part; and a file cut anywhere."""
+    w = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    coded = {f"c.{kind}": quantize(w, Scheme(kind, bits, 8)) for kind, bits in (("linear", 4), ("kmeans", 2), ("log", 3))}
+    save_packed({"a": np.eye(9, dtype=np.float32), "b": np.ones(3, np.float32)} | coded, tmp_path / "right")
+    right = (tmp_path / "right").read_bytes()
+    assert len(load_packed(tmp_path / "right")) == 5
+    for place in range(0, len(right), 3):
+        damaged = bytearray(right)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "wrong").write_bytes(damaged)
+        with pytest.raises((ValueError, SafetensorError)):
+            load_packed(tmp_path / "wrong")
+    for end in range(0, len(right), 31):
+        (tmp_path / "wrong").write_bytes(right[:end])
+        with pytest.raises((ValueError, SafetensorError)):
+            load_packed(tmp_path / "wrong")
+
+
+@given(state=st.dictionaries(st.sampled_from(["a", "b.weight"]), tensors()))
+def test_a_file_of_version_1_is_read(state: dict[str, Array], tmp_path: Path) -> None:
+    """As it was written before there were codes: the same two codecs, and no checksums."""
+    stored, header = pack(state)
+    for entry in header["tensors"].values():
+        del entry["crc32"]
+    metadata = {"format": "pt", "penjing": json.dumps(header | {"version": 1})}
+    save_file({name: torch.from_numpy(value.copy()) for name, value in stored.items()}, tmp_path / PACKED, metadata=metadata)
+    assert_same(load_packed(tmp_path / PACKED), state)
 
 
 @pytest.mark.parametrize("header", ["[]", "null", "3", "{", '"a"'])
@@ -199,7 +433,7 @@ def test_a_damaged_folder_is_refused(damage: str, tmp_path: Path) -> None:
 
 def test_a_folder_with_too_few_weights_is_refused(tmp_path: Path) -> None:
     write(penjing_model(STUDENT), tmp_path / "m", packed=True)
-    state = load_packed(tmp_path / "m" / PACKED)
+    state: dict[str, Array | Coded] = dict(load_packed(tmp_path / "m" / PACKED))
     del state["encoder.layers.1.feed_forward.down.weight"]
     save_packed(state, tmp_path / "m" / PACKED)
     with pytest.raises(InputError, match=r"layers\.1\.feed_forward\.down\.weight"):
@@ -207,6 +441,38 @@ def test_a_folder_with_too_few_weights_is_refused(tmp_path: Path) -> None:
 
 
 # -- a folder ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=8)
+@given(blueprints(), st.integers(0, 99), st.sampled_from([("linear", 4, 5), ("kmeans", 3, 0), ("log", 4, 99), ("binary", 1, 8)]))
+def test_a_folder_in_few_bits_has_the_values_of_its_codes(blueprint: Blueprint, seed: int, scheme: Any) -> None:
+    model = sparse(penjing_model(blueprint, seed), 0.5)
+    coded = {name: quantize(p, Scheme(*scheme)) for name, p in model.named_parameters() if p.ndim == 2}
+    with tempfile.TemporaryDirectory() as name:
+        write(model, Path(name) / "m", packed=True, coded=coded)
+        back = [read(Path(name) / "m"), MODEL_CLASSES[blueprint.head].from_pretrained(Path(name) / "m")]
+    with torch.no_grad():
+        for name, code in coded.items():
+            model.get_parameter(name).copy_(torch.from_numpy(code.values()))
+    for each in back:
+        assert_same(dict(each.state_dict()), dict(model.state_dict()))
+
+
+def test_codes_that_are_not_the_models_are_refused(tmp_path: Path) -> None:
+    model = penjing_model(STUDENT)
+    name = "encoder.embeddings.word.weight"
+    coded = quantize(model.get_parameter(name), Scheme())
+    cases = (({"other": coded}, True), ({name: quantize(torch.ones(3, 16), Scheme())}, True), ({name: coded}, False))
+    for given_codes, packed in cases:
+        with pytest.raises(InputError, match=r"coded: .* packed=True"):
+            write(model, tmp_path / "m", packed=packed, coded=given_codes)
+    assert not (tmp_path / "m").exists()
+
+
+def test_bfloat16_is_widened(tmp_path: Path) -> None:
+    model = penjing_model(STUDENT).to(torch.bfloat16)
+    write(model, tmp_path / "m", packed=True)
+    assert_same(dict(read(tmp_path / "m").state_dict()), dict(model.float().state_dict()))
 
 
 @given(blueprints(), st.integers(0, 99))

@@ -26,7 +26,9 @@ class Blueprint:
     """Sizes of a post-norm Transformer encoder with one task head.
 
     `embedding` is the width of the embedding tables; where it is not `hidden`, a linear map joins the two
-    (Lan et al. 2020, ALBERT, section 3.1). `bits` is the width that the weights of the linear layers and the
+    (Lan et al. 2020, ALBERT, section 3.1). With a `rank`, the word table is the product of one that is `rank` wide and a matrix
+    without bias (Acharya et al. 2019, section 3), before the norm, so that at full rank it is exact; 0 is a table in one piece.
+    `bits` is the width that the weights of the linear layers and the
     embedding tables are stored with. The heads: `sequence` is a dense layer on the first token, `pooled` wide (0: as wide
     as `hidden`), and a linear layer to `outputs`; `token` and `question` are one linear layer; `masked` is tied to the
     embedding.
@@ -43,12 +45,14 @@ class Blueprint:
     outputs: int = 0
     bits: int = 32
     pooled: int = 0
+    rank: int = 0
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "positions", "embedding", "hidden", "head_width"):
             if getattr(self, name) < 1:
                 raise InputError(f"blueprint: {name} is {getattr(self, name)}; it must be at least 1")
-        if min(self.token_types, self.outputs, self.pooled) < 0 or any(min(layer.heads, layer.neurons) < 0 for layer in self.layers):
+        counts = [self.token_types, self.outputs, self.pooled, self.rank, *(min(layer.heads, layer.neurons) for layer in self.layers)]
+        if min(counts) < 0:
             raise InputError("blueprint: a count is negative; every count must be at least 0")
         if self.head not in get_args(Head):
             raise InputError(f"blueprint: head is {self.head!r}; it must be one of {', '.join(get_args(Head))}")
@@ -58,12 +62,17 @@ class Blueprint:
         """Outputs of the sequence head's dense layer."""
         return self.pooled or self.hidden
 
+    @property
+    def word_width(self) -> int:
+        """Columns of the word table that is stored."""
+        return self.rank or self.embedding
+
     # -- costs -----------------------------------------------------------------------------------------------
 
     @property
     def matrices(self) -> int:
         """Weights that are stored with `bits`: the embedding table of words and every linear layer's matrix."""
-        total = self.vocabulary * self.embedding
+        total = self.vocabulary * self.word_width + self.rank * self.embedding
         if self.embedding != self.hidden:
             total += self.embedding * self.hidden
         total += sum(_layer_matrices(self, layer) for layer in self.layers)
@@ -130,9 +139,9 @@ class Blueprint:
 
     @property
     def uniform(self) -> bool:
-        """Whether a plain Hugging Face configuration can say it: equal layers, whose heads fill the width."""
+        """Whether a plain Hugging Face configuration can say it: equal layers, whose heads fill the width, and a whole word table."""
         equal = len(set(self.layers)) == 1 and self.layers[0].heads * self.head_width == self.hidden and self.layers[0].neurons > 0
-        return equal and self.pooled_width == self.hidden
+        return equal and self.pooled_width == self.hidden and not self.rank
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Blueprint":
         """The same blueprint with other layers."""

@@ -7,6 +7,7 @@ where the blueprint is uniform, and else our own, with modeling_penjing.py besid
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from penjing.modeling_penjing import (
     PenjingModel,
     PenjingPreTrainedModel,
 )
-from penjing.packing import PACKED, load_packed, save_packed
+from penjing.packing import PACKED, Coded, load_packed, save_packed
 
 MODEL_CLASSES: dict[Head, type[PenjingPreTrainedModel]] = {
     "none": PenjingModel,
@@ -69,6 +70,7 @@ def blueprint_of(model: PenjingPreTrainedModel) -> Blueprint:
         head=head,
         outputs=_outputs(head, config.num_labels or 0),
         pooled=config.pooled_size,
+        rank=config.embedding_rank,
     )
 
 
@@ -90,6 +92,7 @@ def build(blueprint: Blueprint, like: PenjingConfig | None = None, **changes: An
         "head_width": blueprint.head_width,
         "layers": [[layer.heads, layer.neurons] for layer in blueprint.layers],
         "pooled_size": blueprint.pooled,
+        "embedding_rank": blueprint.rank,
     }
     if blueprint.outputs and blueprint.outputs != len(fields.get("id2label") or {}):
         fields.pop("id2label", None)
@@ -237,7 +240,7 @@ def _translate(config: dict[str, Any], family: Family | None, head: Head, labels
         blueprint = Blueprint.from_dict({
             "vocabulary": ours.vocab_size, "positions": ours.max_position_embeddings, "token_types": ours.type_vocab_size,
             "embedding": ours.embedding_size, "hidden": ours.hidden_size, "head_width": ours.head_width, "layers": ours.layers,
-            "head": head, "outputs": outputs, "pooled": ours.pooled_size,
+            "head": head, "outputs": outputs, "pooled": ours.pooled_size, "rank": ours.embedding_rank,
         })  # fmt: skip
         return _checked(ours), blueprint
     if config.get("position_embedding_type", "absolute") != "absolute":
@@ -304,7 +307,7 @@ def _read_weights(folder: Path, pickle: bool) -> dict[str, Tensor]:
     if all(file.is_file() for file in files):
         for file in files:
             try:
-                weights |= load_packed(file) if file.name == PACKED else load_file(file)
+                weights |= _read_packed(file) if file.name == PACKED else load_file(file)
             except (SafetensorError, OSError, ValueError) as error:
                 raise InputError(f"model: {file} is damaged ({error}); copy it again") from error
     elif (folder / "pytorch_model.bin").is_file():
@@ -320,6 +323,10 @@ def _read_weights(folder: Path, pickle: bool) -> dict[str, Tensor]:
     else:
         raise InputError(f"model: {folder} has no {files[0].name}; give the folder that save_pretrained wrote")
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def _read_packed(file: Path) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value) for name, value in load_packed(file).items()}
 
 
 def _rename(weights: dict[str, Tensor], family: Family, blueprint: Blueprint, config: PenjingConfig) -> dict[str, Tensor]:
@@ -357,21 +364,28 @@ def write(
     tokenizer: str | Path | None = None,
     extra: dict[str, Any] | None = None,
     packed: bool = False,
+    coded: Mapping[str, Coded] | None = None,
 ) -> None:
     """Write `model` to the folder `path`, whole or not at all, with the tokenizer files of the folder `tokenizer`.
 
     `extra` are further files: JSON objects, or texts, by name.
 
     A uniform blueprint is written as a plain Hugging Face checkpoint of the family it came from; any other with
-    modeling_penjing.py, for `trust_remote_code=True`. With `packed` it is always our own, and its zeros take a bit
-    each (packed.safetensors).
+    modeling_penjing.py, for `trust_remote_code=True`. With `packed` it is always our own, its zeros take a bit each,
+    and the parameters that `coded` names are stored in their codes, in place of the model's values (packed.safetensors).
     """
+    coded, state = coded or {}, model.state_dict()
+    for name, code in coded.items():
+        if not packed or name not in state or tuple(state[name].shape) != code.shape:
+            raise InputError(f"coded: {name} {list(code.shape)} is no parameter of a packed model; give packed=True and names of its own")
     blueprint = blueprint_of(model)
     origin = FAMILIES.get(model.config.origin.get("model_type", ""))
     with whole_folder(Path(path)) as folder:
         if packed:
             model.save_pretrained(folder, state_dict={})  # the configuration and the code alone
-            save_packed(model.state_dict(), folder / PACKED)
+            # numpy has no bfloat16.
+            dense = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in state.items() if name not in coded}
+            save_packed({name: coded[name] if name in coded else dense[name].cpu().numpy() for name in state}, folder / PACKED)
         elif origin is not None and blueprint.uniform and (origin.factorised or blueprint.embedding == blueprint.hidden):
             _write_plain(model, blueprint, origin, folder)
         else:

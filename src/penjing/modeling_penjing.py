@@ -3,7 +3,8 @@
 This file imports torch, transformers and packing.py alone, because it travels with every model that is saved: there
 `AutoModelFor….from_pretrained(folder, trust_remote_code=True)` runs it, and Penjing need not be installed.
 
-Shapes: B texts, S tokens, H hidden, E embedding, h heads of width w, n neurons, V vocabulary, C outputs.
+Shapes: B texts, S tokens, H hidden, E embedding, R rank of the word table (E where it is whole), h heads of width w, n neurons,
+V vocabulary, C outputs.
 A layer without heads, or without neurons, keeps the bias and the norm of that block: that is what masking all of
 them to zero computes, so cutting is exact.
 """
@@ -49,6 +50,7 @@ class PenjingConfig(PreTrainedConfig):
         attention_probs_dropout_prob: float = 0.1,
         initializer_range: float = 0.02,
         pooled_size: int = 0,
+        embedding_rank: int = 0,
         pad_token_id: int | None = 0,
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -68,18 +70,24 @@ class PenjingConfig(PreTrainedConfig):
         self.attention_probs_dropout_prob = attention_probs_dropout_prob
         self.initializer_range = initializer_range
         self.pooled_size = pooled_size
+        self.embedding_rank = embedding_rank
         self.origin = origin or {}
         kwargs.pop("num_hidden_layers", None)
         super().__init__(**{"pad_token_id": pad_token_id, **kwargs})
 
 
 class Embeddings(nn.Module):
-    """Words + positions + token types, normalised, and mapped to the encoder's width where that differs."""
+    """Words + positions + token types, normalised, and mapped to the encoder's width where that differs.
+
+    Where the word table has a rank, it is `word` (V, R) times `word_map` (R, E), and never multiplied out.
+    """
 
     def __init__(self, config: PenjingConfig) -> None:
         super().__init__()
         width = config.embedding_size
-        self.word = nn.Embedding(config.vocab_size, width)
+        rank = config.embedding_rank
+        self.word = nn.Embedding(config.vocab_size, rank or width)
+        self.word_map = nn.Linear(rank, width, bias=False) if rank else None
         self.position = nn.Embedding(config.max_position_embeddings, width)
         self.token_type = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -87,12 +95,18 @@ class Embeddings(nn.Module):
         self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(self, words: Tensor, token_types: Tensor | None) -> Tensor:
-        """words (B, S, E), token_types (B, S) → (B, S, H)."""
-        x = words + self.position.weight[: words.shape[1]]
+        """words (B, S, R), token_types (B, S) → (B, S, H)."""
+        x = words if self.word_map is None else self.word_map(words)
+        x = x + self.position.weight[: words.shape[1]]
         if self.token_type is not None:
             x = x + (self.token_type.weight[0] if token_types is None else self.token_type(token_types))
         x = self.dropout(self.norm(x))
         return x if self.projection is None else self.projection(x)
+
+    def unembed(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x (B, S, E) times the whole word table transposed, plus bias (V,) → (B, S, V)."""
+        x = x if self.word_map is None else x @ self.word_map.weight
+        return F.linear(x, self.word.weight, bias)
 
 
 class Attention(nn.Module):
@@ -200,7 +214,8 @@ class PenjingPreTrainedModel(PreTrainedModel):
             dtype: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             config, kwargs = PenjingConfig.from_pretrained(config or model, return_unused_kwargs=True, **kwargs)
             kwargs |= dtype
-        result = super().from_pretrained(None, *args, config=config, state_dict=load_packed(packed), **kwargs)
+        state = {name: torch.from_numpy(value) for name, value in load_packed(packed).items()}
+        result = super().from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
         loaded = result[0] if isinstance(result, tuple) else result
         loaded.name_or_path = loaded.config.name_or_path = str(model)
         return result
@@ -247,7 +262,10 @@ class PenjingModel(PenjingPreTrainedModel):
         return_dict: bool | None = None,
         **_: Any,
     ) -> Any:
-        """input_ids, attention_mask, token_type_ids: (B, S) → `BaseModelOutput`; hidden_states has layers + 1 entries."""
+        """input_ids, attention_mask, token_type_ids: (B, S), or inputs_embeds (B, S, R) → `BaseModelOutput`.
+
+        hidden_states has layers + 1 entries.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of the two")
         if inputs_embeds is None:
@@ -306,9 +324,9 @@ class MaskedHead(nn.Module):
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, x: Tensor, words: Tensor) -> Tensor:
-        """x (B, S, H), words (V, E) → (B, S, V)."""
-        return F.linear(self.norm(self.activation(self.dense(x))), words, self.bias)
+    def forward(self, x: Tensor, embeddings: Embeddings) -> Tensor:
+        """x (B, S, H) → (B, S, V)."""
+        return embeddings.unembed(self.norm(self.activation(self.dense(x))), self.bias)
 
 
 class PenjingForSequenceClassification(PenjingPreTrainedModel):
@@ -396,7 +414,7 @@ class PenjingForMaskedLM(PenjingPreTrainedModel):
         """labels: (B, S) token numbers, -100 where there is none."""
         return_dict = inputs.pop("return_dict", None)
         output = self.encoder(input_ids, **inputs)
-        logits = self.head(output.last_hidden_state, self.encoder.embeddings.word.weight)
+        logits = self.head(output.last_hidden_state, self.encoder.embeddings)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         result = MaskedLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
         return result if return_dict is not False else result.to_tuple()

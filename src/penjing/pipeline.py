@@ -1,10 +1,9 @@
 """The main job: a fine-tuned model and a budget go in; a smaller, faster one comes out, checked and exported."""
 
 import dataclasses
-import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,29 +11,40 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing import __version__, verification
+from penjing import verification
 from penjing.arrays import load_rows, save_rows
-from penjing.atomic import whole_folder, write_json, write_text
+from penjing.atomic import write_json, write_text
 from penjing.checkpoint import blueprint_at, blueprint_of, copy_tokenizer, head_of, locate, read, write
-from penjing.engines.engine import DESCRIPTION, EAGER, EngineName, Form, open_engine
-from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
+from penjing.delivery import Outcome, deliver, export_forms, report_of
+from penjing.engines.engine import EAGER, Form, open_engine
+from penjing.engines.export import PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
 from penjing.engines.graph import Ranges
 from penjing.engines.machine import safe_weight_bits
 from penjing.engines.measure import Subject, measure
 from penjing.errors import InputError
-from penjing.proof import BASELINES, STEADY, STOCK_INT8, Budget, gates_of, stock_int8
-from penjing.recipe import PruneSettings, Recipe, criterion
-from penjing.report.page import model_card, page
+from penjing.job import Job
+from penjing.maths.stored import Scheme
+from penjing.packing import PACKED, Coded, load_coded
+from penjing.proof import BASELINES, STEADY, STOCK_INT8, stock_int8
+from penjing.recipe import PruneSettings, criterion
+from penjing.report.page import page
 from penjing.run import Run, fingerprint
 from penjing.search import plan as plans
-from penjing.sources import Data, encoded_by, tokenizer_of, with_tokenizer
+from penjing.search.size import LEAST_BITS, OVERHEAD, mixed, rank_for, within
+from penjing.sources import encoded_by, tokenizer_of, with_tokenizer
 from penjing.steps.distill import Distill
+from penjing.steps.factorise import Factorise
 from penjing.steps.gates import GradualPrune, learn_head_weights
+from penjing.steps.gptq import round_model
 from penjing.steps.importance import Importance
+from penjing.steps.lowbit import LowBit
 from penjing.steps.prune import Prune
+from penjing.steps.qat import QuantizationAware
 from penjing.steps.quantize import Quantize
 from penjing.steps.repair import Repair
-from penjing.steps.sparsify import Sparsify, sparsify
+from penjing.steps.sensitivity import Divergence, keep_float, sensitivity
+from penjing.steps.sparsify import Sparsify, sparsify, sparsity_of
+from penjing.steps.store import MIXED, uniform
 from penjing.steps.vocabulary import PruneVocabulary
 from penjing.surgery import Selection
 from penjing.tasks.judge import judge, quality_of
@@ -47,27 +57,10 @@ DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
 PLAN_TEXTS = 256
 """Training texts that the plans for a budget are repaired and compared on."""
+HESSIAN_TEXTS, SENSITIVITY_TEXTS, ROUNDING_TEXTS = 128, 128, 256
+"""Training texts that the Hessian is estimated on, that int8 is held against float on, and that rounding looks at."""
 CHOOSE_PART, CHOOSE_TEXTS = 0.05, 1000
 """Training texts held out in distillation to choose the best weights by: a part of them, and at most so many."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that `compress` needs to know."""
-
-    model: Path
-    data: Data
-    budget: Budget
-    recipe: Recipe
-    out: Path
-    threads: int
-    engine: EngineName | None = None
-    seed: int = 0
-    tests: Sequence[tuple[str, Examples]] = ()
-    asked: dict[str, Any] = dataclasses.field(default_factory=dict)
-    command: str = ""
-    corpus: Path | None = None
-    """Further texts, a line each, whose tokens are kept where the vocabulary is pruned."""
 
 
 Tell = Callable[[str], None]
@@ -110,8 +103,12 @@ class _Compression:
         self.blueprint = blueprint_of(self.teacher)
         self.segments = job.data.task.name == "pair"
         self.tests = list(job.tests)
-        self.int8 = job.recipe.quantize is not None and job.engine != "torch"
-        self.forms = forms_for(job.engine, int8=self.int8)
+        self.job = job = dataclasses.replace(
+            job, recipe=within(job.recipe, job.budget, self.blueprint, self.tokenizer_file().stat().st_size)
+        )
+        quantize = job.recipe.quantize
+        self.int8 = quantize is not None and job.engine != "torch"
+        self.forms = forms_for(job.engine, int8=self.int8, scheme=quantize.rounding if quantize else None)
         self.portable = PORTABLE_INT8 if self.int8 else PORTABLE_FLOAT
 
     # -- the order -------------------------------------------------------------------------------------------
@@ -148,18 +145,32 @@ class _Compression:
             selection = Selection.from_dict(plan["selection"])
             _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
             student = read(place / "model")
+        schemes: dict[str, Scheme] = {}
+        if recipe.store:
+            rank = self.rank()
+            if rank:
+                _, place = step(f"factorise{suffix}", lambda folder: self.factorise(folder, student, rank))
+                student = read(place / "model")
+            allotted, _ = step(f"bits{suffix}", lambda _: self.allot(student, baseline))
+            schemes = {name: Scheme(**fields) for name, fields in allotted["schemes"].items()}
+        taught: dict[str, Any] = {}
         if recipe.distill or recipe.sparsify:
-            name = "gradual" if recipe.gradual else "sparsify" if recipe.sparsify else "distill"
-            _, place = step(f"{name}{suffix}", lambda folder: self.teach(folder, name, student, selection))
+            taught, place = step(f"{recipe.teaching}{suffix}", lambda folder: self.teach(folder, student, selection, schemes))
             student = read(place / "model")
-        kept = [layer.layer for layer in selection.layers]
-        ranges = None
+        coded = None
+        if recipe.store:
+            if not recipe.store.training:
+                _, place = step(f"store{suffix}", lambda folder: self.store(folder, student, schemes))
+            student, coded = read(place / "model"), load_coded(place / "model" / PACKED)
+        ranges, float_layers = None, frozenset[str]()
         if self.int8:
-            quantized, _ = step(f"quantize{suffix}", lambda _: self.quantize(student))
-            ranges = _ranges(quantized)
-        _, exported = step(f"export{suffix}", lambda folder: self.export(folder, student, ranges))
-        verified, _ = step(f"verify{suffix}", lambda _: self.verify(exported, student, teacher, teacher_logits, baseline))
-        return self.report(student, kept, exported, verified)
+            quantized, _ = step(f"quantize{suffix}", lambda _: self.quantize(student, taught))
+            ranges, float_layers = _ranges(quantized), frozenset(quantized["float_layers"])
+        outcome = Outcome(student, coded, [layer.layer for layer in selection.layers], ranges, float_layers)
+        forms = [dataclasses.replace(form, packed=form.engine != "torch") for form in self.forms] if coded else self.forms
+        _, exported = step(f"export{suffix}", lambda folder: self.export(folder, outcome, forms))
+        verified, _ = step(f"verify{suffix}", lambda _: self.verify(exported, outcome, forms, teacher, teacher_logits, baseline))
+        return self.report(outcome, exported, verified)
 
     # -- the steps -------------------------------------------------------------------------------------------
 
@@ -283,6 +294,14 @@ class _Compression:
 
         limit_bytes = 1e6 * budget.size_mb - baseline["extra_bytes"] if budget.size_mb else float("inf")
         bits = 8 if self.int8 else 32
+        if self.room and self.job.recipe.store:
+            bits, rank = LEAST_BITS, self.rank()
+            limit_bytes = self.room - OVERHEAD
+            if rank:
+                factored = dataclasses.replace(blueprint, rank=rank)
+                limit_bytes += dataclasses.replace(blueprint, bits=bits).bytes - dataclasses.replace(factored, bits=bits).bytes
+            if budget.speedup is None and budget.latency_ms is None and dataclasses.replace(blueprint, bits=bits).bytes <= limit_bytes:
+                return {"selection": Selection.all(blueprint).to_dict(), "note": "nothing needs to be cut for this size"}
         return plans.for_budget(
             bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.calibration(PLAN_TEXTS), finished
         )
@@ -304,52 +323,105 @@ class _Compression:
         fitted = f"; repaired: mean error of a block {before:.3f} -> {after:.3f}" if errors else ""
         return self.keep(folder, model, f"cut, not yet trained{fitted}") | {"errors": errors}
 
-    def teach(self, folder: Path, name: str, student: Any, selection: Selection) -> dict[str, Any]:
-        """Teach the student, by itself or while more of it is cut; the cache and the training state live in partial/ until the step is whole."""
+    def teach(self, folder: Path, student: Any, selection: Selection, schemes: dict[str, Scheme]) -> dict[str, Any]:
+        """Teach the student, by itself or while more of it is cut or rounded; the cache and the training state live in partial/
+        until the step is whole."""
         job, recipe = self.job, self.job.recipe
         if recipe.sparsify and not recipe.distill:
             return self.keep(folder, sparsify(student, recipe.sparsify, job.seed), "at once, not trained")
         assert recipe.distill
         settings = dataclasses.replace(recipe.distill, schedule=dataclasses.replace(recipe.distill.schedule, seed=job.seed))
-        with _bar(self.progress, name) as report:
+        with _bar(self.progress, recipe.teaching) as report:
             # The weights that are kept are chosen on training texts held out, so that the evaluation data judges them fairly.
             dev, train = (self.data.train.take(np.sort(rows)) for rows in self.held_out())
             dev, train = self.labelled(dev), self.labelled(train) if settings.hard else train
             kept = [layer.layer for layer in selection.layers]
             distill = Distill(self.data.task, self.base, kept, settings, dev, self.folder.partial, report, hidden=selection.hidden)
-            step: Distill | GradualPrune | Sparsify = distill
-            if recipe.gradual:
-                step = GradualPrune(distill, recipe.gradual, int(np.median(self.data.eval.encoded.lengths)))
-            elif recipe.sparsify:
-                step = Sparsify(distill, recipe.sparsify)
+            step = self.teaching_step(distill, schemes)
             evidence = step.observe(student, train)
             result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
         assert distill.history is not None
-        record = self.keep(folder, result, f"{distill.history.steps} steps")
+        record = self.keep(folder, result, f"{distill.history.steps} steps", step.coded if isinstance(step, LowBit) else None)
         (self.folder.partial / "state.pt").unlink(missing_ok=True)
-        return record | {"history": vars(distill.history)}
+        rounded = {"ranges": step.ranges} if isinstance(step, QuantizationAware) else {}
+        return record | {"history": vars(distill.history)} | rounded
 
-    def keep(self, folder: Path, model: Any, note: str) -> dict[str, Any]:
+    def teaching_step(self, distill: Distill, schemes: dict[str, Scheme]) -> Distill | GradualPrune | Sparsify | QuantizationAware | LowBit:
+        """Distillation, by itself or with what the recipe does meanwhile."""
+        recipe = self.job.recipe
+        if recipe.gradual:
+            return GradualPrune(distill, recipe.gradual, int(np.median(self.data.eval.encoded.lengths)))
+        if recipe.sparsify:
+            return Sparsify(distill, recipe.sparsify)
+        if recipe.quantize and recipe.quantize.training:
+            texts = self.calibration(recipe.quantize.texts).encoded
+            return QuantizationAware(distill, texts, safe_weight_bits(), calibration=recipe.quantize.calibration)
+        if recipe.store and recipe.store.training:
+            settings = recipe.store
+            return LowBit(distill, schemes, settings.activation_bits or None, squash=settings.squash, halves=settings.halves)
+        return distill
+
+    def rank(self) -> int:
+        """That of the word embedding, where the size that is asked leaves no room for it in full; 0: in full."""
+        return rank_for(blueprint_of(self.base), self.room) if self.room else 0
+
+    @property
+    def room(self) -> float | None:
+        """Bytes that the size which is asked leaves for the weights."""
+        size = self.job.budget.size_mb
+        return None if size is None else 1e6 * size - self.tokenizer_file().stat().st_size
+
+    def factorise(self, folder: Path, student: Any, rank: int) -> dict[str, Any]:
+        """The word embedding as two factors."""
+        step = Factorise(rank)
+        counts = step.observe(student, self.data.train)
+        model = step.apply(student, step.plan(blueprint_of(student), counts), counts)
+        return self.keep(folder, model, f"word embedding of rank {rank} in place of {blueprint_of(student).embedding}")
+
+    def allot(self, student: Any, baseline: dict[str, Any]) -> dict[str, Any]:
+        """The scheme of each matrix: one for all, or as many bits as its Hessian and the size that is asked allow."""
+        settings = self.job.recipe.store
+        assert settings
+        if settings.scheme != MIXED:
+            schemes, note = uniform(student, settings), f"{settings.scheme}, {settings.bits} bits, groups of {settings.group}"
+        else:
+            schemes = mixed(student, settings, self.data.task, self.calibration(HESSIAN_TEXTS), self.room, self.job.seed)
+            counts = Counter(scheme.bits for scheme in schemes.values())
+            note = ", ".join(f"{n} matrices in {bits} bits" for bits, n in sorted(counts.items()))
+        return {"schemes": {name: dataclasses.asdict(scheme) for name, scheme in schemes.items()}, "note": note}
+
+    def store(self, folder: Path, student: Any, schemes: dict[str, Scheme]) -> dict[str, Any]:
+        """The weights rounded, at once."""
+        model, coded = round_model(student, self.calibration(ROUNDING_TEXTS).encoded, schemes)
+        return self.keep(folder, model, "rounded, not trained", coded)
+
+    def keep(self, folder: Path, model: Any, note: str, coded: dict[str, Coded] | None = None) -> dict[str, Any]:
         """Write a step's model and say how good it is."""
-        write(model, folder / "model", tokenizer=self.tokenizer, packed=self.job.recipe.sparsify is not None)
+        packed = coded is not None or self.job.recipe.sparsify is not None
+        write(model, folder / "model", tokenizer=self.tokenizer, packed=packed, coded=coded)
         quality = quality_of(self.data.task, self.data.eval, logits_of(model, self.data.eval.encoded))
         size = sum(file.stat().st_size for file in (folder / "model").iterdir())
         return {"quality": quality, "bytes": size, "note": f"{self.data.task.metric().name} {quality:.2f}, {note}"}
 
-    def quantize(self, student: Any) -> dict[str, Any]:
-        """Calibrated ranges of the activations."""
-        assert self.job.recipe.quantize
-        step = Quantize()
-        ranges = step.observe(student, self.calibration(self.job.recipe.quantize.texts))
-        return {"ranges": ranges, "bits": step.plan(blueprint_of(student), ranges).bits, "note": f"{len(ranges)} inputs calibrated"}
+    def quantize(self, student: Any, taught: dict[str, Any]) -> dict[str, Any]:
+        """Ranges of the activations, learned or calibrated, and the layers that rounding would harm too much."""
+        settings = self.job.recipe.quantize
+        assert settings
+        if "ranges" in taught:
+            return {"ranges": taught["ranges"], "float_layers": [], "note": f"{len(taught['ranges'])} inputs, learned while distilling"}
+        ranges = Quantize(settings.calibration).observe(student, self.calibration(settings.texts))
+        divergence = Divergence(student, self.calibration(SENSITIVITY_TEXTS).encoded, None if settings.scheme == "dynamic" else ranges)
+        moved, float_layers = divergence(divergence.layers), list[str]()
+        if moved > settings.divergence:
+            float_layers = sorted(keep_float(sensitivity(divergence), divergence, settings.divergence))
+        note = f"{len(ranges)} inputs calibrated ({settings.calibration}); the answers move by {moved:.4f} nats"
+        left = f"; left in float: {', '.join(float_layers)}" if float_layers else ""
+        return {"ranges": ranges, "float_layers": float_layers, "divergence": moved, "note": note + left}
 
-    def export(self, folder: Path, student: Any, ranges: Any) -> dict[str, Any]:
+    def export(self, folder: Path, outcome: Outcome, forms: Sequence[Form]) -> dict[str, Any]:
         """Every form's file, the tokenizer, and what the folder says of itself."""
-        export(student, folder, [self.portable, *(form.file for form in self.forms)], ranges, segments=self.segments)
-        self.describe(folder, self.forms)
-        shutil.copyfile(self.tokenizer_file(), folder / "tokenizer.json")
-        size = (folder / self.portable).stat().st_size
-        return {"bytes": size, "note": f"{self.portable}, {size / 1e6:.1f} MB"}
+        size = export_forms(outcome, folder, self.data, forms, self.portable, self.tokenizer_file())
+        return {"bytes": size, "note": f"{size / 1e6:.1f} MB of weights"}
 
     def tokenizer_file(self) -> Path:
         """The tokenizer.json, made into partial/ where the teacher has none."""
@@ -360,74 +432,34 @@ class _Compression:
         copy_tokenizer(self.tokenizer, made)
         return made / "tokenizer.json"
 
-    def describe(self, folder: Path, forms: Sequence[Form]) -> None:
-        """Write engine.json."""
-        data = self.job.data
-        write_json(folder / DESCRIPTION, {
-            "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name, "labels": data.task.labels,
-            "max_length": data.max_length, "weight_bits": safe_weight_bits(), "forms": [form.to_dict() for form in forms],
-        })  # fmt: skip
-
-    def verify(self, exported: Path, student: Any, teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]) -> dict[str, Any]:
+    def verify(
+        self, exported: Path, outcome: Outcome, forms: Sequence[Form], teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]
+    ) -> dict[str, Any]:
         """Everything that is said of the result, and which form is shipped."""
-        job, recipe = self.job, self.job.recipe
+        job, recipe, student = self.job, self.job.recipe, outcome.model
         trial = verification.Trial(self.data.task, self.data.eval, job.threads, job.seed, self.segments)
         known = verification.Known(locate(job.model), self.blueprint, teacher, teacher_logits, job.data.eval, baseline)
-        found = verification.verify(trial, known, student, exported, self.forms, job.budget.max_drop)
+        found = verification.verify(trial, known, student, exported, forms, job.budget.max_drop)
         form = Form(**found["chosen"])
         pairs = zip(job.tests, self.tests, strict=True)
+        stored: dict[str, Any] | None = None
+        if outcome.coded is not None or recipe.sparsify:
+            stored = verification.stored(student, outcome.coded, self.folder.partial)
+            stored |= {"sparsity": sparsity_of(student, recipe.sparsify.embeddings)} if recipe.sparsify else {}
         return found | {
             "tests": [verification.on_other_data(trial, known, exported, form, name, old, new) for (name, old), (_, new) in pairs],
             "shapes": verification.shapes(trial, known, student, exported, form) if recipe.by_hand else [],
-            "stored": verification.stored(student, self.folder.partial, recipe.sparsify.embeddings) if recipe.sparsify else None,
+            "stored": stored,
         }
 
-    # -- the end ---------------------------------------------------------------------------------------------
-
-    def report(self, student: Any, kept: list[int], exported: Path, verified: dict[str, Any]) -> dict[str, Any]:
+    def report(self, outcome: Outcome, exported: Path, verified: dict[str, Any]) -> dict[str, Any]:
         """Gates and report; write model/ and engine/."""
-        job, data = self.job, self.data
-        chosen = next(form for form in verified["forms"] if form["chosen"])
-        eager = verified["baselines"]["torch_eager"]
-        after = dataclasses.replace(blueprint_of(student), bits=8 if self.int8 else 32)
-        result = {
-            name: chosen[name]
-            for name in ("quality", "quality_ci95", "drop", "drop_ci95", "p_value", "latency_ms", "throughput_per_s", "bytes", "engine")
-        }
-        result |= {
-            "form": chosen["name"], "parameters": after.parameters, "float_quality": verified["float_quality"],
-            "speedup_vs_eager": eager["latency_ms"] / chosen["latency_ms"], "speedup_range": verified["speedup_range"],
-        }  # fmt: skip
-        lengths = data.eval.encoded.lengths
-        own, theirs = int(np.median(lengths)), int(np.median(job.data.eval.encoded.lengths))
-        result["macs"] = after.macs(own) / max(1, self.blueprint.macs(theirs))
-        gates = gates_of(result, verified, self.job.budget, job.recipe, self.int8)
+        job = self.job
         low, high = verified["speedup_range"]
         if high > STEADY * low:
             self.tell(f"the machine was busy: the speed-up was {low:.1f} to {high:.1f} from round to round; measure again when it is quiet")
-        report = {
-            "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name,
-            "met": all(gate["passed"] for gate in gates if gate["asked"]), "asked": job.asked, "command": job.command,
-            "date": verified["date"], "commit": verified["commit"], "seed": job.seed,
-            "workload": {
-                "lengths_p50": float(np.percentile(lengths, 50)), "lengths_p95": float(np.percentile(lengths, 95)),
-                "batch": 1, "threads": job.threads, "texts": min(100, len(lengths)),
-            },
-            "machine": verified["machine"], "versions": verified["versions"],
-            "teacher": {**eager, "parameters": self.blueprint.parameters},
-            "baselines": verified["baselines"], "result": result, "forms": verified["forms"], "gates": gates,
-            "steps": [{k: r.get(k) for k in ("name", "seconds", "quality", "bytes", "note")} for r in self.folder.records],
-            "blueprint": after.to_dict(), "teacher_blueprint": self.blueprint.to_dict(), "kept_layers": kept,
-            "flipped": verified["flipped"], "tests": verified["tests"], "shapes": verified["shapes"], "stored": verified["stored"],
-        }  # fmt: skip
-        packed = job.recipe.sparsify is not None
-        write(student, job.out / "model", tokenizer=self.tokenizer, extra={"README.md": model_card(report)}, packed=packed)
-        with whole_folder(job.out / "engine") as folder:
-            everywhere = [form for form in (*INT8_FORMS, *FLOAT_FORMS) if form.file == self.portable and form.portable]
-            forms = [form for form in (Form(**verified["chosen"]), *everywhere) if form.engine != "torch"]
-            for name in {form.file for form in forms} | {"tokenizer.json"}:
-                shutil.copyfile(exported / name, folder / name)
-            self.describe(folder, list(dict.fromkeys(forms)))
+        report = report_of(job, self.data, self.blueprint, outcome, verified, self.folder.records)
+        deliver(outcome, report, Form(**verified["chosen"]), exported, job.out, self.data, self.tokenizer, job.recipe.sparsify is not None)
         return report
 
 

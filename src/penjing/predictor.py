@@ -40,7 +40,7 @@ class Predictor:
             have = ", ".join(sorted({form.engine for form in forms_of(about)}))
             raise InputError(f"engine: {self.folder} has no form for {engine!r}; it has {have}")
         self.form, self.labels = forms[0], list(about["labels"])
-        if int(about.get("weight_bits", 8)) > safe_weight_bits():
+        if not self.form.packed and int(about.get("weight_bits", 8)) > safe_weight_bits():
             warnings.warn(f"{self.folder} was made for a processor with VNNI; sums can overflow on this one: export it here", stacklevel=2)
         self.max_length = int(about["max_length"])
         self.task = task_named(about["task"])(self.labels)

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from penjing.engines.engine import DESCRIPTION, Form
 from penjing.engines.export import PORTABLE_INT8
 from penjing.engines.measure import Measurement
+from penjing.job import Budget
 from penjing.recipe import Recipe
 
 PARITY = 1e-3
@@ -24,21 +24,6 @@ BASELINES = {
     "onnxruntime_int8": Form("onnxruntime stock dynamic int8, teacher", "onnxruntime", STOCK_INT8, batch=1),
     "openvino_int8": Form("openvino int8, teacher", "openvino", PORTABLE_INT8),
 }
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What the user wants; None where it is left open."""
-
-    speedup: float | None = None
-    latency_ms: float | None = None
-    size_mb: float | None = None
-    max_drop: float | None = None
-
-    @property
-    def unbounded(self) -> bool:
-        """Whether neither a speed nor a size is asked."""
-        return self.speedup is None and self.latency_ms is None and self.size_mb is None
 
 
 def stock_int8(source: Path, target: Path) -> None:
@@ -78,8 +63,8 @@ def teacher_bytes(model: Path, exported: Path, name: str) -> int:
 
 def form_bytes(folder: Path, form: Form) -> int:
     """Bytes of every file that this form needs."""
-    path = folder / form.file
-    files = [*(path.iterdir() if path.is_dir() else [path]), folder / "tokenizer.json", folder / DESCRIPTION]
+    paths = [folder / name for name in (*form.files, "tokenizer.json", DESCRIPTION)]
+    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

@@ -3,17 +3,21 @@
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
 
+from penjing.engines.calibrate import Calibration
+from penjing.engines.export import Scheme as Rounding
 from penjing.errors import InputError
+from penjing.maths.stored import Clip, Kind
 from penjing.steps import gates, importance
 from penjing.steps.distill import DistillSettings
 from penjing.steps.gates import GradualSettings
 from penjing.steps.prune import Criterion
 from penjing.steps.repair import Repair
 from penjing.steps.sparsify import UNTRAINED, SparsifySettings
+from penjing.steps.store import MIXED, StoreSettings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -33,6 +37,8 @@ IMPORTANCE: dict[str, Criterion] = {
     "magnitude-l1": importance.magnitude_l1,
     "random": importance.random,
 }
+REAL = ("any", "dynamic", "static")
+"""Schemes of real int8."""
 COMPARABLE = ("fisher", "block-fisher", "obs", "gates")
 """Criteria that score heads and neurons on one scale: under a limit on the cost, a head is weighed against neurons."""
 
@@ -107,9 +113,31 @@ def criterion(settings: PruneSettings) -> Criterion:
 
 @dataclass(frozen=True)
 class QuantizeSettings:
-    """How many training texts the activations are calibrated on."""
+    """Real int8, computed in integers by the engine.
 
+    scheme: dynamic (activations rounded as they come), static (over calibrated ranges), any (whichever runs fastest and keeps the
+    quality). texts: how many training texts calibrate, by which calibration. training: quantization-aware, from the float
+    teacher. divergence: nats that rounding may move the answers by on average; where it moves them further, the layers that do the
+    most harm are left in float.
+    """
+
+    scheme: str = "any"
     texts: int = 512
+    calibration: Calibration = "moving-average"
+    training: bool = False
+    divergence: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (("scheme", self.scheme, REAL), ("calibration", self.calibration, get_args(Calibration))):
+            if value not in allowed:
+                raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
+        if self.divergence < 0:
+            raise InputError(f"--divergence: {self.divergence} is out of range; give nats, at least 0")
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """The scheme that forms must have; None: any."""
+        return None if self.scheme == "any" else cast(Rounding, self.scheme)
 
 
 @dataclass(frozen=True)
@@ -117,12 +145,14 @@ class Recipe:
     """The steps of a compression; one that is None is left out.
 
     gradual: cut heads and neurons while distilling, in place of prune. sparsify: single weights, while distilling or at once.
+    store: weights in few bits on disk. quantize: integers in the engine.
     """
 
     prune: PruneSettings | None = field(default_factory=PruneSettings)
     gradual: GradualSettings | None = None
     sparsify: SparsifySettings | None = None
     distill: DistillSettings | None = field(default_factory=DistillSettings)
+    store: StoreSettings | None = None
     quantize: QuantizeSettings | None = field(default_factory=QuantizeSettings)
 
     def __post_init__(self) -> None:
@@ -133,8 +163,34 @@ class Recipe:
                 f"--no-training: single weights then go with --schedule one-shot and --importance {' or '.join(UNTRAINED)}; got"
                 f" {self.sparsify.schedule} and {self.sparsify.importance}"
             )
+        trained = [name for name, step in self._trained.items() if step]
+        if trained and not self.distill:
+            raise InputError(f"--no-training: {trained[0]} is learned while distilling; leave the option out")
+        if len(trained) > 1:
+            raise InputError(f"--recipe: {' and '.join(trained)} do not go in one run; do the second on the result of the first")
         if self.gradual and self.sparsify:
             raise InputError("--sparsity: it does not go with gradual structured pruning in one run; prune the result in a second one")
+
+    @property
+    def _trained(self) -> dict[str, bool]:
+        """What each of the steps that take distillation over says."""
+        return {
+            "gradual pruning": bool(self.gradual),
+            "sparsity": bool(self.sparsify and self.distill),
+            "quantization-aware training": bool(self.quantize and self.quantize.training),
+            "training in few bits": bool(self.store and self.store.training),
+        }
+
+    @property
+    def teaching(self) -> str:
+        """The name of the step that trains."""
+        if self.gradual:
+            return "gradual"
+        if self.sparsify:
+            return "sparsify"
+        if self.quantize and self.quantize.training:
+            return "qat"
+        return "low-bit" if self.store and self.store.training else "distill"
 
     @property
     def by_hand(self) -> bool:
@@ -185,7 +241,40 @@ def pruning(
     )
 
 
-OPTIONAL = {"gradual": GradualSettings(), "sparsify": SparsifySettings()}
+SCHEMES = {
+    "dynamic-int8": QuantizeSettings(scheme="dynamic"),
+    "static-int8": QuantizeSettings(scheme="static"),
+    "qat-int8": QuantizeSettings(scheme="static", training=True),
+}
+"""Real quantization, as `penjing quantize` calls it; every other scheme is stored."""
+TRAINED = ("qat-int8", "ternary", "binary")
+"""Schemes that lose too much where nothing is trained."""
+
+
+def quantizing(
+    scheme: str, bits: int | None, distill: DistillSettings | None, *, group: int, clip: Clip, activation_bits: int,
+    calibration: Calibration, texts: int, divergence: float,
+) -> Recipe:  # fmt: skip
+    """The recipe of one `penjing quantize`; `distill` None: nothing is trained."""
+    if scheme in SCHEMES:
+        if bits not in (None, 8) or activation_bits:
+            raise InputError(f"--bits: engines compute in 8 bits, so {scheme} has no other; a stored scheme does, such as linear")
+        if scheme == "qat-int8" and distill is None:
+            raise InputError("--no-training: qat-int8 is trained; give static-int8, or leave the option out")
+        quantize = replace(SCHEMES[scheme], calibration=calibration, texts=texts, divergence=divergence)
+        return Recipe(prune=None, distill=distill if quantize.training else None, quantize=quantize)
+    if scheme not in (*get_args(Kind), MIXED):
+        raise InputError(f"--scheme: {scheme!r} is none; allowed are {', '.join((*SCHEMES, *get_args(Kind), MIXED))}")
+    fixed = {"ternary": 2, "binary": 1}.get(scheme)
+    if fixed and bits not in (None, fixed):
+        raise InputError(f"--bits: {scheme} has {fixed}; leave the option out")
+    if activation_bits and distill is None:
+        raise InputError("--activation-bits: activations are rounded while training; give --epochs")
+    store = StoreSettings(scheme, fixed or bits or 4, group, clip, distill is not None, activation_bits)
+    return Recipe(prune=None, distill=distill, store=store, quantize=None)
+
+
+OPTIONAL = {"gradual": GradualSettings(), "sparsify": SparsifySettings(), "store": StoreSettings()}
 """Where the settings of a step that a recipe leaves out begin from."""
 
 

@@ -1,4 +1,4 @@
-"""Which: the heads, neurons, layers, hidden units and tokens that are kept, and the exact cut.
+"""Which: the heads, neurons, layers, hidden units and tokens that are kept, the exact cut, and the word table in two factors.
 
 No data is needed, and no input is modified.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 from penjing.blueprint import Blueprint, Layer
 from penjing.checkpoint import blueprint_of, build
 from penjing.errors import InputError
+from penjing.maths.lowrank import low_rank
 from penjing.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
 
 Index = tuple[int, ...]
@@ -125,6 +126,8 @@ _AXES: dict[str, tuple[str, ...]] = {
     "head.out.weight": ("", "hidden"),
 }
 """What the axes of each parameter count, by its name within the encoder, the layer, or the model."""
+_RANK_AXES: dict[str, tuple[str, ...]] = {"embeddings.word.weight": ("tokens", ""), "embeddings.word_map.weight": ("embedding", "")}
+"""The same where the word table has a rank: no cut changes that."""
 _HEAD_AXES: dict[str, dict[str, tuple[str, ...]]] = {
     "sequence": {"head.dense.weight": ("", "hidden"), "head.out.weight": ("", "")},
     "masked": {
@@ -139,7 +142,7 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
     """The state dict of what is kept (names as in modeling_penjing.py, with or without `encoder.` in front)."""
     prefix = "" if blueprint.head == "none" else "encoder."
     places = {kept.layer: (new, kept) for new, kept in enumerate(selection.layers)}
-    axes = _AXES | _HEAD_AXES.get(blueprint.head, {})
+    axes = _AXES | (_RANK_AXES if blueprint.rank else {}) | _HEAD_AXES.get(blueprint.head, {})
     shared = blueprint.embedding == blueprint.hidden
     result = {}
     for name, value in state.items():
@@ -181,6 +184,28 @@ def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTraine
     result.load_state_dict(slice_state(model.state_dict(), blueprint, selection), strict=True)
     result.train(model.training)
     return result
+
+
+@torch.no_grad()
+def factorise(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None = None) -> PenjingPreTrainedModel:
+    """A new model whose word table is a product (V, rank) · (rank, E): of all of that rank the nearest, and at rank E exact.
+
+    weights: (V,), how much the squared error of each token's row counts, for example how often texts hold it; None: all the same
+    (Acharya et al. 2019; Hsu et al. 2022, FWSVD). A table that has a rank already is multiplied out first.
+    """
+    blueprint, embeddings = blueprint_of(model), cast(Any, model.base_model).embeddings
+    if not 1 <= rank <= blueprint.embedding:
+        raise InputError(f"rank: {rank} is not allowed; the embedding is {blueprint.embedding} wide, so give 1 to {blueprint.embedding}")
+    if weights is not None and (weights.shape != (blueprint.vocabulary,) or not bool((weights >= 0).all())):
+        raise InputError(f"rank: weights of shape {tuple(weights.shape)}; give {blueprint.vocabulary}, one a token, none negative")
+    table: Tensor = embeddings.word.weight
+    if embeddings.word_map is not None:
+        table = table @ embeddings.word_map.weight.T
+    factors = low_rank(table, table.new_ones(len(table)) if weights is None else weights.to(table.device), rank)
+    place = "embeddings" if blueprint.head == "none" else "encoder.embeddings"
+    result = build(replace(blueprint, rank=rank), cast(PenjingConfig, model.config))
+    result.load_state_dict(model.state_dict() | {f"{place}.word.weight": factors[0], f"{place}.word_map.weight": factors[1].T})
+    return result.train(model.training)
 
 
 def copy_of(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:

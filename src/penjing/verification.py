@@ -2,8 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from penjing.engines.export import FLOAT_FORMS, export
 from penjing.engines.machine import commit, machine, versions
 from penjing.engines.measure import Subject, measure
 from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.packing import Coded
 from penjing.proof import BASELINES, PARITY, choose, form_bytes, teacher_bytes, worth_measuring
-from penjing.steps.sparsify import sparsity_of
 from penjing.tasks.judge import Logits, flips, judge_pair, quality_of
 from penjing.tasks.task import Examples, Task
 from penjing.training.predict import logits_of
@@ -122,7 +122,7 @@ def shapes(trial: Trial, known: Known, student: PenjingPreTrainedModel, exported
     }
     rows = []
     for length, (theirs, ours) in texts.items():
-        subjects = [Subject(form, known.exported, theirs), Subject(form, exported)]
+        subjects = [Subject(replace(form, packed=False), known.exported, theirs), Subject(form, exported)]
         whole, cut = measure(subjects, ours, threads=trial.threads, seed=trial.seed, throughput_texts=0)
         medians = [int(np.median(each.lengths)) for each in (theirs, ours)]
         rows.append({
@@ -133,14 +133,15 @@ def shapes(trial: Trial, known: Known, student: PenjingPreTrainedModel, exported
     return rows
 
 
-def stored(model: PenjingPreTrainedModel, place: Path, embeddings: bool) -> dict[str, Any]:
-    """The model's bytes on disk and the seconds to load it, dense and packed, the best of three loads."""
+def stored(model: PenjingPreTrainedModel, coded: Mapping[str, Coded] | None, place: Path) -> dict[str, Any]:
+    """The weights' bytes on disk and the seconds to load them, dense and packed, the best of three loads; zeros; and what is
+    stored in how many bits."""
     result: dict[str, Any] = {}
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place) as folder:
         for name in ("dense", "packed"):
             target = Path(folder) / name
-            write(model, target, packed=name == "packed")
+            write(model, target, packed=name == "packed", coded=coded if name == "packed" else None)
             times = []
             for _ in range(3):
                 start = time.perf_counter()
@@ -148,4 +149,5 @@ def stored(model: PenjingPreTrainedModel, place: Path, embeddings: bool) -> dict
                 times.append(time.perf_counter() - start)
             result |= {f"{name}_bytes": sum(file.stat().st_size for file in target.glob("*.safetensors")), f"{name}_load_s": min(times)}
     zeros = sum(int((p == 0).sum()) for p in model.parameters()) / sum(p.numel() for p in model.parameters())
-    return result | {"sparsity": sparsity_of(model, embeddings), "zeros": zeros}
+    bits = {name: {"codec": each.codec, "bits": each.bits, "entries": int(each.codes.size)} for name, each in (coded or {}).items()}
+    return result | {"zeros": zeros, "bits": bits}

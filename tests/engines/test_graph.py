@@ -20,7 +20,18 @@ from penjing.blueprint import Blueprint, Head, Layer
 from penjing.checkpoint import blueprint_of, build, read
 from penjing.engines.calibrate import calibrate
 from penjing.engines.engine import Form, open_engine
-from penjing.engines.export import FUSED_FLOAT, FUSED_INT8, PORTABLE_FLOAT, PORTABLE_INT8, export, network_of
+from penjing.engines.export import (
+    FLOAT_FORMS,
+    FUSED_FLOAT,
+    FUSED_INT8,
+    INT8_FORMS,
+    PORTABLE_FLOAT,
+    PORTABLE_INT8,
+    export,
+    forms_for,
+    network_of,
+    scheme_of,
+)
 from penjing.engines.graph import Ranges, build_graph
 from penjing.engines.machine import safe_weight_bits
 from penjing.errors import InputError
@@ -97,6 +108,7 @@ def test_every_family_and_head_on_every_engine(family: str, head: Head, tmp_path
 @example(UNEVEN.with_layers(()), 0)
 @example(replace(UNEVEN, head="question", outputs=2).with_layers((Layer(0, 0),)), 0)
 @example(replace(UNEVEN, token_types=0, embedding=12), 0)
+@example(replace(UNEVEN, rank=4), 0)
 def test_random_blueprints_in_onnx_runtime(tmp_path: Path, blueprint: Blueprint, seed: int) -> None:
     model, encoded = penjing_model(blueprint, seed), fitting(blueprint, seed)
     export(model, tmp_path, FLOAT, segments=True)
@@ -110,6 +122,7 @@ def test_random_blueprints_in_onnx_runtime(tmp_path: Path, blueprint: Blueprint,
 @example(UNEVEN, 0)
 @example(replace(UNEVEN, head="token").with_layers(UNEVEN.layers[1:2]), 0)
 @example(UNEVEN.with_layers(()), 0)
+@example(replace(UNEVEN, rank=4), 0)
 def test_random_blueprints_in_openvino(tmp_path: Path, blueprint: Blueprint, seed: int) -> None:
     model, encoded = penjing_model(blueprint, seed), fitting(blueprint, seed)
     export(model, tmp_path, [PORTABLE_FLOAT], segments=True)
@@ -230,22 +243,23 @@ def test_the_order_and_the_batch_size_do_not_matter(tmp_path: Path) -> None:
 
 # -- int8 --------------------------------------------------------------------------------------------------------
 
+RANK = 20
 LARGE = Blueprint(600, 24, 2, 48, 64, 16, (Layer(4, 256), Layer(3, 190), Layer(0, 120), Layer(2, 0)), "sequence", 8)
 
 
-def large(head: Head) -> PenjingPreTrainedModel:
+def large(head: Head, rank: int = 0) -> PenjingPreTrainedModel:
     """A model whose weights outweigh their names, and whose attention is as smooth as that of trained models."""
-    model: PenjingPreTrainedModel = perturb(build(replace(LARGE, head=head)), by=0.12)
+    model: PenjingPreTrainedModel = perturb(build(replace(LARGE, head=head, rank=rank)), by=0.12)
     return model
 
 
 Int8 = tuple[Path, Encoded, Logits, PenjingPreTrainedModel, Ranges]
 
 
-@pytest.fixture(scope="module", params=["sequence", "token"])
+@pytest.fixture(scope="module", params=[("sequence", 0), ("token", 0), ("sequence", RANK)])
 def rounded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Int8:
     """A folder with the files in float and int8, texts that were not calibrated on, their logits in PyTorch, the model, its ranges."""
-    model, folder = large(request.param), tmp_path_factory.mktemp("int8")
+    model, folder = large(*request.param), tmp_path_factory.mktemp("int8")
     lengths = np.random.default_rng(0).integers(4, 25, 120)
     ranges = calibrate(model, texts(lengths.tolist(), 600, types=2, seed=1))
     export(model, folder, (*FLOAT, *INT8), ranges, segments=True)
@@ -319,7 +333,7 @@ def test_int8_files_hold_int8(int8: str, real: str, rounded: Int8) -> None:
     in_float = {name for name in matrices if held[name].data_type == onnx.TensorProto.FLOAT}
     assert in_float == {"embeddings.position", "embeddings.token_type.weight", "head.out.weight"}
     assert matrices - in_float and all(held[name].data_type == onnx.TensorProto.INT8 for name in matrices - in_float)
-    assert tuple(held["embeddings.word.q"].dims) == (600, 48)
+    assert tuple(held["embeddings.word.q"].dims) == (600, rounded[3].config.embedding_rank or 48)
 
 
 def test_int8_padding_is_masked(rounded: Int8) -> None:
@@ -355,29 +369,54 @@ def test_weights_are_rounded_to_the_bits_asked_for(bits: int) -> None:
         assert values and {int(np.abs(v.astype(int)).max()) for v in values} == {2 ** (bits - 1) - 1}
 
 
-# -- calibration and files -----------------------------------------------------------------------------------------
+FLOAT_CHOICE = frozenset({"layers.0.attention.key", "layers.1.feed_forward.up", "head.dense"})
 
 
-def test_calibration_sees_the_input_of_every_linear_layer() -> None:
-    model, encoded = penjing_model(UNEVEN), fitting(UNEVEN)
-    ranges = calibrate(model, encoded)
-    linear = {name.removeprefix("encoder.") for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m.in_features}
-    assert set(ranges) == linear
-    assert all(low <= high for low, high in ranges.values())
-    assert ranges["layers.0.attention.query"] == ranges["layers.0.attention.key"] == ranges["layers.0.attention.value"]
-    with torch.no_grad():
-        words = model.base_model.embeddings.word.weight
-        assert words.isfinite().all()
-    assert not any(m._forward_pre_hooks for m in model.modules())
+@pytest.mark.parametrize("dialect", ["portable", "fused"])
+def test_layers_that_stay_in_float_hold_float(dialect: Any) -> None:
+    model = large("sequence")
+    ranges = calibrate(model, texts([9, 5], 600, types=2))
+    with_all, with_some = (
+        {v.name: v.data_type for v in build_graph(network_of(model), dialect, int8=True, ranges=ranges, float_layers=names).graph.initializer}
+        for names in ((), FLOAT_CHOICE)
+    )
+    key = "layers.0.attention.key" if dialect == "portable" else "layers.0.attention.qkv"
+    wanted = {key, "layers.1.feed_forward.up", "head.dense"}
+    assert {f"{name}.weight" for name in wanted} == {n for n in with_some if n.endswith("weight")} - set(with_all)
+    for name in wanted:
+        assert with_all[f"{name}.q"] == onnx.TensorProto.INT8 and f"{name}.q" not in with_some
+    assert with_some["layers.0.feed_forward.up.q"] == onnx.TensorProto.INT8
 
 
-def test_calibration_of_one_batch_is_its_minimum_and_maximum() -> None:
-    model, encoded = penjing_model(UNEVEN), texts([7, 7, 7], 40, types=2)
-    seen: list[torch.Tensor] = []
-    hook = model.head.dense.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    ranges = calibrate(model, encoded)
-    hook.remove()
-    assert ranges["head.dense"] == pytest.approx((seen[0].min().item(), seen[0].max().item()))
+def test_every_layer_in_float_is_the_float_graph_but_for_the_words(tmp_path: Path) -> None:
+    model, encoded = large("token"), texts([9, 5, 20], 600, types=2)
+    names = {n.removeprefix("encoder.") for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m.in_features}
+    export(model, tmp_path, INT8, {}, segments=True, float_layers=names)
+    q, scale = symmetric(model.base_model.embeddings.word.weight.detach().numpy(), 0)
+    model.base_model.embeddings.word.weight.data = torch.from_numpy(q * scale[:, None])
+    expected = in_torch(model, encoded)
+    for file in INT8:
+        assert_close(run(tmp_path, file, encoded), expected)
+    assert_close(run(tmp_path, PORTABLE_INT8, encoded, "openvino"), expected)
+
+
+def test_an_unknown_layer_to_leave_in_float_is_refused() -> None:
+    with pytest.raises(InputError, match=r"layers\.9\.attention\.query"):
+        build_graph(network_of(penjing_model(UNEVEN)), float_layers=["layers.9.attention.query"])
+
+
+# -- forms and files -----------------------------------------------------------------------------------------------
+
+
+def test_forms_are_chosen_by_engine_and_scheme() -> None:
+    assert {scheme_of(form) for form in INT8_FORMS} == {"dynamic", "static"} and {scheme_of(form) for form in FLOAT_FORMS} == {"float"}
+    assert forms_for(None) == list(INT8_FORMS) and forms_for(None, int8=False) == list(FLOAT_FORMS)
+    for scheme in ("dynamic", "static"):
+        found = forms_for("onnxruntime", scheme=scheme)
+        assert found and all(form.engine == "onnxruntime" and scheme_of(form) == scheme for form in found)
+    assert {form.engine for form in forms_for(None, scheme="static")} == {"onnxruntime", "openvino"}
+    with pytest.raises(InputError, match="openvino has no dynamic"):
+        forms_for("openvino", scheme="dynamic")
 
 
 def test_a_file_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from penjing.maths.rounding import affine, symmetric
+from penjing.maths.rounding import affine, affine_round, symmetric
 
 numbers = st.one_of(st.just(0.0), st.floats(1e-20, 1e20), st.floats(-1e20, -1e-20))
 
@@ -87,3 +87,35 @@ def test_affine_widens_its_range_to_zero(low: float, high: float, zero: int) -> 
 
 def test_affine_of_nothing_but_zero_does_not_divide_by_it() -> None:
     assert affine(0.0, 0.0) == (np.float32(1), np.uint8(0))
+
+
+@given(numbers, numbers, st.integers(0, 99))
+def test_affine_round_is_idempotent_within_half_a_step_inside_and_clips_outside(a: float, b: float, seed: int) -> None:
+    low, high = sorted((a, b))
+    scale, zero = affine(low, high)
+    r = np.random.default_rng(seed).uniform(-1.5, 1.5, 50) * max(abs(a), abs(b))
+    found = affine_round(r, scale, zero)
+    np.testing.assert_array_equal(affine_round(found, scale, zero), found)
+    first, last = (np.float64(scale) * (q - float(zero)) for q in (0, 255))
+    np.testing.assert_array_less(np.abs(found - np.clip(r, first, last)), 0.5 * np.float64(scale) * (1 + 1e-4))
+    assert len(np.unique(found)) <= 256
+    assert affine_round(np.zeros(1), scale, zero)[0] == 0
+
+
+def vpmaddubsw(x: NDArray[np.int64], w: NDArray[np.int64]) -> NDArray[np.int64]:
+    """x₀w₀ + x₁w₁ of pairs u8·s8 along the last axis, saturated to 16 bits, as x86 has it without VNNI."""
+    return np.clip((x * w).reshape(*x.shape[:-1], -1, 2).sum(-1), -(2**15), 2**15 - 1)
+
+
+@given(arrays(), st.integers(0, 99))
+def test_seven_bits_never_saturate_where_pairs_are_added_in_sixteen(w: NDArray[np.float32], seed: int) -> None:
+    w = np.repeat(w.reshape(len(w), -1), 2, axis=1)
+    q = symmetric(w, 0, bits=7)[0].astype(np.int64)
+    for x in (np.full(q.shape, 255), np.random.default_rng(seed).integers(0, 256, q.shape)):
+        np.testing.assert_array_equal(vpmaddubsw(x, q).sum(-1), (x * q).sum(-1))
+
+
+def test_eight_bits_do() -> None:
+    q = symmetric(np.array([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], np.float32), 0)[0].astype(np.int64)
+    np.testing.assert_array_equal(vpmaddubsw(np.full(q.shape, 255), q)[:, 0], [2**15 - 1, -(2**15), 0])
+    assert 2 * 255 * 127 > 2**15 - 1 >= 2 * 255 * 63

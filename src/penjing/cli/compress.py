@@ -9,20 +9,25 @@ import typer
 
 from penjing.cli.options import (
     BatchSize,
+    Engine,
     Epochs,
     EvalFile,
     Json,
     LabelColumn,
+    MaxDrop,
     MaxLength,
     Metric,
     Model,
+    NoTraining,
     Out,
     Pickle,
     Rate,
     Seed,
     TaskName,
+    Test,
     TextColumns,
     Threads,
+    TrainEpochs,
     TrainFile,
     app,
     console,
@@ -82,18 +87,15 @@ def compress(
     speedup: Annotated[float | None, typer.Option("--speedup", help="Times faster than eager PyTorch, at least.")] = None,
     latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Milliseconds of a text, at most.")] = None,
     size_mb: Annotated[float | None, typer.Option("--size-mb", help="Megabytes of the deployment, at most.")] = None,
-    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = None,
+    max_drop: MaxDrop = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of training, at most.")] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")] = None,
-    threads: Threads = 0, test: Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")] = None,
+    engine: Engine = None, threads: Threads = 0, test: Test = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML with the settings of the steps.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")] = None,
-    no_training: Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")] = False,
-    seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
+    epochs: TrainEpochs = None, no_training: NoTraining = False, seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
     metric: Metric = "accuracy", as_json: Json = False,
 ) -> None:  # fmt: skip
     """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
-    from penjing.proof import Budget
+    from penjing.job import Budget
     from penjing.recipe import Recipe, read_recipe
 
     for name, value in (("--speedup", speedup), ("--latency-ms", latency_ms), ("--size-mb", size_mb), ("--minutes", minutes)):

@@ -1,22 +1,27 @@
 """One step by hand: prune, quantize."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from penjing.cli.options import (
+    Engine,
     EvalFile,
     Json,
     LabelColumn,
+    MaxDrop,
     MaxLength,
     Metric,
     Model,
+    NoTraining,
     Out,
     Seed,
     TaskName,
+    Test,
     TextColumns,
     Threads,
+    TrainEpochs,
     TrainFile,
     app,
     say,
@@ -48,17 +53,13 @@ def prune(
     repair: Annotated[str, typer.Option("--repair", help="Before any training: weights (least squares), scales, none.")] = "weights",
     head_weights: Annotated[bool, typer.Option("--head-weights", help="Learn a weight per head afterwards, and fold it in.")] = False,
     texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that importance and repair look at.")] = 1000,
-    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")] = None,
-    no_training: Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")] = False,
-    engine: Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")] = None,
-    threads: Threads = 0, test: Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")] = None,
-    seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
+    max_drop: MaxDrop = None, epochs: TrainEpochs = None, no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0,
+    test: Test = None, seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
     metric: Metric = "accuracy", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
     from penjing.checkpoint import blueprint_at, locate
-    from penjing.proof import Budget
+    from penjing.job import Budget
     from penjing.recipe import Recipe, pruning
     from penjing.steps.sparsify import sparsity_for
 
@@ -102,8 +103,82 @@ def _pruned_text(report: dict[str, Any], out: Path) -> str:
     if stored := report["stored"]:
         lines.append(
             f"{100 * stored['sparsity']:.1f} % of the pruned matrices and {100 * stored['zeros']:.1f} % of all weights are zero:"
-            f" {stored['dense_bytes'] / 1e6:.1f} -> {stored['packed_bytes'] / 1e6:.1f} MB stored,"
-            f" loads in {stored['dense_load_s']:.2f} -> {stored['packed_load_s']:.2f} s; the engines' speed stays as it is"
+            f" {_stored_text(stored)}; the engines' speed stays as it is"
         )
-    lines.append(f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}")
+    lines.append(_places_text(out))
+    return "\n".join(lines)
+
+
+def _stored_text(stored: dict[str, Any]) -> str:
+    return (
+        f"{stored['dense_bytes'] / 1e6:.1f} -> {stored['packed_bytes'] / 1e6:.1f} MB stored,"
+        f" loads in {stored['dense_load_s']:.2f} -> {stored['packed_load_s']:.2f} s"
+    )
+
+
+def _places_text(out: Path) -> str:
+    return f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}"
+
+
+@app.command()
+def quantize(
+    model: Model, task: TaskName, train: TrainFile, out: Out,
+    scheme: Annotated[str, typer.Option("--scheme", help="Real, faster: dynamic-int8, static-int8, qat-int8. Stored, smaller: linear, affine,"
+        " log, kmeans, ternary, binary, mixed.")],
+    eval: EvalFile = "",
+    bits: Annotated[int | None, typer.Option("--bits", min=1, max=8, help="Of a stored weight (4); with mixed, of the average one.")] = None,
+    group: Annotated[int, typer.Option("--group", min=0, help="Entries of a row that share a scale or codebook; 0: the whole matrix.")] = 128,
+    clip: Annotated[str, typer.Option("--clip", help="The range of linear and affine: mse, percentile, none.")] = "mse",
+    activation_bits: Annotated[int, typer.Option("--activation-bits", min=0, max=8, help="Of the inputs of linear layers, in training;"
+        " 0: float.")] = 0,
+    calibration: Annotated[str, typer.Option("--calibration", help="Of int8's activations: min-max, moving-average, percentile, mse,"
+        " entropy.")] = "moving-average",
+    texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that activations are calibrated on.")] = 512,
+    divergence: Annotated[float, typer.Option("--divergence", min=0, help="Nats that int8 may move the answers by; the layers that do the"
+        " most harm stay in float.")] = 0.02,
+    max_drop: MaxDrop = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation with rounded weights; without it, qat-int8,"
+        " ternary and binary are trained, the others are not.")] = None,
+    no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0,
+    max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "accuracy",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Round the weights: to integers that the engine computes with (faster), or to few bits on disk (smaller). The same report."""
+    from penjing.job import Budget
+    from penjing.recipe import TRAINED, Recipe, quantizing
+
+    taught = not no_training and (scheme in TRAINED or epochs is not None)
+    distill = trained(Recipe(), epochs, None, not taught).distill
+    steps = quantizing(
+        scheme, bits, distill, group=group, clip=cast(Any, clip), activation_bits=activation_bits, calibration=cast(Any, calibration), texts=texts,
+        divergence=divergence,
+    )  # fmt: skip
+    reading = (text_columns, label_column, metric, max_length)
+    report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed)
+    say(report, as_json, _quantized_text(report, out))
+    met(report, out)
+
+
+def _quantized_text(report: dict[str, Any], out: Path) -> str:
+    """What was lost, and what it brings: bytes where it is stored, the clock where it is real."""
+    result, before = report["result"], report["teacher"]
+    low, high = result["drop_ci95"]
+    lines = [
+        f"{report['metric']} {before['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f})",
+        f"the whole deployment: {before['bytes'] / 1e6:.1f} -> {result['bytes'] / 1e6:.1f} MB",
+    ]
+    if stored := report["stored"]:
+        lines.append(f"weights: {_stored_text(stored)}; the engine computes in {result['form'].split()[-1]}, as fast as before")
+    else:
+        lines.append(
+            f"integers by {result['kernels']}" + (f"; in float: {', '.join(result['float_layers'])}" if result["float_layers"] else "")
+        )
+    for form in report["forms"]:
+        mark = "*" if form["chosen"] else " "
+        lines.append(f"{mark} {form['name']}: {form['quality']:.2f}, {form['latency_ms']:.2f} ms, {form['throughput_per_s']:.0f} texts/s")
+    for name, other in report["baselines"].items():
+        lines.append(
+            f"  {name.replace('_', ' ')}, uncut: {other['quality']:.2f}, {other['latency_ms']:.2f} ms, {other['throughput_per_s']:.0f} texts/s"
+        )
+    lines.append(_places_text(out))
     return "\n".join(lines)

@@ -35,9 +35,13 @@ Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of every
 Epochs = Annotated[int, typer.Option("--epochs", min=1)]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
 Rate = Annotated[float, typer.Option("--learning-rate", min=0)]
+Test = Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")]
+MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")]
+TrainEpochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")]
+NoTraining = Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")]
 Folder = Annotated[str, typer.Argument(help="What compress wrote, or a model folder.")]
 DataFile = Annotated[str, typer.Option("--data", help="Data: JSON Lines, CSV, TSV, Parquet (also .gz), or a hub name.")]
-Engine = Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the one that was fastest.")]
+Engine = Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")]
 AnyTask = Annotated[str, typer.Option("--task", help="classification, pair or tagging; where the folder does not say.")]
 
 

@@ -27,7 +27,8 @@ def run(
     """Read the data and run the steps of a recipe."""
     from penjing.checkpoint import locate
     from penjing.engines.engine import ENGINES
-    from penjing.pipeline import Job, compress
+    from penjing.job import Job
+    from penjing.pipeline import compress
     from penjing.progress import training_bar
     from penjing.run import fingerprint
     from penjing.sources import Reading, load_data, load_examples

@@ -17,6 +17,10 @@ from penjing.errors import InputError
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 PORTABLE = ("model.onnx", "float32.onnx")
 """Files of standard operators: int8, float32."""
+FUSED = ("fused-int8.onnx", "fused-float32.onnx")
+"""Files of ONNX Runtime's own operators: int8, float32."""
+PACKED = ("weights.safetensors", "network.json")
+"""What every packed form of a folder is built from."""
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino", "torch")
 
 
@@ -28,6 +32,7 @@ class Form:
     `bfloat16`: OpenVINO may compute what is float in bfloat16.
     `batch`: texts answered together; 1 where activations are rounded as they come, over the whole batch, so that an
     answer would depend on its neighbours, and where another batch size would compile another model.
+    `packed`: `file` is not there: its graph is built from packed weights when the engine opens it (packed.py).
     """
 
     name: str
@@ -36,6 +41,7 @@ class Form:
     bucket: int = 0
     bfloat16: bool = False
     batch: int = 32
+    packed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
@@ -45,6 +51,11 @@ class Form:
     def portable(self) -> bool:
         """Whether it runs the portable file as it is: every length, no special options."""
         return self.file in PORTABLE and not self.bucket
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What it is loaded from, relative to its folder."""
+        return PACKED if self.packed else (self.file,)
 
 
 EAGER = Form("torch eager", "torch", "")
@@ -69,30 +80,46 @@ class Engine(ABC):
         return result
 
 
+def name_of(model: Path | bytes) -> str:
+    """What an error calls the model that an engine was given."""
+    return "the graph of packed weights" if isinstance(model, bytes) else str(model)
+
+
 def open_engine(form: Form, folder: str | Path, threads: int | None = None) -> Engine:
     """Load the model of `form` from `folder` on so many threads (None: all cores)."""
     threads = threads or os.cpu_count() or 1
-    path = Path(folder) / form.file
-    if not path.exists():
-        raise InputError(f"engine: {path} is missing; export the model again")
-    engine = _load(form, path, threads)
+    for path in (Path(folder) / name for name in form.files):
+        if not path.exists():
+            raise InputError(f"engine: {path} is missing; export the model again")
+    engine = _load(form, _graph(form, Path(folder)) if form.packed else Path(folder) / form.file, threads)
     engine.batch = form.batch
     return engine
 
 
-def _load(form: Form, path: Path, threads: int) -> Engine:
+def _graph(form: Form, folder: Path) -> bytes:
+    try:
+        from penjing.engines.packed import graph_bytes
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"engine: a packed model takes the package {error.name}, which is missing; pip install onnx safetensors"
+        ) from error
+    return graph_bytes(folder, form)
+
+
+def _load(form: Form, model: Path | bytes, threads: int) -> Engine:
     if form.engine == "onnxruntime":
         from penjing.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(path, threads)
+        return OnnxRuntimeEngine(model, threads)
     if form.engine == "openvino":
         from penjing.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(path, threads, bucket=form.bucket, bfloat16=form.bfloat16)
+        return OpenVinoEngine(model, threads, bucket=form.bucket, bfloat16=form.bfloat16)
     if form.engine == "torch":
         from penjing.engines.pytorch import TorchEngine
 
-        return TorchEngine(path, threads)
+        assert isinstance(model, Path)
+        return TorchEngine(model, threads)
     raise InputError(f"engine: {form.engine!r} is none; allowed are {', '.join(ENGINES)}")
 
 

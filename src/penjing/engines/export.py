@@ -1,22 +1,28 @@
 """Write a model in the forms that engines run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Literal
 
 import onnx
 
 from penjing.atomic import write_bytes
 from penjing.checkpoint import blueprint_of, write
-from penjing.engines.engine import PORTABLE, EngineName, Form
-from penjing.engines.graph import Network, Ranges, build_graph
+from penjing.engines.engine import FUSED, PORTABLE, EngineName, Form
+from penjing.engines.graph import Network, Ranges
 from penjing.engines.machine import safe_weight_bits
+from penjing.engines.packed import Deployed, graph_of
+from penjing.errors import InputError
 from penjing.modeling_penjing import PenjingPreTrainedModel
 
 PORTABLE_INT8, PORTABLE_FLOAT = PORTABLE
-FUSED_FLOAT, FUSED_INT8 = "fused-float32.onnx", "fused-int8.onnx"
+FUSED_INT8, FUSED_FLOAT = FUSED
 MODEL = "model"
 """The folder of a form that PyTorch runs."""
 BUCKET = 8
+Scheme = Literal["dynamic", "static", "float"]
+SCHEMES: dict[str, Scheme] = {PORTABLE_INT8: "static", FUSED_INT8: "dynamic"}
+"""How the int8 files round activations."""
 
 FLOAT_FORMS = (
     Form("onnxruntime float32", "onnxruntime", PORTABLE_FLOAT),
@@ -41,27 +47,43 @@ def network_of(model: PenjingPreTrainedModel) -> Network:
     return Network(blueprint_of(model), weights, config.hidden_act, config.head_act, config.layer_norm_eps)
 
 
-def forms_for(engine: EngineName | None, *, int8: bool = True) -> list[Form]:
-    """The forms worth measuring, of one engine or of every one."""
+def scheme_of(form: Form) -> Scheme:
+    """How the form rounds activations: over calibrated ranges, over those of each text, or not at all."""
+    return SCHEMES.get(form.file, "float")
+
+
+def forms_for(engine: EngineName | None, *, int8: bool = True, scheme: Scheme | None = None) -> list[Form]:
+    """The forms worth measuring, of one engine or of every one; with `scheme`, those alone that round so."""
     if engine == "torch":
         return list(TORCH_FORMS)
-    return [form for form in (INT8_FORMS if int8 else FLOAT_FORMS) if engine in (None, form.engine)]
+    forms = [form for form in (INT8_FORMS if int8 else FLOAT_FORMS) if engine in (None, form.engine)]
+    found = [form for form in forms if scheme in (None, scheme_of(form))]
+    if not found:
+        raise InputError(f"export: {engine or 'no engine'} has no {scheme} form; dynamic int8 takes onnxruntime, static int8 either engine")
+    return found
 
 
-def export(model: PenjingPreTrainedModel, folder: Path, files: Sequence[str], ranges: Ranges | None = None, *, segments: bool) -> None:
-    """Write the named ONNX files of `model` into `folder`, or its folder for PyTorch; `segments` where texts come in pairs."""
-    network = network_of(model)
+def export(
+    model: PenjingPreTrainedModel,
+    folder: Path,
+    files: Sequence[str],
+    ranges: Ranges | None = None,
+    *,
+    segments: bool,
+    float_layers: Collection[str] = (),
+) -> None:
+    """Write the named ONNX files of `model` into `folder`, or its folder for PyTorch.
+
+    Args:
+        ranges: of the activations, for static int8.
+        segments: whether texts come in pairs.
+        float_layers: linear layers that int8 leaves in float; see `build_graph`.
+    """
+    deployed = Deployed(network_of(model), ranges, segments, tuple(float_layers))
     for name in dict.fromkeys(files):
         if name == MODEL:
             write(model, folder / MODEL)
             continue
-        graph = build_graph(
-            network,
-            "fused" if name in (FUSED_FLOAT, FUSED_INT8) else "portable",
-            int8=name in (PORTABLE_INT8, FUSED_INT8),
-            ranges=ranges,
-            segments=segments or name not in (FUSED_FLOAT, FUSED_INT8),
-            weight_bits=safe_weight_bits(),
-        )
+        graph = graph_of(deployed, name, safe_weight_bits())
         onnx.checker.check_model(graph)
         write_bytes(folder / name, graph.SerializeToString())

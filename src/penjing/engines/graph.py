@@ -6,6 +6,7 @@ BiasGelu and their int8 forms, activations rounded as they come) and takes no ma
 lengths. In both, the last layer computes only the first token where the head reads no other.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ Dialect = Literal["portable", "fused"]
 Ranges = dict[str, tuple[float, float]]
 """Calibrated [low, high] of the input of each linear layer, by the layer's name."""
 MICROSOFT = "com.microsoft"
+FLOAT_ALWAYS = frozenset({"head.out"})
+"""What no int8 form rounds: the layer that gives the logits."""
 GELU_ERF, GELU_TANH = ("gelu",), ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
@@ -36,6 +39,14 @@ class Network:
     epsilon: float
 
 
+def first_token_layers(blueprint: Blueprint) -> frozenset[str]:
+    """The linear layers that the graph computes for the first token alone: of the last layer, where the head reads no other."""
+    if blueprint.head != "sequence" or not blueprint.layers:
+        return frozenset()
+    last = f"layers.{len(blueprint.layers) - 1}"
+    return frozenset(f"{last}.{name}" for name in ("attention.query", "attention.output", "feed_forward.up", "feed_forward.down"))
+
+
 def build_graph(
     network: Network,
     dialect: Dialect = "portable",
@@ -44,6 +55,7 @@ def build_graph(
     ranges: Ranges | None = None,
     segments: bool = True,
     weight_bits: int = 8,
+    float_layers: Collection[str] = (),
 ) -> onnx.ModelProto:
     """The ONNX model: input_ids, token_type_ids (where `segments`), attention_mask (portable) → logits.
 
@@ -51,12 +63,19 @@ def build_graph(
         ranges: needed for the portable int8 form.
         segments: whether there is a second text; without, the first token type is folded into the positions.
         weight_bits: 7 where the CPU adds pairs of u8·s8 products in 16 bits (no VNNI), which overflows with 8.
+        float_layers: linear layers that int8 leaves as they are. The fused form takes query, key and value together: one
+            of them in float keeps all three.
     """
     if network.blueprint.head not in ("sequence", "token", "question"):
         raise InputError(f"export: the head {network.blueprint.head!r} is not supported; sequence, token, question are")
     if int8 and dialect == "portable" and ranges is None:
         raise InputError("export: the portable int8 form needs calibrated ranges")
-    emitter = _Emitter(network, dialect == "fused", int8, ranges or {}, segments, weight_bits)
+    for name in float_layers:
+        if f"{name}.weight" not in network.weights:
+            raise InputError(
+                f"export: the model has no linear layer {name!r} to leave in float; its names are like layers.0.attention.query"
+            )
+    emitter = _Emitter(network, dialect == "fused", int8, ranges or {}, segments, weight_bits, FLOAT_ALWAYS.union(float_layers))
     return emitter.model()
 
 
@@ -68,8 +87,9 @@ class _Emitter:
     ranges: Ranges
     segments: bool
     weight_bits: int
+    float_layers: frozenset[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     # -- pieces ----------------------------------------------------------------------------------------------
 
@@ -85,7 +105,7 @@ class _Emitter:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Add an initializer, once per name."""
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.constants[name] = value
         return name
 
     def shape(self, *sizes: int) -> str:
@@ -113,7 +133,7 @@ class _Emitter:
     def matmul(self, x: str, name: str, w: NDArray[np.float32], b: NDArray[np.float32] | None) -> str:
         """x · w + b in the form asked for; `name` is the module whose input range holds for x."""
         bias = None if b is None else self.constant(f"{name}.bias", b)
-        if not self.int8 or name == "head.out":
+        if not self.int8 or name in self.float_layers:
             y: str = self.op("MatMul", x, self.constant(f"{name}.weight", w))
         elif self.fused:
             q, scale, zero = self.rounded(name, w)
@@ -200,10 +220,12 @@ class _Emitter:
                     "logits", TensorProto.FLOAT, [*(shape[:1] if head == "sequence" else shape), blueprint.outputs]
                 )
             ],
-            list(self.constants.values()),
         )
         opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(MICROSOFT, 1)] if self.fused else [])]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="penjing")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="penjing")
+        for name, value in self.constants.items():  # last, one by one: in memory they are the most of it, and the calls above copy
+            model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return model
 
     @property
     def takes_segments(self) -> bool:
@@ -226,8 +248,10 @@ class _Emitter:
             position = position + self.weight("embeddings.token_type.weight")[0]
         zero, one, two = (self.shape(i) for i in range(3))
         length = self.op("Slice", self.op("Shape", "input_ids"), one, two)
-        x = self.op("Add", self.table("embeddings.word", "input_ids"),
-                    self.op("Slice", self.constant("embeddings.position", position), zero, length, zero))  # fmt: skip
+        x = self.table("embeddings.word", "input_ids")
+        if blueprint.rank:
+            x = self.matmul(x, "embeddings.word_map", self.weight("embeddings.word_map.weight").T, None)
+        x = self.op("Add", x, self.op("Slice", self.constant("embeddings.position", position), zero, length, zero))
         if self.takes_segments:
             x = self.op("Add", x, self.table("embeddings.token_type", "token_type_ids"))
         x = self.norm(x, "embeddings.norm")
@@ -275,7 +299,7 @@ class _Emitter:
         parts = ("query", "key", "value")
         w = np.concatenate([self.weight(f"{block}.{part}.weight").T for part in parts], axis=1)
         b = self.constant(f"{block}.qkv.bias", np.concatenate([self.weight(f"{block}.{part}.bias") for part in parts]))
-        if not self.int8:
+        if not self.int8 or self.float_layers.intersection(f"{block}.{part}" for part in parts):
             return str(self.op("Attention", x, self.constant(f"{block}.qkv.weight", w), b, num_heads=heads))
         xq, xs, xz = self.op("DynamicQuantizeLinear", x, outputs=3)
         q, scale, zero = self.rounded(f"{block}.qkv", w)

@@ -9,6 +9,18 @@ from typing import Any
 
 PACKAGES = ("penjing", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "onnx", "onnxruntime", "openvino")
 KERNELS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
+VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+"""Each brings an instruction that sums u8·s8 products in 32 bits."""
+SATURATES = ": pairs of u8·s8 products saturate 16 bits, so weights have 7 bits"
+X86_KERNELS = {
+    "amx_int8": "AMX int8",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx512f": "AVX-512 without VNNI" + SATURATES,
+    "avx2": "AVX2 without VNNI" + SATURATES,
+}
+"""What each instruction set is called, the best first."""
+ARM_KERNELS = {"i8mm": "ARM int8 matrix multiply", "asimddp": "ARM dot product", "asimd": "ARM NEON without dot product"}
 
 
 def instructions() -> list[str]:
@@ -22,9 +34,28 @@ def instructions() -> list[str]:
 
 
 def safe_weight_bits() -> int:
-    """8, or 7 on an x86 CPU without VNNI, where sums of two u8·s8 products overflow 16 bits silently."""
+    """Bits of int8 weights that no kernel of this CPU overflows with: 8, or 7 on x86 without VNNI.
+
+    There vpmaddubsw adds two products u8·s8 in 16 bits and saturates silently: 2·255·127 does not fit, 2·255·63 does. An x86
+    CPU of which nothing is known counts as one without. ARM widens its products (smull, sdot, smmla), so 8 bits are safe.
+    """
+    return 7 if _is_x86() and not VNNI.intersection(instructions()) else 8
+
+
+def kernel_class() -> str:
+    """The best integer multiply that the engines find on this CPU, in words."""
     found = set(instructions())
-    return 7 if "avx2" in found and not found & {"avx_vnni", "avx512_vnni", "amx_int8"} else 8
+    names = X86_KERNELS if _is_x86() else ARM_KERNELS
+    for needed, words in names.items():
+        if needed in found:
+            return words
+    if _is_x86():
+        return "x86 without VNNI" + SATURATES
+    return "no known int8 instructions: integers may be slower than float"
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64", "i386", "i686", "x86")
 
 
 def machine() -> dict[str, Any]:

@@ -8,22 +8,25 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from penjing.arrays import Feeds
-from penjing.engines.engine import Engine
+from penjing.engines.engine import Engine, name_of
 from penjing.errors import InputError
 
 
 @final
 class OnnxRuntimeEngine(Engine):
-    """An ONNX file in one session."""
+    """An ONNX model, a file or its bytes, in one session."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, model: Path | bytes, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
-            raise InputError(f"engine: ONNX Runtime cannot load {path} ({str(error).splitlines()[0][:200]})") from error
+            raise InputError(f"engine: ONNX Runtime cannot load {name_of(model)} ({str(error).splitlines()[0][:200]})") from error
+        self.session._model_bytes = None  # it would hold the bytes for good, and never reads them again
         self.inputs = [value.name for value in self.session.get_inputs()]
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:

@@ -8,17 +8,17 @@ import openvino
 from numpy.typing import NDArray
 
 from penjing.arrays import Feeds
-from penjing.engines.engine import Engine
+from penjing.engines.engine import Engine, name_of
 from penjing.errors import InputError
 
 
 @final
 class OpenVinoEngine(Engine):
-    """An ONNX file; with `bucket`, one compiled model per length rounded up (one for single texts, one for
-    batches), made when first met."""
+    """An ONNX model, a file or its bytes; with `bucket`, one compiled model per length rounded up (one for single texts, one for
+    batches), made when first met. The model is read once: its copies share the weights."""
 
-    def __init__(self, path: Path, threads: int, bucket: int = 0, bfloat16: bool = False) -> None:
-        self.path, self.bucket = path, bucket
+    def __init__(self, model: Path | bytes, threads: int, bucket: int = 0, bfloat16: bool = False) -> None:
+        self.bucket = bucket
         self.core = openvino.Core()
         self.options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -28,17 +28,17 @@ class OpenVinoEngine(Engine):
         }
         self.requests: dict[tuple[int, int], Any] = {}
         try:
-            model = self.core.read_model(str(path))
-            self.inputs = [value.get_any_name() for value in model.inputs]
-            tables = [op.get_output_shape(0) for op in model.get_ordered_ops() if op.get_friendly_name() == "embeddings.position"]
+            self.model = self.core.read_model(model)
+            self.inputs = [value.get_any_name() for value in self.model.inputs]
+            tables = [op.get_output_shape(0) for op in self.model.get_ordered_ops() if op.get_friendly_name() == "embeddings.position"]
             self.positions = int(tables[0][0])
         except Exception as error:
-            raise InputError(f"engine: OpenVINO cannot load {path} ({str(error).splitlines()[0][:200]})") from error
+            raise InputError(f"engine: OpenVINO cannot load {name_of(model)} ({str(error).splitlines()[0][:200]})") from error
 
     def _request(self, batch: int, length: int) -> Any:
         key = (1 if batch == 1 else -1, length) if self.bucket else (-1, -1)
         if key not in self.requests:
-            model = self.core.read_model(str(self.path))
+            model = self.model.clone()
             if self.bucket:
                 model.reshape({name: list(key) for name in self.inputs})
             self.requests[key] = self.core.compile_model(model, "CPU", self.options).create_infer_request()

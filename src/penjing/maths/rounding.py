@@ -4,6 +4,8 @@ Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Eff
 Integer-Arithmetic-Only Inference", section 2.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,12 +21,19 @@ def symmetric(w: Float, axis: int, bits: int = 8) -> tuple[NDArray[np.int8], Flo
     others = tuple(i for i in range(w.ndim) if i != axis % w.ndim)
     largest = np.abs(w).max(axis=others, keepdims=True)
     scale = np.where(largest > 0, largest / levels, 1.0).astype(np.float32)
-    q = np.clip(np.rint(w / scale), -levels, levels).astype(np.int8)
-    return q, scale.reshape(-1)
+    q = w / scale
+    np.clip(np.rint(q, out=q), -levels, levels, out=q)  # in place: an embedding is large
+    return q.astype(np.int8), scale.reshape(-1)
 
 
-def affine(low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """Scale S and zero point Z of r ≈ S·(q - Z), q in 0 … 255, for values in [low, high]; zero is exact."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / 255 or 1.0
-    return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, 255))
+def affine(low: float, high: float, bits: int = 8) -> tuple[np.float32, np.uint8]:
+    """Scale S and zero point Z of r ≈ S·(q - Z), q in 0 … 2^bits - 1, for values in [low, high]; zero is exact."""
+    low, high, levels = min(low, 0.0), max(high, 0.0), 2**bits - 1
+    scale = (high - low) / levels or 1.0
+    return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, levels))
+
+
+def affine_round(r: NDArray[Any], scale: np.float32, zero: np.uint8) -> NDArray[Any]:
+    """S·(q - Z) with q = round(r/S) + Z clipped to 0 … 255: what is left of `r`."""
+    z = float(zero)
+    return (np.clip(np.rint(r / scale) + z, 0, 255) - z) * scale

@@ -67,6 +67,7 @@ def page(report: dict[str, Any]) -> str:
             compared=_compared(report),
             pictures={name: Markup(svg) for name, svg in _pictures(report)},  # texts in them are escaped
             flipped=_flipped(report),
+            stored=_stored(report),
         )
     )
 
@@ -193,6 +194,27 @@ def _pictures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _row(figures: Mapping[str, Any], name: str, kind: Any) -> Row:
     latency, weight, quality = (_number(figures.get(key)) for key in ("latency_ms", "bytes", "quality"))
     return Row(name, kind, latency, weight, quality, _pair(figures.get("quality_ci95")))
+
+
+def _stored(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Matrices that are stored in equally many bits, a line each, the fewest bits first."""
+    found: dict[int, list[tuple[str, int]]] = {}
+    for name, part in _part(_part(report, "stored"), "bits").items():
+        found.setdefault(part["bits"], []).append((name.removeprefix("encoder.").removesuffix(".weight"), part["entries"]))
+    return [
+        {"bits": bits, "names": _layers([name for name, _ in parts]), "entries": sum(entries for _, entries in parts)}
+        for bits, parts in sorted(found.items())
+    ]
+
+
+def _layers(names: list[str]) -> str:
+    """Names with the layers' numbers gathered: `attention.query (0 1 2)`."""
+    gathered: dict[str, list[str]] = {}
+    for name in names:
+        layer, _, rest = name.removeprefix("layers.").partition(".")
+        inside = name.startswith("layers.")
+        gathered.setdefault(rest if inside else name, []).extend([layer] if inside else [])
+    return ", ".join(f"{name} ({' '.join(layers)})" if layers else name for name, layers in gathered.items())
 
 
 def _flipped(report: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -110,17 +110,17 @@ def activation(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: 
 
 def gradient(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
     """Expected sensitivity to the gate, |Σ a·g|, normalised in each layer (Michel et al. 2019, section 4.1)."""
-    return _importance(model, _observe(model, task, data, _gates, _label_loss(task, data)), formulas.sensitivity)
+    return _importance(model, _observe(model, task, data, _gates, label_loss(task, data)), formulas.sensitivity)
 
 
 def fisher(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
     """Diagonal of the Fisher information of the gates (Kwon et al. 2022, section 4.1)."""
-    return _importance(model, _observe(model, task, data, _gates, _label_loss(task, data)), formulas.fisher)
+    return _importance(model, _observe(model, task, data, _gates, label_loss(task, data)), formulas.fisher)
 
 
 def block_fisher(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
     """Greedy elimination by the Fisher information of all gates of a block together (Kwon et al. 2022, section 4.2)."""
-    seen = _observe(model, task, data, _gates, _label_loss(task, data))
+    seen = _observe(model, task, data, _gates, label_loss(task, data))
     return _importance(model, seen, lambda G: formulas.eliminate(G.T @ G / len(G)))
 
 
@@ -134,7 +134,7 @@ def taylor(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int)
     def collect(texts: int) -> None:  # the gradient is of a sum: (w·g / texts)²·texts
         sums.append(_of_weights(model, lambda w: torch.zeros_like(w) if w.grad is None else (w * w.grad).square() / texts))
 
-    _observe(model, task, data, _gates, _label_loss(task, data), after_batch=collect)
+    _observe(model, task, data, _gates, label_loss(task, data), after_batch=collect)
     heads, neurons = (
         [np.sum([getattr(each, kind)[i] for each in sums], axis=0) / len(data) for i in range(len(_layers(model)))]
         for kind in ("heads", "neurons")
@@ -186,7 +186,7 @@ def _gates(a: Tensor, g: Tensor | None, width: int) -> Tensor:
     return formulas.gate_gradients(a, g, width)
 
 
-def _label_loss(task: Task, data: Examples) -> Loss:
+def label_loss(task: Task, data: Examples) -> Loss:
     """Cross-entropy with the gold labels, summed, so that each text's gradient is its own."""
     targets = task.targets(data)
 
@@ -262,7 +262,7 @@ def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[
 
     Where the head reads the first token alone, the last layer's other tokens do not count.
     """
-    loss, layers = _label_loss(task, data), _layers(model)
+    loss, layers = label_loss(task, data), _layers(model)
     found: dict[Key, tuple[Tensor, Tensor]] = {}
     hooks = []
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import final
 
 from penjing.blueprint import Blueprint
-from penjing.engines.calibrate import calibrate
+from penjing.engines.calibrate import Calibration, calibrate
 from penjing.engines.graph import Ranges
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.step import Step
@@ -17,8 +17,11 @@ class Quantize(Step[Ranges, Blueprint]):
 
     name = "quantize"
 
+    def __init__(self, calibration: Calibration = "moving-average") -> None:
+        self.calibration = calibration
+
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Ranges:
-        return calibrate(model, data.encoded)
+        return calibrate(model, data.encoded, self.calibration)
 
     def plan(self, blueprint: Blueprint, evidence: Ranges) -> Blueprint:
         return replace(blueprint, bits=8)

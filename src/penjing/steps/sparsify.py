@@ -98,7 +98,7 @@ def sparsity_of(model: PenjingPreTrainedModel, embeddings: bool = False) -> floa
 def sparsity_for(blueprint: Blueprint, size: float, embeddings: bool = False) -> float:
     """The sparsity at which a model of this blueprint is stored in `size` bytes, a bitmap and the values left of each matrix."""
     layers = blueprint.with_layers(())
-    weights = blueprint.matrices - layers.matrices + (blueprint.vocabulary * blueprint.embedding if embeddings else 0)
+    weights = blueprint.matrices - layers.matrices + (blueprint.vocabulary * blueprint.word_width if embeddings else 0)
     left = size - 4 * (blueprint.parameters - weights) - weights / 8
     if left <= 0:
         least = (4 * (blueprint.parameters - weights) + weights / 8) / 1e6

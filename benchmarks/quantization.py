@@ -1,0 +1,194 @@
+"""Quantization on real data: the figures of docs/quantization.md.
+
+    python benchmarks/quantization.py [real] [curve] [trained] [small] [plot]
+
+Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of
+main_job.py; results go to .cache/bench/quantization/, where a run that was stopped goes on. `plot` writes
+docs/quantization.svg. About an hour in all; `real` and `small` time things, so leave the machine alone meanwhile.
+How near int8 comes to the processor's peak is metal.py's to say.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from main_job import CACHE, ROOT, SST2, data, penjing, run
+from peers import nncf_int8
+from pruning import TASKS, model_of
+
+from penjing.atomic import write_json
+from penjing.cli.options import cores
+from penjing.engines.engine import EAGER, Form, forms_of, open_engine, read_description
+from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, scheme_of
+from penjing.proof import BASELINES, STOCK_INT8
+
+HERE = CACHE / "quantization"
+EPOCHS = {"sst2": 1, "mrpc": 5, "conll2000": 2}
+KINDS = ("linear", "affine", "log", "kmeans")
+WIDTHS = (8, 6, 4, 3, 2, 1)
+SLICE_ROWS = 10_000
+
+
+def quantize(name: str, out: str, *options: object) -> Path:
+    """One `penjing quantize`, on dev where there is one; the folder it wrote."""
+    dev = ["--eval", data(name, "dev")] if data(name, "dev").is_file() else []
+    penjing(
+        "quantize", "--model", model_of(name), "--task", TASKS[name], "--train", data(name, "train"), *dev,
+        "--test", data(name, "test"), "--max-length", 128, "--out", HERE / out, *options,
+    )  # fmt: skip
+    return HERE / out
+
+
+def loaded(name: str) -> Any:
+    """The task's data as the command line reads it."""
+    from penjing.sources import Reading, load_data
+
+    dev = str(data(name, "dev")) if data(name, "dev").is_file() else ""
+    return load_data(str(model_of(name)), TASKS[name], str(data(name, "train")), dev, Reading(max_length=128))
+
+
+def real() -> None:
+    """Float32, dynamic, static and trained int8 of ours, ONNX Runtime's own and NNCF's: one run for each task."""
+    for name in TASKS:
+        if not (HERE / f"{name}-real.json").is_file():
+            write_json(HERE / f"{name}-real.json", compare(name))
+    print(real_table())
+
+
+def compare(name: str) -> dict[str, Any]:
+    """Quality on dev and test against the teacher, latency, throughput: every engine a process of its own, in turn."""
+    from penjing.checkpoint import read
+    from penjing.engines.export import export
+    from penjing.engines.machine import commit, kernel_class, machine, versions
+    from penjing.engines.measure import Subject, measure
+    from penjing.proof import stock_int8
+    from penjing.sources import load_examples
+    from penjing.steps.quantize import Quantize
+    from penjing.tasks.judge import judge_pair
+
+    taught = quantize(name, f"{name}-qat", "--scheme", "qat-int8", "--epochs", EPOCHS[name]) / "engine"
+    known, threads, teacher = loaded(name), cores(), HERE / f"{name}-teacher"
+    model = read(model_of(name), head=known.task.head, labels=known.task.labels)
+    texts = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:512]))
+    files = [form.file for form in (*FLOAT_FORMS, *INT8_FORMS)]
+    export(model, teacher, files, Quantize().observe(model, texts), segments=name == "mrpc")
+    stock_int8(teacher / PORTABLE_FLOAT, teacher / STOCK_INT8)
+    stock = BASELINES["onnxruntime_int8"]
+    rows: list[tuple[str, Form, Path]] = [("teacher", EAGER, model_of(name))]
+    rows += [("float32", form, teacher) for form in FLOAT_FORMS]
+    rows += [("peer", Form(stock.name, stock.engine, stock.file, batch=1), teacher)]
+    rows += [("peer", nncf_int8(teacher / PORTABLE_FLOAT, texts.encoded, teacher), teacher)]
+    rows += [(f"{scheme_of(form)} int8", form, teacher) for form in INT8_FORMS]
+    rows += [("QAT int8", form, taught) for form in forms_of(read_description(taught))]
+    sets = {"dev": known.eval, "test": load_examples(known, str(data(name, "test")), print)}
+    reference = {split: open_engine(EAGER, model_of(name), threads).logits(examples.encoded) for split, examples in sets.items()}
+    measured = measure([Subject(form, place) for _, form, place in rows], known.eval.encoded, threads=threads)
+    figures = []
+    for (kind, form, place), m in zip(rows, measured, strict=True):
+        engine = open_engine(form, place, threads)
+        judged = {
+            split: judge_pair(known.task, examples, engine.logits(examples.encoded), examples, reference[split])
+            for split, examples in sets.items()
+        }
+        low, high = m.speedup_over(measured[0])[1:]
+        figures.append(judged | {
+            "kind": kind, "form": form.name, "latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s,
+            "speedup": [measured[0].latency_ms / m.latency_ms, low, high],
+        })  # fmt: skip
+    return {"rows": figures, "machine": machine(), "versions": versions(), "commit": commit(), "kernels": kernel_class()}
+
+
+def real_table() -> str:
+    """What `real` found, as Markdown."""
+    lines = ["| data | int8 | form | lost, dev (95 %) | lost, test (95 %) | ms | texts/s |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for name in TASKS:
+        path = HERE / f"{name}-real.json"
+        for row in json.loads(path.read_text())["rows"] if path.is_file() else []:
+            lost = ["{:.2f} ({:.2f} … {:.2f})".format(row[s]["drop"], *row[s]["drop_ci95"]) for s in ("dev", "test")]
+            figures = f"{row['latency_ms']:.2f} | {row['throughput_per_s']:.0f}"
+            lines.append(f"| {name} | {row['kind']} | {row['form']} | {lost[0]} | {lost[1]} | {figures} |")
+    return "\n".join(lines)
+
+
+def schemes() -> Iterator[tuple[str, int, Any]]:
+    """Every stored method at every number of bits that it has."""
+    from penjing.maths.stored import Scheme
+
+    for kind in KINDS:
+        for bits in WIDTHS:
+            if bits > 1 or kind == "kmeans":
+                yield kind, bits, Scheme(kind, bits, 128, "mse")
+    yield "ternary", 2, Scheme("ternary", 2, 128)
+    yield "binary", 1, Scheme("binary", 1, 128)
+
+
+def curve() -> None:
+    """Bytes against quality, nothing trained: rounded as it is, and linear with the inputs in mind; the whole deployment's bytes."""
+    from penjing.checkpoint import read
+    from penjing.steps.gptq import round_model
+    from penjing.steps.store import matrices, scheme_of, store
+
+    known = loaded("sst2")
+    teacher = read(SST2, head="sequence", labels=known.task.labels)
+    texts = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:256])).encoded
+    points: list[dict[str, Any]] = []
+    for kind, bits, scheme in schemes():
+        wanted = {name: scheme_of(name, teacher.get_parameter(name).shape[1], scheme) for name in matrices(teacher)}
+        found = {"rounded": store(teacher, wanted)}
+        if kind in ("linear", "affine"):
+            found["rounded by its inputs"] = round_model(teacher, texts, wanted)
+        for how, (model, coded) in found.items():
+            points.append({"kind": kind, "bits": bits, "how": how} | deployed(known, model, coded))
+            print(points[-1], flush=True)
+            write_json(HERE / "curve.json", {"points": points})
+
+
+def deployed(known: Any, model: Any, coded: Any) -> dict[str, Any]:
+    """Quality on dev, and bytes of weights, tokenizer and configuration."""
+    import tempfile
+
+    from penjing.checkpoint import write
+    from penjing.training.predict import logits_of, quality_of  # noqa: F401
+
+    from penjing.tasks.judge import judge  # isort: skip
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(model, Path(folder) / "model", tokenizer=SST2, packed=True, coded=coded)
+        needed = ("packed.safetensors", "tokenizer.json", "config.json")
+        size = sum((Path(folder) / "model" / name).stat().st_size for name in needed)
+    judged = judge(known.task, known.eval, logits_of(model, known.eval.encoded))
+    return {"bytes": size, "quality": judged["quality"], "quality_ci95": judged["quality_ci95"]}
+
+
+def trained() -> None:
+    """The fewest bits, taught by the float teacher on a slice of the training texts."""
+    rows = ROOT / ".cache" / "bench" / "quantization" / "slice.jsonl"
+    if not rows.is_file():
+        from penjing.tasks.data import read_rows
+
+        every = read_rows(str(data("sst2", "train")))
+        chosen = np.sort(np.random.default_rng(0).permutation(len(every))[:SLICE_ROWS])
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        rows.write_text("".join(json.dumps(every[i]) + "\n" for i in chosen))
+    for kind, bits in (("linear", 4), ("linear", 3), ("linear", 2), ("kmeans", 2), ("ternary", 2), ("binary", 1)):
+        penjing(
+            "quantize", "--model", SST2, "--task", "classification", "--train", rows, "--eval", data("sst2", "dev"),
+            "--test", data("sst2", "test"), "--max-length", 128, "--out", HERE / f"sst2-{kind}{bits}", "--scheme", kind,
+            "--bits", bits, "--epochs", 2,
+        )  # fmt: skip
+
+
+def small() -> None:
+    """The whole deployment in 8 MB."""
+    penjing(
+        "compress", "--model", SST2, "--task", "classification", "--train", data("sst2", "train"), "--eval", data("sst2", "dev"),
+        "--test", data("sst2", "test"), "--max-length", 128, "--size-mb", 8, "--max-drop", 1, "--epochs", 1, "--out", HERE / "sst2-small",
+    )  # fmt: skip
+
+
+JOBS = {"small": small, "real": real, "trained": trained, "curve": curve}
+
+if __name__ == "__main__":
+    run(JOBS, real_table)

@@ -1,0 +1,127 @@
+"""What a result is delivered as: the engine's folder, the report, the model's folder."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from penjing import __version__
+from penjing.atomic import whole_folder, write_json
+from penjing.blueprint import Blueprint
+from penjing.checkpoint import blueprint_of, write
+from penjing.engines.engine import DESCRIPTION, PACKED, Form
+from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, MODEL, PORTABLE_FLOAT, PORTABLE_INT8, export, network_of
+from penjing.engines.graph import Ranges
+from penjing.engines.machine import kernel_class, safe_weight_bits
+from penjing.engines.packed import write_network
+from penjing.job import Job
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.packing import Coded
+from penjing.proof import gates_of
+from penjing.report.page import model_card
+from penjing.sources import Data
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the steps made: the model, its codes where it is stored in few bits, the teacher's layers that it has, and how int8
+    rounds it (None in float)."""
+
+    model: PenjingPreTrainedModel
+    coded: Mapping[str, Coded] | None
+    layers: Sequence[int]
+    ranges: Ranges | None
+    float_layers: frozenset[str] = frozenset()
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """With the bits that a weight is stored with on average."""
+        if self.coded is None:
+            return replace(blueprint_of(self.model), bits=32 if self.ranges is None else 8)
+        sizes = [(each.bits, each.codes.size) for each in self.coded.values()]
+        return replace(blueprint_of(self.model), bits=round(sum(bits * n for bits, n in sizes) / sum(n for _, n in sizes)))
+
+
+def describe(folder: Path, data: Data, forms: Sequence[Form]) -> None:
+    """Write engine.json: what the folder says of itself."""
+    write_json(folder / DESCRIPTION, {
+        "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name, "labels": data.task.labels,
+        "max_length": data.max_length, "weight_bits": safe_weight_bits(), "forms": [form.to_dict() for form in forms],
+    })  # fmt: skip
+
+
+def export_forms(outcome: Outcome, folder: Path, data: Data, forms: Sequence[Form], portable: str, tokenizer: Path) -> int:
+    """Every form's file and the one of standard operators (in a packed folder built from the weights), the tokenizer, and the
+    description; the bytes of the weights that run everywhere."""
+    segments = data.task.name == "pair"
+    if outcome.coded is not None:
+        coded = {name.removeprefix("encoder."): each for name, each in outcome.coded.items()}
+        write_network(network_of(outcome.model), coded, folder, ranges=outcome.ranges, segments=segments, float_layers=outcome.float_layers)
+    files = [form.file for form in forms if not form.packed] + ([] if outcome.coded is not None else [portable])
+    if MODEL in files:
+        files.remove(MODEL)
+        write(outcome.model, folder / MODEL, packed=outcome.coded is not None, coded=outcome.coded)
+    export(outcome.model, folder, files, outcome.ranges, segments=segments, float_layers=outcome.float_layers)
+    describe(folder, data, forms)
+    shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    return sum((folder / name).stat().st_size for name in (PACKED if outcome.coded is not None else [portable]))
+
+
+def deliver(
+    outcome: Outcome, report: dict[str, Any], chosen: Form, exported: Path, out: Path, data: Data, tokenizer: Path, packed: bool
+) -> None:  # fmt: skip
+    """Write model/, and engine/ with the chosen form and the file of standard operators for every engine."""
+    card = {"README.md": model_card(report)}
+    write(outcome.model, out / "model", tokenizer=tokenizer, extra=card, packed=packed or outcome.coded is not None, coded=outcome.coded)
+    everywhere = [
+        replace(form, packed=outcome.coded is not None)
+        for form in (*INT8_FORMS, *FLOAT_FORMS)
+        if form.portable and form.file == (PORTABLE_FLOAT if outcome.ranges is None else PORTABLE_INT8)
+    ]
+    forms = [form for form in dict.fromkeys((chosen, *everywhere)) if form.engine != "torch"]
+    with whole_folder(out / "engine") as folder:
+        for name in {file for form in forms for file in form.files} | {"tokenizer.json"}:
+            shutil.copyfile(exported / name, folder / name)
+        describe(folder, data, forms)
+
+
+def report_of(
+    job: Job, data: Data, before: Blueprint, outcome: Outcome, verified: dict[str, Any], records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:  # fmt: skip
+    """The report: what was asked, what came out, what it is held against, and which gates it passed.
+
+    Args:
+        data: as the result encodes it; `job.data` is as the teacher does.
+        before: the teacher's blueprint.
+    """
+    chosen = next(form for form in verified["forms"] if form["chosen"])
+    eager, after, int8 = verified["baselines"]["torch_eager"], outcome.blueprint, outcome.ranges is not None
+    names = ("quality", "quality_ci95", "drop", "drop_ci95", "p_value", "latency_ms", "throughput_per_s", "bytes", "engine")
+    result = {name: chosen[name] for name in names}
+    lengths = data.eval.encoded.lengths
+    own, theirs = int(np.median(lengths)), int(np.median(job.data.eval.encoded.lengths))
+    result |= {
+        "form": chosen["name"], "parameters": after.parameters, "float_quality": verified["float_quality"],
+        "speedup_vs_eager": eager["latency_ms"] / chosen["latency_ms"], "speedup_range": verified["speedup_range"],
+        "macs": after.macs(own) / max(1, before.macs(theirs)), "kernels": kernel_class() if int8 else None,
+        "float_layers": sorted(outcome.float_layers),
+    }  # fmt: skip
+    gates = gates_of(result, verified, job.budget, job.recipe, int8)
+    return {
+        "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name,
+        "met": all(gate["passed"] for gate in gates if gate["asked"]), "asked": job.asked, "command": job.command,
+        "date": verified["date"], "commit": verified["commit"], "seed": job.seed,
+        "workload": {
+            "lengths_p50": float(np.percentile(lengths, 50)), "lengths_p95": float(np.percentile(lengths, 95)),
+            "batch": 1, "threads": job.threads, "texts": min(100, len(lengths)),
+        },
+        "machine": verified["machine"], "versions": verified["versions"],
+        "teacher": {**eager, "parameters": before.parameters},
+        "baselines": verified["baselines"], "result": result, "forms": verified["forms"], "gates": gates,
+        "steps": [{k: r.get(k) for k in ("name", "seconds", "quality", "bytes", "note")} for r in records],
+        "blueprint": after.to_dict(), "teacher_blueprint": before.to_dict(), "kept_layers": list(outcome.layers),
+        "flipped": verified["flipped"], "tests": verified["tests"], "shapes": verified["shapes"], "stored": verified["stored"],
+    }  # fmt: skip

@@ -1,0 +1,45 @@
+"""What is asked: a model, data, a budget, and the steps to take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from penjing.engines.engine import EngineName
+from penjing.recipe import Recipe
+from penjing.sources import Data
+from penjing.tasks.task import Examples
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the user wants; None where it is left open."""
+
+    speedup: float | None = None
+    latency_ms: float | None = None
+    size_mb: float | None = None
+    max_drop: float | None = None
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether neither a speed nor a size is asked."""
+        return self.speedup is None and self.latency_ms is None and self.size_mb is None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that `compress` needs to know."""
+
+    model: Path
+    data: Data
+    budget: Budget
+    recipe: Recipe
+    out: Path
+    threads: int
+    engine: EngineName | None = None
+    seed: int = 0
+    tests: Sequence[tuple[str, Examples]] = ()
+    asked: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    corpus: Path | None = None
+    """Further texts, a line each, whose tokens are kept where the vocabulary is pruned."""

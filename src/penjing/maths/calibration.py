@@ -1,0 +1,144 @@
+"""The range [low, high] over which activations are rounded to 8 bits, from what they were on real texts.
+
+The wider the range, the coarser its 256 steps; the narrower, the more is clipped. The methods weigh the two differently.
+Sources: Jacob et al. 2018, section 3.1 (moving average); Wu et al. 2020, "Integer Quantization for Deep Learning Inference",
+section 3.3 (percentile); Banner et al. 2019, section 2 (squared error); Migacz 2017, "8-bit Inference with TensorRT" (entropy).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.maths.rounding import affine, affine_round
+
+Range = tuple[float, float]
+BITS = 12
+"""A histogram has 2^BITS bins on either side of zero."""
+SMALLEST = -60
+"""The narrowest bins are 2^SMALLEST wide."""
+
+
+@final
+class Histogram:
+    """Counts of values in bins that are 2^exponent wide, their edges at its multiples, and the exact extremes.
+
+    Bins double in width when a value falls outside; as their width is a power of two, two become one exactly, and the
+    counts are those of one pass over everything, whatever the pieces they came in. Memory does not grow.
+    """
+
+    def __init__(self) -> None:
+        self.exponent = SMALLEST
+        self.counts: NDArray[np.int64] = np.zeros(2 << BITS, np.int64)
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count values of any shape; they must be finite."""
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if largest := max(-low, high):
+            self._widen(int(np.frexp(largest)[1]) - BITS)
+        index = np.floor(np.ldexp(values.reshape(-1), -self.exponent)).astype(np.int64) + (1 << BITS)
+        self.counts += np.bincount(index, minlength=len(self.counts))
+
+    def _widen(self, exponent: int) -> None:
+        if exponent <= self.exponent:
+            return
+        merged = (np.arange(len(self.counts)) - (1 << BITS) >> exponent - self.exponent) + (1 << BITS)
+        counts = np.zeros_like(self.counts)
+        np.add.at(counts, merged, self.counts)
+        self.counts, self.exponent = counts, exponent
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return float(np.ldexp(1.0, self.exponent))
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """(bins + 1,)"""
+        edges: NDArray[np.float64] = self.width * (np.arange(len(self.counts) + 1) - (1 << BITS)).astype(np.float64)
+        return edges
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """(bins,)"""
+        return self.edges[:-1] + self.width / 2
+
+
+def min_max(ends: Sequence[Range]) -> Range:
+    """The lowest and the highest: nothing seen is clipped."""
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def moving_average(ends: Sequence[Range], beta: float = 0.99) -> Range:
+    """m_t = β·m_{t-1} + (1 - β)·x_t of the ends of each batch in turn, over 1 - β^T, so that it does not start at zero."""
+    m = np.zeros(2)
+    for x in ends:
+        m = beta * m + (1 - beta) * np.array(x)
+    low, high = m / (1 - beta ** len(ends))
+    return float(low), float(high)
+
+
+def percentile(seen: Histogram, part: float = 0.9999) -> Range:
+    """All but 1 - `part` of the values on either side; within a bin they are taken to be spread evenly."""
+    edges = np.clip(seen.edges, seen.low, seen.high)
+    below = np.concatenate([[0.0], np.cumsum(seen.counts)]) / seen.counts.sum()
+    low, high = np.interp([1 - part, part], below, edges)
+    return float(low), float(high)
+
+
+def squared_error(seen: Histogram) -> Range:
+    """The range with the least Σ c·(x - r(x))², r(x) what the 8 bits of the range give for x."""
+    used = seen.counts.nonzero()[0]
+    c, x = seen.counts[used], seen.centres[used]
+
+    def loss(low: float, high: float) -> float:
+        return float(c @ np.square(x - affine_round(x, *affine(low, high))))
+
+    return _narrowed(loss, seen.low, seen.high)
+
+
+def entropy(seen: Histogram) -> Range:
+    """The range with the least KL(P ‖ Q): P the histogram with what is outside moved into its end bins, Q the same bins
+    without that, merged into 256 levels, each spread evenly over its bins that hold anything."""
+    counts, middle = seen.counts.astype(np.float64), 1 << BITS
+
+    def loss(low: float, high: float) -> float:
+        first, last = middle + int(np.floor(low / seen.width)), middle + int(np.ceil(high / seen.width))
+        inside = counts[first:last]
+        p = inside.copy()
+        p[0] += counts[:first].sum()
+        p[-1] += counts[last:].sum()
+        level = np.arange(len(inside)) * 256 // max(len(inside), 256)
+        held = inside > 0
+        share = np.bincount(level, inside) / np.maximum(np.bincount(level, held), 1)
+        q = np.where(held, share[level], 0.0)
+        p, q = p / p.sum(), q / max(q.sum(), 1.0)
+        some = p > 0
+        return float(np.sum(p[some] * np.log(p[some] / np.maximum(q[some], 1e-9))))
+
+    return _narrowed(loss, seen.low, seen.high)
+
+
+def _narrowed(loss: Callable[[float, float], float], low: float, high: float) -> Range:
+    """The range within [low, high], zero included, with the least loss: each end in turn is tried from whole down to 1/64."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    parts = np.geomspace(1, 1 / 64, 97)
+    best = [1.0, 1.0]
+    least = loss(low, high) if low < high else 0.0
+    for _ in range(3):
+        before = list(best)
+        for end in (1, 0):
+            for part in parts if (low, high)[end] else ():
+                trial = [*best]
+                trial[end] = float(part)
+                found = loss(low * trial[0], high * trial[1])
+                if found < least:
+                    best, least = trial, found
+        if best == before:
+            break
+    return low * best[0], high * best[1]

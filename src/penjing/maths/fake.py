@@ -1,0 +1,125 @@
+"""Rounding in training: the forward pass sees rounded values, the gradient goes straight through to the float ones.
+
+The arithmetic is that of `maths.rounding`, value for value, on tensors of float32; other dtypes are made float32 first.
+Source of the estimator: Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons", section 2.
+"""
+
+import math
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor
+
+
+def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
+    """The values of `rounded`, with ∂/∂x = 1."""
+    return cast(Tensor, _StraightThrough.apply(x, rounded))
+
+
+def symmetric_rows(w: Tensor, bits: int = 8) -> Tensor:
+    """S·q of each row, q = round(w/S), S = max|w| / (2^(bits-1) - 1): what `rounding.symmetric` leaves. No gradient."""
+    w, levels = w.detach().float(), 2 ** (bits - 1) - 1
+    if not w.numel():
+        return w
+    scale = w.abs().amax(-1, keepdim=True).div_(levels)
+    scale = torch.where(scale > 0, scale, 1.0)
+    return (w / scale).round_().clamp_(-levels, levels).mul_(scale)
+
+
+def affine(x: Tensor, scale: float, zero: int, bits: int = 8) -> Tensor:
+    """S·(q - Z), q = round(x/S) + Z clipped to 0 … 2^bits - 1; ∂/∂x = 1 where nothing is clipped, else 0 (Jacob et al. 2018, section 3)."""
+    return cast(Tensor, _Affine.apply(x.float(), scale, -zero, 2**bits - 1 - zero))
+
+
+def sign(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """α·sign(x - β), sign(0) = 1, with the gradient of α·clip(u, -1, 1) in x and β, u = (x - β)/α (Qin et al. 2022, section 3.1).
+
+    ∂/∂α = sign(u) - u·1{|u| ≤ 1}, as for a learned step (Esser et al. 2020, section 2.1; Liu et al. 2022, BiT, section 3.2); the
+    gradients of α and β are divided by √N, N the entries of x, as a learned step's are. α > 0 and β are scalars.
+    """
+    return cast(Tensor, _Sign.apply(x.float(), alpha, beta))
+
+
+def grid_codes(w: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
+    """q = round(w/S + Z) within 0 … top, as floats: the nearest of the values S·(q - Z). What is given broadcasts."""
+    return (w / scale).add_(zero).round_().clamp_(0, top)
+
+
+def power_codes(w: Tensor, scale: Tensor, m: int) -> Tensor:
+    """m + sign(w)·(e + m), as floats: of the values ±S·2^e, e in 1 - m … 0, the nearest in its logarithm; m for zero alone."""
+    e = (w.abs() / scale).log2_().round_().clamp_(1 - m, 0)
+    return e.add_(m).mul_(w.sign()).add_(m)
+
+
+def tanh_normalised(w: Tensor) -> Tensor:
+    """max|w| · tanh(w) / max|tanh(w)|: DoReFa's squashing before rounding (Zhou et al. 2016, equation 9), in the range of w.
+
+    Both maxima count as constants.
+    """
+    largest = w.detach().abs().max()
+    return torch.tanh(w) * (largest / torch.tanh(largest)) if largest > 0 else w
+
+
+def looked_up(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] for a flat table and int32 index of any shape; ∂/∂table sums over a cluster (Han et al. 2016, section 3.3)."""
+    return cast(Tensor, _LookedUp.apply(table, index))
+
+
+@final
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], None
+
+
+@final
+class _Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, low: int, high: int) -> Tensor:
+        q = (x / scale).round_()
+        clipped = q.clamp(low, high)
+        if x.requires_grad:
+            ctx.save_for_backward(q == clipped)
+        return clipped.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None, None
+
+
+@final
+class _Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+        ctx.save_for_backward(x, alpha, beta)
+        return torch.where(x >= beta, alpha, -alpha)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (g,), (x, alpha, beta) = gradients, ctx.saved_tensors
+        u = (x - beta) / alpha
+        inside = u.abs() <= 1
+        through = g * inside
+        root = math.sqrt(x.numel())
+        by_alpha = (g * torch.where(u >= 0, 1.0, -1.0) - through * u).sum() / root
+        return through, by_alpha, -through.sum() / root
+
+
+@final
+class _LookedUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.entries = len(table)
+        return table.index_select(0, index.flatten()).view(index.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        g = gradients[0]
+        return g.new_zeros(ctx.entries).index_add_(0, index.flatten(), g.flatten()), None

@@ -1,0 +1,77 @@
+"""A size that is asked: what is stored in how many bits, so that the whole deployment fits in it."""
+
+from dataclasses import replace
+
+from penjing.blueprint import Blueprint
+from penjing.checkpoint import blueprint_of
+from penjing.errors import InputError
+from penjing.job import Budget
+from penjing.maths.stored import Scheme
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.recipe import PruneSettings, Recipe
+from penjing.search.bits import allot, table
+from penjing.steps.hessian import sensitivities
+from penjing.steps.store import MIXED, StoreSettings, matrices, scheme_of
+from penjing.tasks.task import Examples, Task
+
+LEAST_BITS = 4
+"""Of the average weight: blocks and the embedding's rank are cut before it is fewer."""
+WIDTHS = (2, 3, 4, 5, 6, 8)
+"""Bits that mixed precision chooses from."""
+EMBEDDING_PART = 0.5
+"""Of the size, at most, that the word embedding may take."""
+OVERHEAD = 40_000
+"""Bytes of headers, descriptions and the network's own file."""
+MARGIN = 0.97
+"""Bits aim at this part of the room, since training changes how well the codes compress."""
+RANKS = 16
+"""The rank is a multiple of it."""
+
+
+def within(recipe: Recipe, budget: Budget, blueprint: Blueprint, tokenizer: int) -> Recipe:
+    """The recipe that also leaves out unused tokens and stores few bits, where plain int8 is larger than the size that is asked.
+
+    Args:
+        tokenizer: bytes of the tokenizer's file.
+    """
+    if budget.size_mb is None or replace(blueprint, bits=8).bytes + tokenizer + OVERHEAD <= 1e6 * budget.size_mb:
+        return recipe
+    prune = recipe.prune or PruneSettings()
+    return replace(
+        recipe,
+        prune=prune if prune.vocabulary is not None else replace(prune, vocabulary=0.0),
+        store=recipe.store or StoreSettings(MIXED, training=recipe.distill is not None),
+    )
+
+
+def rank_for(blueprint: Blueprint, room: float) -> int:
+    """The word embedding's rank so that it takes its part of `room` bytes in the fewest bits; 0: it has room in full."""
+    words, width = blueprint.vocabulary, blueprint.embedding
+    most = EMBEDDING_PART * room * 8 / LEAST_BITS
+    rank = max(RANKS, int(most / (words + width)) // RANKS * RANKS)
+    return 0 if blueprint.rank or words * width <= most or rank * (words + width) >= words * width else rank
+
+
+def mixed(
+    model: PenjingPreTrainedModel, settings: StoreSettings, task: Task, data: Examples, limit_bytes: float | None, seed: int
+) -> dict[str, Scheme]:
+    """The bits of each matrix: where the Hessian says that rounding costs most, the most (Dong et al. 2020, HAWQ-V2, equation 8).
+
+    Args:
+        data: texts with labels, that the Hessian is estimated on.
+        limit_bytes: of the packed weights; None: what `settings.bits` of the average weight come to.
+    """
+    blueprint, names = blueprint_of(model), matrices(model)
+    entries = sum(model.get_parameter(name).numel() for name in names)
+    room = settings.bits * entries / 8 if limit_bytes is None else MARGIN * (limit_bytes - 4 * blueprint.vectors - OVERHEAD)
+    bends = sensitivities(model, task, data, seed)
+    costs: dict[str, dict[Scheme, tuple[int, float]]] = {}
+    for name in names:
+        weight = model.get_parameter(name)
+        wide = [scheme_of(name, weight.shape[1], Scheme("linear", bits, settings.group, settings.clip)) for bits in WIDTHS]
+        costs |= table({name: weight}, {name: bends.get(name, 0.0)}, dict.fromkeys(wide), seed)  # the small ones have no choice
+    try:
+        return allot(costs, room)
+    except InputError as error:
+        asked = f"--bits: {settings.bits}" if limit_bytes is None else f"--size-mb: {limit_bytes / 1e6:.1f} MB of weights"
+        raise InputError(f"{asked}: too little for the weights even in {WIDTHS[0]} bits each; ask for more") from error

@@ -1,0 +1,138 @@
+"""Which linear layers stay in float: measured by what rounding each of them alone does to the model's answers.
+
+Everything runs in PyTorch with the arithmetic of the exported integers: weights per output channel, activations per
+tensor over the calibrated range (static) or over the text's own (dynamic). The last linear layer of the head is float
+in every form and the word embedding is integers in every form, so neither is up for a choice.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from penjing.arrays import Encoded
+from penjing.checkpoint import blueprint_of
+from penjing.engines.graph import FLOAT_ALWAYS, Ranges, first_token_layers
+from penjing.engines.machine import safe_weight_bits
+from penjing.maths.rounding import affine, symmetric
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.surgery import copy_of
+
+
+def roundable(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that int8 rounds, by name (without `encoder.`), in the order in which they run."""
+    found = {name.removeprefix("encoder."): m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.in_features}
+    return {name: module for name, module in found.items() if name not in FLOAT_ALWAYS}
+
+
+def affine_rounded(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """`maths.rounding.affine_round` in torch; low, high: any shape that broadcasts against x."""
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    S = torch.where(high > low, (high - low) / 255, 1.0)
+    Z = (-low / S).round().clamp(0, 255)
+    return S * ((x / S).round().add(Z).clamp(0, 255) - Z)
+
+
+@contextmanager
+def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Ranges | None, weight_bits: int) -> Iterator[None]:
+    """Within, the named linear layers compute with rounded weights and inputs, as the exported int8 graph does.
+
+    Args:
+        ranges: of the static form; None rounds each text over its own range, as the dynamic form does.
+    """
+    modules = roundable(model)
+    first_only = first_token_layers(blueprint_of(model))
+    weights = {name: modules[name].weight.data for name in names}
+
+    def rounding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+            x = given[0]
+            if ranges is not None:
+                S, Z = affine(*ranges[name])
+                return (float(S) * ((x / float(S)).round().add(int(Z)).clamp(0, 255) - int(Z)),)
+            # The dynamic form takes query, key and value together, so of all tokens.
+            read = x[:, :1] if name in first_only and not name.endswith("query") else x
+            axes = tuple(range(1, x.ndim))
+            return (affine_rounded(x, read.amin(axes, keepdim=True), read.amax(axes, keepdim=True)),)
+
+        return hook
+
+    hooks = [modules[name].register_forward_pre_hook(rounding(name)) for name in names]
+    try:
+        for name, w in weights.items():
+            q, S = symmetric(w.numpy(), axis=0, bits=weight_bits)
+            modules[name].weight.data = torch.from_numpy(q * S[:, None])
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, w in weights.items():
+            modules[name].weight.data = w
+
+
+@final
+class Divergence:
+    """How far a model with some layers rounded answers from the float model, on the same texts.
+
+    The mean of KL(p ‖ q) over texts (sequence), tokens (token), or texts' starts and ends (question), p the float model's;
+    for a regression the mean squared difference.
+    """
+
+    def __init__(self, model: PenjingPreTrainedModel, encoded: Encoded, ranges: Ranges | None, weight_bits: int | None = None) -> None:
+        self.ranges, self.weight_bits = ranges, safe_weight_bits() if weight_bits is None else weight_bits
+        self.blueprint = blueprint_of(model)
+        self.batches = [
+            {name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()} for rows in encoded.exact_batches(32)
+        ]
+        self.expected = self._logits(model)
+        self.model = copy_of(model).eval()
+        self.layers = tuple(roundable(self.model))
+        word = self.model.get_input_embeddings().weight
+        q, S = symmetric(word.detach().numpy(), axis=0)
+        word.data = torch.from_numpy(q * S[:, None])
+
+    @torch.inference_mode()
+    def _logits(self, model: PenjingPreTrainedModel) -> list[Tensor]:
+        return [_answer(model(**feeds)) for feeds in self.batches]
+
+    def __call__(self, names: Collection[str]) -> float:
+        """Of the model with these layers in int8, the others in float."""
+        with rounded(self.model, names, self.ranges, self.weight_bits):
+            found = self._logits(self.model)
+        total = sum(float(self._one(p, q).sum()) for p, q in zip(self.expected, found, strict=True))
+        return total / sum(self._one(p, p).numel() for p in self.expected)
+
+    def _one(self, p: Tensor, q: Tensor) -> Tensor:
+        if self.blueprint.outputs == 1:
+            return (p - q).square()
+        axis = 1 if self.blueprint.head == "question" else -1
+        p, q = F.log_softmax(p, axis), F.log_softmax(q, axis)
+        return F.kl_div(q, p, reduction="none", log_target=True).sum(axis)
+
+
+def _answer(output: Any) -> Tensor:
+    """(B, C) or (B, S, C) in float64."""
+    value: Tensor = output.logits if "logits" in output else torch.stack([output.start_logits, output.end_logits], -1)
+    return value.double()
+
+
+def sensitivity(divergence: Divergence) -> dict[str, float]:
+    """What rounding each linear layer alone adds to the divergence; the worst first."""
+    none = divergence(())
+    found = {name: divergence((name,)) - none for name in divergence.layers}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def keep_float(sensitivities: dict[str, float], divergence: Callable[[Collection[str]], float], limit: float) -> frozenset[str]:
+    """The fewest layers to leave in float, the most sensitive first, so that the divergence of all others rounded is ≤ `limit`.
+
+    Each set is measured as a whole: errors of layers do not simply add up. Where no set reaches the limit, it is every layer.
+    """
+    order = sorted(sensitivities, key=lambda name: -sensitivities[name])
+    for count in range(len(order)):
+        if divergence(order[count:]) <= limit:
+            return frozenset(order[:count])
+    return frozenset(order)

@@ -1,0 +1,230 @@
+"""Training in few bits: what was judged is what is stored, for every scheme, and a killed training goes on exactly."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import penjing_model
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from penjing.arrays import Encoded
+from penjing.blueprint import Blueprint, Layer
+from penjing.errors import InputError
+from penjing.maths.stored import BITS, Scheme, fake
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.steps import distill
+from penjing.steps.distill import Distill, DistillSettings
+from penjing.steps.lowbit import Codebook, Halves, Levels, LowBit, LowBitWeights
+from penjing.surgery import copy_of
+from penjing.tasks import judge
+from penjing.tasks.task import Classification, Examples
+from penjing.training.loop import Schedule, mixed_precision
+from penjing.training.predict import logits_of
+
+SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
+TASK = Classification(["big", "small"])
+STEPS = 6
+SCHEMES = (
+    Scheme("linear", 4, 8), Scheme("linear", 3, 5, "mse"), Scheme("affine", 2, 16, "percentile"), Scheme("log", 4, 0),
+    Scheme("kmeans", 3, 0), Scheme("kmeans", 2, 6), Scheme("ternary", 2, 16), Scheme("binary", 1, 16),
+)  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+def small() -> PenjingPreTrainedModel:
+    """Always the same small model."""
+    torch.manual_seed(7)
+    return penjing_model(SMALL, 7)
+
+
+def examples(seed: int, count: int) -> Examples:
+    random = np.random.default_rng(seed)
+    rows = [random.integers(5, 60, random.integers(2, 12)).tolist() for _ in range(count)]
+    gold = ["big" if row[1] > 30 else "small" for row in rows]
+    return Examples(Encoded.of(rows, [[0] * len(row) for row in rows]), rows, gold, [[]] * count, 0)
+
+
+def everywhere(scheme: Scheme) -> dict[str, Scheme]:
+    """The scheme for each linear layer of the encoder and the word embedding."""
+    return {name: scheme for name, p in small().named_parameters() if p.ndim == 2 and ("layers" in name or "word" in name)}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+schemes = st.sampled_from(list(BITS)).flatmap(
+    lambda kind: st.builds(Scheme, st.just(kind), st.sampled_from(BITS[kind]), st.sampled_from([0, 1, 3, 7, 50]))
+)
+
+
+def rounding(weight: Tensor, scheme: Scheme) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    if scheme.kind != "kmeans":
+        return Levels(weight, scheme), (weight,)
+    table = Codebook(weight, scheme, 0)
+    return table, (table.right_inverse(weight),)
+
+
+# -- weights -----------------------------------------------------------------------------------------------------
+
+
+@given(schemes, st.integers(1, 6), st.integers(1, 9), st.integers(0, 99))
+def test_what_is_computed_with_is_what_is_stored(scheme: Scheme, rows: int, columns: int, seed: int) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    module, latent = rounding(weight, scheme)
+    values = module(*latent)
+    np.testing.assert_array_equal(values.numpy(), module.codes(*latent).values())
+    if scheme.kind not in ("ternary", "log"):  # these two have thresholds that are not half way
+        torch.testing.assert_close((values - weight).square().sum(), (fake(weight, scheme) - weight).square().sum())
+
+
+@given(schemes, st.integers(0, 99))
+def test_each_weight_has_the_nearest_of_its_groups_values(scheme: Scheme, seed: int) -> None:
+    weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(seed))
+    if scheme.kind in ("kmeans", "log"):
+        return
+    levels = Levels(weight, scheme)
+    moved = weight + 0.3 * torch.randn(weight.shape)
+    every = levels(torch.linspace(-9, 9, 999)[:, None, None].expand(-1, 4, 9).reshape(-1, 9), torch.arange(4).repeat(999)).view(999, 4, 9)
+    torch.testing.assert_close((levels(moved) - moved).abs(), (every - moved).abs().amin(0))
+
+
+def test_rows_of_a_table_are_rounded_as_in_the_whole() -> None:
+    table, ids = torch.randn(12, 10), torch.tensor([3, 3, 0, 11])
+    for scheme in SCHEMES:
+        if scheme.kind != "kmeans":
+            levels = Levels(table, scheme)
+            assert torch.equal(levels(table[ids], ids), levels(table)[ids])
+
+
+@given(st.sampled_from([0, 8, 20]), st.integers(0, 99))
+def test_split_in_two_binary_ones_a_ternary_weight_is_still_itself(group: int, seed: int) -> None:
+    linear = nn.Linear(20, 6)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(6, 20, generator=torch.Generator().manual_seed(seed)))
+    weight = linear.weight.detach().clone()
+    ternary = fake(weight, Scheme("ternary", 2, group))
+    halves = Halves(weight, ternary, group)
+    whole = halves(*halves.start)
+    torch.testing.assert_close(halves.start[0] + halves.start[1], weight)
+    # Scales of 11 bits: each half's may be off by 2^-11 of itself.
+    assert ((whole - ternary).abs() <= ternary.abs().max() * 2**-10).float().mean() > 0.95
+    coded = halves.codes(*halves.start)
+    np.testing.assert_array_equal(coded.values(), whole.detach().numpy())
+    parametrize.register_parametrization(linear, "weight", halves)
+    linear(torch.randn(3, 20)).square().sum().backward()
+    a, b = linear.parametrizations.weight.original0.grad, linear.parametrizations.weight.original1.grad
+    assert a is not None and torch.equal(a, b) and a.any()
+
+
+def test_scales_are_found_anew_now_and_then_and_stand_still_in_the_end() -> None:
+    model = small()
+    weights = LowBitWeights(model, everywhere(Scheme("linear", 4, 16)), False, 0)
+    name = "encoder.layers.0.feed_forward.up.weight"
+    levels, _ = weights._latent(name)
+    start = levels.scale.clone()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    weights.before_step(0, 100)
+    weights.before_step(7, 100)
+    weights.before_step(95, 100)
+    assert torch.equal(levels.scale, start)
+    weights.before_step(10, 100)
+    assert torch.equal(levels.scale, 2 * start)
+
+
+# -- in training -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def train() -> Callable[..., tuple[PenjingPreTrainedModel, LowBit]]:
+    """(folder, scheme, …) → the model and the step that trained it: 6 steps, states matched."""
+    data, dev = examples(0, 48), examples(1, 12)
+
+    def run(folder: Path, scheme: Scheme, kill_at: int | None = None, **options: Any) -> tuple[PenjingPreTrainedModel, LowBit]:
+        calls = [0]
+
+        def progress(done: int, total: int, **figures: float) -> None:
+            calls[0] += 1
+            if calls[0] == kill_at:
+                raise Killed
+
+        model = small()
+        schedule = Schedule(epochs=1, batch_size=8, learning_rate=5e-3, patience=100)
+        teach = Distill(TASK, model, [0, 1], DistillSettings(schedule, dropout=0.1), dev, folder, progress)
+        step = LowBit(teach, everywhere(scheme), **options)
+        before = copy_of(model).state_dict()
+        evidence = step.observe(model, data)
+        result = step.apply(model, step.plan(SMALL, evidence), evidence)
+        assert equal(before, model.state_dict())
+        return result, step
+
+    return run
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_the_model_has_the_values_that_are_stored_and_was_judged_with_them(train: Any, scheme: Scheme, tmp_path: Path) -> None:
+    model, step = train(tmp_path, scheme)
+    assert step.distill.history.steps == STEPS and not model.training
+    state = model.state_dict()
+    assert state.keys() == small().state_dict().keys() and step.coded.keys() == everywhere(scheme).keys()
+    for name, coded in step.coded.items():
+        assert coded.bits == scheme.bits and coded.group == scheme.group
+        np.testing.assert_array_equal(state[name].numpy(), coded.values())
+        assert not np.array_equal(coded.values(), fake(small().get_parameter(name).detach(), scheme).numpy())
+    if mixed_precision() == "no":
+        dev = examples(1, 12)
+        assert judge.quality_of(TASK, dev, logits_of(model, dev.encoded)) == step.distill.history.best
+
+
+@pytest.mark.parametrize("options", [{"activation_bits": 8}, {"activation_bits": 4, "squash": True}, {"activation_bits": 1}], ids=str)
+def test_inputs_are_rounded_in_training_alone(train: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    model, step = train(tmp_path, Scheme("linear", 4, 16), **options)
+    assert model.state_dict().keys() == small().state_dict().keys()
+    assert bool(step.ranges) == (options["activation_bits"] > 1)
+    for name, coded in step.coded.items():
+        np.testing.assert_array_equal(model.state_dict()[name].numpy(), coded.values())
+
+
+def test_ternary_weights_become_sums_of_two_binary_ones(train: Any, tmp_path: Path) -> None:
+    model, step = train(tmp_path, Scheme("ternary", 2, 16), halves=True)
+    for name, coded in step.coded.items():
+        assert coded.codec == "codebook" and coded.parameters["table"].shape[1] == 4
+        np.testing.assert_array_equal(model.state_dict()[name].numpy(), coded.values())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scheme": Scheme("ternary", 2, 16), "halves": True, "activation_bits": 1}, {"scheme": SCHEMES[5], "activation_bits": 8}],
+    ids=str,
+)
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
+    train: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "fit", partial(distill.fit, save_every_s=0))
+    whole, step = train(tmp_path / "whole", **options)
+    kill_at = STEPS + 4 if "halves" in options else 4
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", kill_at=kill_at, **options)
+    resumed, again = train(tmp_path / "killed", **options)
+    assert again.distill.history.evaluations == step.distill.history.evaluations
+    assert equal(whole.state_dict(), resumed.state_dict())
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    teach: Any = None
+    with pytest.raises(InputError, match=r"activation bits: 0.*1 to 8"):
+        LowBit(teach, {}, 0)
+    with pytest.raises(InputError, match="halves: no weight is ternary"):
+        LowBit(teach, everywhere(SCHEMES[0]), halves=True)
