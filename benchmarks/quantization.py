@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from main_job import CACHE, ROOT, SST2, data, penjing, run
-from peers import nncf_int8
+from main_job import CACHE, SST2, data, penjing, run
+from peers import NNCF_FORMS, nncf_int8
 from pruning import TASKS, model_of
 
 from penjing.atomic import write_json
@@ -23,19 +23,35 @@ from penjing.cli.options import cores
 from penjing.engines.engine import EAGER, Form, forms_of, open_engine, read_description
 from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, scheme_of
 from penjing.proof import BASELINES, STOCK_INT8
+from penjing.tasks.data import read_rows
 
 HERE = CACHE / "quantization"
 EPOCHS = {"sst2": 1, "mrpc": 5, "conll2000": 2}
+QAT_ROWS = 20_000
+"""Training rows of quantization-aware training, at most: a slice, since it starts from the teacher."""
 KINDS = ("linear", "affine", "log", "kmeans")
 WIDTHS = (8, 6, 4, 3, 2, 1)
 SLICE_ROWS = 10_000
 
 
-def quantize(name: str, out: str, *options: object) -> Path:
-    """One `penjing quantize`, on dev where there is one; the folder it wrote."""
+def sliced(name: str, count: int) -> Path:
+    """Some of the training rows, drawn at random once; the whole file where it has no more."""
+    out = HERE / f"{name}-{count}.jsonl"
+    every = read_rows(str(data(name, "train")))
+    if len(every) <= count:
+        return data(name, "train")
+    if not out.is_file():
+        chosen = np.sort(np.random.default_rng(0).permutation(len(every))[:count])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("".join(json.dumps(every[i]) + "\n" for i in chosen), encoding="utf-8")
+    return out
+
+
+def quantize(name: str, out: str, rows: int, *options: object) -> Path:
+    """One `penjing quantize` on a slice of the training rows, on dev where there is one; the folder it wrote."""
     dev = ["--eval", data(name, "dev")] if data(name, "dev").is_file() else []
     penjing(
-        "quantize", "--model", model_of(name), "--task", TASKS[name], "--train", data(name, "train"), *dev,
+        "quantize", "--model", model_of(name), "--task", TASKS[name], "--train", sliced(name, rows), *dev,
         "--test", data(name, "test"), "--max-length", 128, "--out", HERE / out, *options,
     )  # fmt: skip
     return HERE / out
@@ -46,7 +62,7 @@ def loaded(name: str) -> Any:
     from penjing.sources import Reading, load_data
 
     dev = str(data(name, "dev")) if data(name, "dev").is_file() else ""
-    return load_data(str(model_of(name)), TASKS[name], str(data(name, "train")), dev, Reading(max_length=128))
+    return load_data(str(model_of(name)), TASKS[name], str(data(name, "train")), dev, Reading(max_length=128), print)
 
 
 def real() -> None:
@@ -68,7 +84,7 @@ def compare(name: str) -> dict[str, Any]:
     from penjing.steps.quantize import Quantize
     from penjing.tasks.judge import judge_pair
 
-    taught = quantize(name, f"{name}-qat", "--scheme", "qat-int8", "--epochs", EPOCHS[name]) / "engine"
+    taught = quantize(name, f"{name}-qat", QAT_ROWS, "--scheme", "qat-int8", "--epochs", EPOCHS[name]) / "engine"
     known, threads, teacher = loaded(name), cores(), HERE / f"{name}-teacher"
     model = read(model_of(name), head=known.task.head, labels=known.task.labels)
     texts = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:512]))
@@ -79,7 +95,8 @@ def compare(name: str) -> dict[str, Any]:
     rows: list[tuple[str, Form, Path]] = [("teacher", EAGER, model_of(name))]
     rows += [("float32", form, teacher) for form in FLOAT_FORMS]
     rows += [("peer", Form(stock.name, stock.engine, stock.file, batch=1), teacher)]
-    rows += [("peer", nncf_int8(teacher / PORTABLE_FLOAT, texts.encoded, teacher), teacher)]
+    nncf_int8(teacher / PORTABLE_FLOAT, texts.encoded, teacher)
+    rows += [("peer", form, teacher) for form in NNCF_FORMS]
     rows += [(f"{scheme_of(form)} int8", form, teacher) for form in INT8_FORMS]
     rows += [("QAT int8", form, taught) for form in forms_of(read_description(taught))]
     sets = {"dev": known.eval, "test": load_examples(known, str(data(name, "test")), print)}
@@ -150,9 +167,8 @@ def deployed(known: Any, model: Any, coded: Any) -> dict[str, Any]:
     import tempfile
 
     from penjing.checkpoint import write
-    from penjing.training.predict import logits_of, quality_of  # noqa: F401
-
-    from penjing.tasks.judge import judge  # isort: skip
+    from penjing.tasks.judge import judge
+    from penjing.training.predict import logits_of
 
     with tempfile.TemporaryDirectory() as folder:
         write(model, Path(folder) / "model", tokenizer=SST2, packed=True, coded=coded)
@@ -164,20 +180,8 @@ def deployed(known: Any, model: Any, coded: Any) -> dict[str, Any]:
 
 def trained() -> None:
     """The fewest bits, taught by the float teacher on a slice of the training texts."""
-    rows = ROOT / ".cache" / "bench" / "quantization" / "slice.jsonl"
-    if not rows.is_file():
-        from penjing.tasks.data import read_rows
-
-        every = read_rows(str(data("sst2", "train")))
-        chosen = np.sort(np.random.default_rng(0).permutation(len(every))[:SLICE_ROWS])
-        rows.parent.mkdir(parents=True, exist_ok=True)
-        rows.write_text("".join(json.dumps(every[i]) + "\n" for i in chosen))
-    for kind, bits in (("linear", 4), ("linear", 3), ("linear", 2), ("kmeans", 2), ("ternary", 2), ("binary", 1)):
-        penjing(
-            "quantize", "--model", SST2, "--task", "classification", "--train", rows, "--eval", data("sst2", "dev"),
-            "--test", data("sst2", "test"), "--max-length", 128, "--out", HERE / f"sst2-{kind}{bits}", "--scheme", kind,
-            "--bits", bits, "--epochs", 2,
-        )  # fmt: skip
+    for kind, bits in (("linear", 3), ("linear", 2), ("kmeans", 2), ("ternary", 2), ("binary", 1)):
+        quantize("sst2", f"sst2-{kind}{bits}", SLICE_ROWS, "--scheme", kind, "--bits", bits, "--epochs", 1)
 
 
 def small() -> None:

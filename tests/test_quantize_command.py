@@ -58,7 +58,9 @@ def test_static_int8_leaves_in_float_what_rounding_harms(tmp_path: Path) -> None
     assert report["result"]["float_layers"] == []
 
 
-@pytest.mark.parametrize(("scheme", "bits", "epochs"), [("kmeans", "3", None), ("log", "4", None), ("mixed", "4", None), ("ternary", None, "1")])
+@pytest.mark.parametrize(
+    ("scheme", "bits", "epochs"), [("kmeans", "3", None), ("log", "4", None), ("mixed", "4", None), ("ternary", None, "1")]
+)
 def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
     tmp_path: Path, scheme: str, bits: str | None, epochs: str | None
 ) -> None:
@@ -85,7 +87,9 @@ def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
 def test_a_size_is_met_by_tokens_bits_and_rank_together(tmp_path: Path) -> None:
     given, out = _prepare(tmp_path, "classification"), tmp_path / "out"
     options = ["--threads", "1", "--max-length", "32", "--epochs", "1", "--json"]
-    whole = json.loads(_run("compress", *given, "--out", str(tmp_path / "whole"), "--size-mb", "100", "--no-training", *options[:4], "--json"))
+    whole = json.loads(
+        _run("compress", *given, "--out", str(tmp_path / "whole"), "--size-mb", "100", "--no-training", *options[:4], "--json")
+    )
     assert whole["stored"] is None
     size = 0.0
     for file in (out.parent / "whole" / "engine").iterdir():

@@ -30,7 +30,7 @@ from penjing.recipe import PruneSettings, criterion
 from penjing.report.page import page
 from penjing.run import Run, fingerprint
 from penjing.search import plan as plans
-from penjing.search.size import LEAST_BITS, OVERHEAD, mixed, rank_for, within
+from penjing.search.size import LEAST_BITS, mixed, rank_for, room_for_blocks, within
 from penjing.sources import encoded_by, tokenizer_of, with_tokenizer
 from penjing.steps.distill import Distill
 from penjing.steps.factorise import Factorise
@@ -246,7 +246,7 @@ class _Compression:
         data = with_tokenizer(job.data, tokenizer_of(folder / "model"))
         quality = quality_of(data.task, data.eval, logits_of(model, data.eval.encoded))
         longer = data.eval.encoded.lengths.mean() / job.data.eval.encoded.lengths.mean()
-        saved = (size - len(tokens)) * self.blueprint.embedding * 4 / 1e6
+        saved = (size - len(tokens)) * self.blueprint.word_width * 4 / 1e6
         note = f"{len(tokens)} of {size} tokens, {saved:.1f} MB less; texts {100 * (longer - 1):+.1f} % tokens; {quality:.2f}"
         return {"tokens": tokens, "quality": quality, "note": note}
 
@@ -295,11 +295,7 @@ class _Compression:
         limit_bytes = 1e6 * budget.size_mb - baseline["extra_bytes"] if budget.size_mb else float("inf")
         bits = 8 if self.int8 else 32
         if self.room and self.job.recipe.store:
-            bits, rank = LEAST_BITS, self.rank()
-            limit_bytes = self.room - OVERHEAD
-            if rank:
-                factored = dataclasses.replace(blueprint, rank=rank)
-                limit_bytes += dataclasses.replace(blueprint, bits=bits).bytes - dataclasses.replace(factored, bits=bits).bytes
+            bits, limit_bytes = LEAST_BITS, room_for_blocks(blueprint, self.rank(), self.room)
             if budget.speedup is None and budget.latency_ms is None and dataclasses.replace(blueprint, bits=bits).bytes <= limit_bytes:
                 return {"selection": Selection.all(blueprint).to_dict(), "note": "nothing needs to be cut for this size"}
         return plans.for_budget(

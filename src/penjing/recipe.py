@@ -247,6 +247,8 @@ SCHEMES = {
     "qat-int8": QuantizeSettings(scheme="static", training=True),
 }
 """Real quantization, as `penjing quantize` calls it; every other scheme is stored."""
+QAT_RATE = 2e-5
+"""The learning rate of quantization-aware training: the student is the teacher, and has little to learn (Zafrir et al. 2019)."""
 TRAINED = ("qat-int8", "ternary", "binary")
 """Schemes that lose too much where nothing is trained."""
 
@@ -262,7 +264,11 @@ def quantizing(
         if scheme == "qat-int8" and distill is None:
             raise InputError("--no-training: qat-int8 is trained; give static-int8, or leave the option out")
         quantize = replace(SCHEMES[scheme], calibration=calibration, texts=texts, divergence=divergence)
-        return Recipe(prune=None, distill=distill if quantize.training else None, quantize=quantize)
+        if distill and quantize.training:
+            return Recipe(
+                prune=None, distill=replace(distill, schedule=replace(distill.schedule, learning_rate=QAT_RATE)), quantize=quantize
+            )
+        return Recipe(prune=None, distill=None, quantize=quantize)
     if scheme not in (*get_args(Kind), MIXED):
         raise InputError(f"--scheme: {scheme!r} is none; allowed are {', '.join((*SCHEMES, *get_args(Kind), MIXED))}")
     fixed = {"ternary": 2, "binary": 1}.get(scheme)

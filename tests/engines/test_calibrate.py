@@ -86,7 +86,7 @@ def test_where_the_head_reads_one_token_the_last_layer_is_calibrated_on_it() -> 
 
 def test_an_unknown_method_is_refused() -> None:
     wrong: Any = "guess"
-    with pytest.raises(InputError, match="guess.*min-max.*entropy"):
+    with pytest.raises(InputError, match=r"guess.*min-max.*entropy"):
         calibrate(penjing_model(UNEVEN), texts([3]), wrong)
 
 

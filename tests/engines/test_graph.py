@@ -377,7 +377,10 @@ def test_layers_that_stay_in_float_hold_float(dialect: Any) -> None:
     model = large("sequence")
     ranges = calibrate(model, texts([9, 5], 600, types=2))
     with_all, with_some = (
-        {v.name: v.data_type for v in build_graph(network_of(model), dialect, int8=True, ranges=ranges, float_layers=names).graph.initializer}
+        {
+            v.name: v.data_type
+            for v in build_graph(network_of(model), dialect, int8=True, ranges=ranges, float_layers=names).graph.initializer
+        }
         for names in ((), FLOAT_CHOICE)
     )
     key = "layers.0.attention.key" if dialect == "portable" else "layers.0.attention.qkv"

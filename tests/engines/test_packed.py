@@ -285,4 +285,4 @@ def test_it_is_served_without_torch(whole: Path) -> None:
 @pytest.mark.parametrize("package", ["onnx", "safetensors"])
 def test_a_package_that_is_missing_is_named(whole: Path, package: str) -> None:
     (line,) = without([package], REFUSE, whole)
-    assert line == f"engine: a packed model takes the package {package}, which is missing; pip install onnx safetensors"
+    assert line == f"engine: a packed model takes the package {package}, which is missing; pip install 'penjing[packed]'"

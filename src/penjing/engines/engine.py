@@ -101,7 +101,7 @@ def _graph(form: Form, folder: Path) -> bytes:
         from penjing.engines.packed import graph_bytes
     except ModuleNotFoundError as error:
         raise InputError(
-            f"engine: a packed model takes the package {error.name}, which is missing; pip install onnx safetensors"
+            f"engine: a packed model takes the package {error.name}, which is missing; pip install 'penjing[packed]'"
         ) from error
     return graph_bytes(folder, form)
 

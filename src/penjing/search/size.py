@@ -14,7 +14,7 @@ from penjing.steps.hessian import sensitivities
 from penjing.steps.store import MIXED, StoreSettings, matrices, scheme_of
 from penjing.tasks.task import Examples, Task
 
-LEAST_BITS = 4
+LEAST_BITS = 3
 """Of the average weight: blocks and the embedding's rank are cut before it is fewer."""
 WIDTHS = (2, 3, 4, 5, 6, 8)
 """Bits that mixed precision chooses from."""
@@ -52,6 +52,17 @@ def rank_for(blueprint: Blueprint, room: float) -> int:
     return 0 if blueprint.rank or words * width <= most or rank * (words + width) >= words * width else rank
 
 
+def room_for_blocks(blueprint: Blueprint, rank: int, room: float) -> float:
+    """What the bytes of a blueprint in `LEAST_BITS` bits may be, so that with this rank it takes `room` as it is stored."""
+    full, factored = (replace(blueprint, bits=LEAST_BITS, rank=r).bytes for r in (blueprint.rank, rank or blueprint.rank))
+    return room - OVERHEAD + 3 * _tables(blueprint) + full - factored
+
+
+def _tables(blueprint: Blueprint) -> int:
+    """Weights of positions and token types, which take a byte each where a blueprint counts four."""
+    return (blueprint.positions + blueprint.token_types) * blueprint.embedding
+
+
 def mixed(
     model: PenjingPreTrainedModel, settings: StoreSettings, task: Task, data: Examples, limit_bytes: float | None, seed: int
 ) -> dict[str, Scheme]:
@@ -63,7 +74,11 @@ def mixed(
     """
     blueprint, names = blueprint_of(model), matrices(model)
     entries = sum(model.get_parameter(name).numel() for name in names)
-    room = settings.bits * entries / 8 if limit_bytes is None else MARGIN * (limit_bytes - 4 * blueprint.vectors - OVERHEAD)
+    room = (
+        settings.bits * entries / 8
+        if limit_bytes is None
+        else MARGIN * (limit_bytes - 4 * (blueprint.vectors - _tables(blueprint)) - OVERHEAD)
+    )
     bends = sensitivities(model, task, data, seed)
     costs: dict[str, dict[Scheme, tuple[int, float]]] = {}
     for name in names:

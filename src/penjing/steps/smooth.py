@@ -49,9 +49,9 @@ def smooth(model: PenjingPreTrainedModel, encoded: Encoded, alpha: float = 0.5, 
     largest = _largest(model, encoded, batch)
     for before, after, name in pairs:
         s = smoothing_factors(largest[name], after.weight, alpha)
-        before.weight /= s[:, None]
-        before.bias /= s
-        after.weight *= s
+        before.weight.div_(s[:, None])
+        before.bias.div_(s)
+        after.weight.mul_(s)
     return result
 
 

@@ -12,7 +12,7 @@ from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.packing import Coded
 from penjing.surgery import copy_of
 
-SMALL = ("embeddings.position.weight", "embeddings.token_type.weight", "head.out.weight")
+SMALL = ("embeddings.position.weight", "embeddings.token_type.weight", "embeddings.word_map.weight", "head.out.weight")
 """Matrices that are a hundredth of the bytes and much of the quality: always 8 bits, a scale per row."""
 MIXED = "mixed"
 
