@@ -43,6 +43,7 @@ from penjing.steps.qat import QuantizationAware
 from penjing.steps.quantize import Quantize
 from penjing.steps.repair import Repair
 from penjing.steps.sensitivity import Divergence, keep_float, sensitivity
+from penjing.steps.smooth import smooth
 from penjing.steps.sparsify import Sparsify, sparsify, sparsity_of
 from penjing.steps.store import MIXED, uniform
 from penjing.steps.vocabulary import PruneVocabulary
@@ -164,6 +165,10 @@ class _Compression:
             student, coded = read(place / "model"), load_coded(place / "model" / PACKED)
         ranges, float_layers = None, frozenset[str]()
         if self.int8:
+            assert recipe.quantize
+            if recipe.quantize.smooth:
+                _, place = step(f"smooth{suffix}", lambda folder: self.smooth(folder, student))
+                student = read(place / "model")
             quantized, _ = step(f"quantize{suffix}", lambda _: self.quantize(student, taught))
             ranges, float_layers = _ranges(quantized), frozenset(quantized["float_layers"])
         outcome = Outcome(student, coded, [layer.layer for layer in selection.layers], ranges, float_layers)
@@ -398,6 +403,13 @@ class _Compression:
         quality = quality_of(self.data.task, self.data.eval, logits_of(model, self.data.eval.encoded))
         size = sum(file.stat().st_size for file in (folder / "model").iterdir())
         return {"quality": quality, "bytes": size, "note": f"{self.data.task.metric().name} {quality:.2f}, {note}"}
+
+    def smooth(self, folder: Path, student: Any) -> dict[str, Any]:
+        """Outliers of the activations moved into the weights."""
+        settings = self.job.recipe.quantize
+        assert settings
+        model = smooth(student, self.calibration(settings.texts).encoded, settings.smooth)
+        return self.keep(folder, model, f"the same function, smoothed ({settings.smooth})")
 
     def quantize(self, student: Any, taught: dict[str, Any]) -> dict[str, Any]:
         """Ranges of the activations, learned or calibrated, and the layers that rounding would harm too much."""

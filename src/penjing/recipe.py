@@ -118,14 +118,15 @@ class QuantizeSettings:
     scheme: dynamic (activations rounded as they come), static (over calibrated ranges), any (whichever runs fastest and keeps the
     quality). texts: how many training texts calibrate, by which calibration. training: quantization-aware, from the float
     teacher. divergence: nats that rounding may move the answers by on average; where it moves them further, the layers that do the
-    most harm are left in float.
+    most harm are left in float. smooth: how much of the activations' outliers moves into the weights (SmoothQuant's α); 0: none.
     """
 
     scheme: str = "any"
     texts: int = 512
-    calibration: Calibration = "moving-average"
+    calibration: Calibration = "percentile"
     training: bool = False
     divergence: float = 0.02
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("scheme", self.scheme, REAL), ("calibration", self.calibration, get_args(Calibration))):
@@ -133,6 +134,8 @@ class QuantizeSettings:
                 raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
         if self.divergence < 0:
             raise InputError(f"--divergence: {self.divergence} is out of range; give nats, at least 0")
+        if not 0 <= self.smooth <= 1:
+            raise InputError(f"--smooth: {self.smooth} is out of range; give α from 0 to 1, as 0.5")
 
     @property
     def rounding(self) -> Rounding | None:
@@ -255,7 +258,7 @@ TRAINED = ("qat-int8", "ternary", "binary")
 
 def quantizing(
     scheme: str, bits: int | None, distill: DistillSettings | None, *, group: int, clip: Clip, activation_bits: int,
-    calibration: Calibration, texts: int, divergence: float,
+    calibration: Calibration, texts: int, divergence: float, smooth: float,
 ) -> Recipe:  # fmt: skip
     """The recipe of one `penjing quantize`; `distill` None: nothing is trained."""
     if scheme in SCHEMES:
@@ -263,7 +266,7 @@ def quantizing(
             raise InputError(f"--bits: engines compute in 8 bits, so {scheme} has no other; a stored scheme does, such as linear")
         if scheme == "qat-int8" and distill is None:
             raise InputError("--no-training: qat-int8 is trained; give static-int8, or leave the option out")
-        quantize = replace(SCHEMES[scheme], calibration=calibration, texts=texts, divergence=divergence)
+        quantize = replace(SCHEMES[scheme], calibration=calibration, texts=texts, divergence=divergence, smooth=smooth)
         if distill and quantize.training:
             return Recipe(
                 prune=None, distill=replace(distill, schedule=replace(distill.schedule, learning_rate=QAT_RATE)), quantize=quantize

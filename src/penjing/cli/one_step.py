@@ -132,10 +132,12 @@ def quantize(
     activation_bits: Annotated[int, typer.Option("--activation-bits", min=0, max=8, help="Of the inputs of linear layers, in training;"
         " 0: float.")] = 0,
     calibration: Annotated[str, typer.Option("--calibration", help="Of int8's activations: min-max, moving-average, percentile, mse,"
-        " entropy.")] = "moving-average",
+        " entropy.")] = "percentile",
     texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that activations are calibrated on.")] = 512,
     divergence: Annotated[float, typer.Option("--divergence", min=0, help="Nats that int8 may move the answers by; the layers that do the"
         " most harm stay in float.")] = 0.02,
+    smooth: Annotated[float, typer.Option("--smooth", help="How much of int8's activation outliers moves into the weights: SmoothQuant's"
+        " alpha, 0.5 is the usual.")] = 0.0,
     max_drop: MaxDrop = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation with rounded weights; without it, qat-int8,"
         " ternary and binary are trained, the others are not.")] = None,
@@ -151,7 +153,7 @@ def quantize(
     distill = trained(Recipe(), epochs, None, not taught).distill
     steps = quantizing(
         scheme, bits, distill, group=group, clip=cast(Any, clip), activation_bits=activation_bits, calibration=cast(Any, calibration), texts=texts,
-        divergence=divergence,
+        divergence=divergence, smooth=smooth,
     )  # fmt: skip
     reading = (text_columns, label_column, metric, max_length)
     report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed)

@@ -172,7 +172,7 @@ class QuantizationAware(Step[TeacherOutputs, Blueprint]):
 
     def __init__(
         self, distill: Distill, ranges_from: Encoded, bits: int = 8, float_layers: Collection[str] = (),
-        calibration: Calibration = "moving-average",
+        calibration: Calibration = "percentile",
     ) -> None:  # fmt: skip
         self.distill, self.ranges_from, self.bits, self.float_layers, self.calibration = (
             distill,
