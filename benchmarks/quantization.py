@@ -1,10 +1,10 @@
 """Quantization on real data: the figures of docs/quantization.md.
 
-    python benchmarks/quantization.py [real] [curve] [trained] [small] [plot]
+    python benchmarks/quantization.py [small] [real] [curve] [trained]
 
 Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of
-main_job.py; results go to .cache/bench/quantization/, where a run that was stopped goes on. `plot` writes
-docs/quantization.svg. About an hour in all; `real` and `small` time things, so leave the machine alone meanwhile.
+main_job.py; results go to .cache/bench/quantization/, where a run that was stopped goes on. About
+an hour in all; `real` and `small` time things, so leave the machine alone meanwhile.
 How near int8 comes to the processor's peak is metal.py's to say.
 """
 
@@ -21,7 +21,7 @@ from pruning import TASKS, model_of
 from penjing.atomic import write_json
 from penjing.cli.options import cores
 from penjing.engines.engine import EAGER, Form, forms_of, open_engine, read_description
-from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, scheme_of
+from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, rounding_of
 from penjing.proof import BASELINES, STOCK_INT8
 from penjing.tasks.data import read_rows
 
@@ -97,7 +97,7 @@ def compare(name: str) -> dict[str, Any]:
     rows += [("peer", Form(stock.name, stock.engine, stock.file, batch=1), teacher)]
     nncf_int8(teacher / PORTABLE_FLOAT, texts.encoded, teacher)
     rows += [("peer", form, teacher) for form in NNCF_FORMS if not form.bucket]  # as they are served by others: dynamic lengths
-    rows += [(f"{scheme_of(form)} int8", form, teacher) for form in INT8_FORMS]
+    rows += [(f"{rounding_of(form)} int8", form, teacher) for form in INT8_FORMS]
     rows += [("QAT int8", form, taught) for form in forms_of(read_description(taught))]
     sets = {"dev": known.eval, "test": load_examples(known, str(data(name, "test")), print)}
     reference = {split: open_engine(EAGER, model_of(name), threads).logits(examples.encoded) for split, examples in sets.items()}
@@ -145,7 +145,7 @@ def curve() -> None:
     """Bytes against quality, nothing trained: rounded as it is, and linear with the inputs in mind; the whole deployment's bytes."""
     from penjing.checkpoint import read
     from penjing.steps.gptq import round_model
-    from penjing.steps.store import matrices, scheme_of, store
+    from penjing.steps.store import matrices, scheme_of
 
     known = loaded("sst2")
     teacher = read(SST2, head="sequence", labels=known.task.labels)
@@ -153,13 +153,28 @@ def curve() -> None:
     points: list[dict[str, Any]] = []
     for kind, bits, scheme in schemes():
         wanted = {name: scheme_of(name, teacher.get_parameter(name).shape[1], scheme) for name in matrices(teacher)}
-        found = {"rounded": store(teacher, wanted)}
+        found = {"rounded": rounded(teacher, wanted)}
         if kind in ("linear", "affine"):
             found["rounded by its inputs"] = round_model(teacher, texts, wanted)
         for how, (model, coded) in found.items():
             points.append({"kind": kind, "bits": bits, "how": how} | deployed(known, model, coded))
             print(points[-1], flush=True)
             write_json(HERE / "curve.json", {"points": points})
+
+
+def rounded(model: Any, schemes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A copy of the model whose matrices have the values of their codes, and the codes."""
+    import torch
+
+    from penjing.maths.stored import quantize
+    from penjing.surgery import copy_of
+
+    result = copy_of(model)
+    coded = {name: quantize(model.get_parameter(name), scheme) for name, scheme in schemes.items()}
+    with torch.no_grad():
+        for name, codes in coded.items():
+            result.get_parameter(name).copy_(torch.from_numpy(codes.values()))
+    return result, coded
 
 
 def deployed(known: Any, model: Any, coded: Any) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from test_pipeline import _prepare, _run, _start
-from test_prune_command import TEXTS, answers, fresh
+from test_prune_command import answers, fresh
 
 from penjing.checkpoint import read
-from penjing.engines.engine import open_engine, read_description
+from penjing.engines.engine import Form, open_engine, read_description
 from penjing.errors import InputError
 
 QUIET = ["--threads", "1", "--max-length", "32", "--json"]
@@ -37,8 +37,9 @@ def test_trained_int8_predicts_in_the_engines_as_it_did_in_training(tmp_path: Pa
         "onnxruntime int8", "openvino int8", "openvino int8 buckets", "openvino int8 buckets bf16",
     }  # fmt: skip
     taught = next(step for step in report["steps"] if step["name"] == "qat")
-    portable = [form for form in report["forms"] if form["name"] in ("onnxruntime int8", "openvino int8")]
-    assert portable and all(abs(form["quality"] - taught["quality"]) < 5 for form in portable)
+    assert "in int8 on texts held out" in taught["note"]
+    qualities = [form["quality"] for form in report["forms"] if form["name"] in ("onnxruntime int8", "openvino int8")]
+    assert len(qualities) == 2 and qualities[0] == pytest.approx(qualities[1], abs=0.1)
     assert report["result"]["kernels"] and report["stored"] is None
 
 
@@ -121,12 +122,14 @@ def test_training_in_few_bits_is_killed_and_goes_on_and_ends_the_same(tmp_path: 
     [
         (["--scheme", "int4"], "allowed are dynamic-int8, static-int8, qat-int8, linear"),
         (["--scheme", "static-int8", "--bits", "4"], "--bits"),
-        (["--scheme", "ternary", "--bits", "3"], "--bits: ternary has 2"),
+        (["--scheme", "ternary", "--bits", "3"], "--bits: ternary has no 3; allowed are 2"),
         (["--scheme", "qat-int8", "--no-training"], "--no-training"),
         (["--scheme", "linear", "--clip", "some"], "--clip"),
         (["--scheme", "linear", "--activation-bits", "8"], "--epochs"),
         (["--scheme", "static-int8", "--calibration", "best"], "--calibration"),
         (["--scheme", "dynamic-int8", "--engine", "openvino"], "dynamic"),
+        (["--scheme", "static-int8", "--engine", "torch"], "--engine"),
+        (["--scheme", "qat-int8", "--smooth", "0.5"], "--smooth"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
@@ -144,9 +147,5 @@ def test_a_damaged_packed_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="packed"):
         read(out / "model")
     about = read_description(out / "engine")
-    from penjing.engines.engine import Form
-
     with pytest.raises(InputError, match="export the model again"):
         open_engine(Form(**about["forms"][0]), out / "engine", 1)
-    error = _run("inspect", str(out), status=0) if TEXTS else ""
-    assert error

@@ -32,7 +32,7 @@ def test_settings_that_differ_and_steps_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("destil: true", "'destil'; allowed are prune, gradual, sparsify, distill, quantize"),
+        ("destil: true", "'destil'; allowed are prune, gradual, sparsify, distill, store, quantize"),
         ("distill: {schedule: {epochs: many}}", "epochs is 'many'; give a number like 3"),
         ("distill: {schedule: {epochs: 2.5}}", "epochs is 2.5"),
         ("- prune", "give a mapping"),
@@ -52,7 +52,18 @@ def test_settings_that_differ_and_steps_left_out(tmp_path: Path) -> None:
         ("gradual: {part: 0}", "part is 0; it must be above 0"),
         ("gradual: {parts: 0.5}", "gradual has 'parts'; allowed are part, warmup, prune_until"),
         ("gradual: true\ndistill: false", "--schedule: gradual structured pruning trains"),
-        ("gradual: true\nsparsify: true", "--sparsity: it does not go with gradual structured pruning"),
+        ("gradual: true\nsparsify: true", "gradual pruning and sparsity do not go in one run"),
+        ("store: true\nsparsify: true", "store would fill the zeros"),
+        ("store: true\nquantize: {training: true}", "store would undo"),
+        ("store: true\nquantize: {smooth: 0.5}", "--smooth"),
+        ("quantize: {training: true, smooth: 0.5}", "--smooth"),
+        ("store: {training: true}\ngradual: true", "do not go in one run"),
+        ("store: {training: true}\ndistill: false", "--no-training: training in few bits is learned"),
+        ("store: {scheme: linear, bits: 1}", "--bits: linear has no 1; allowed are 2, 3"),
+        ("store: {scheme: ternary, halves: true}", "training: true"),
+        ("store: {scheme: linear, halves: true, training: true}", "halves splits ternary"),
+        ("store: {group: -1}", "group is -1"),
+        ("quantize: {scheme: int4}", "--scheme: 'int4' is none; allowed are any, dynamic, static"),
         ("sparsify: {scope: everything}", "--scope: 'everything' is none; allowed are"),
         ("sparsify: {scope: false}", "scope is False; give a value like 'global'"),
         ("sparsify: {rounds: 2.5}", "rounds is 2.5; give a number like 4, not below 1"),
@@ -77,7 +88,7 @@ quantize: {texts: 9}
     )
     assert recipe.prune == PruneSettings(1000, "obs", "scales", None, None, 0, 0.5, None, 3, None, 0, True, True)
     assert recipe.sparsify == SparsifySettings(0.8, scope="row", embeddings=True) and recipe.gradual is None
-    assert recipe.quantize == QuantizeSettings(9) and recipe.distill == Recipe().distill
+    assert recipe.quantize == QuantizeSettings(texts=9) and recipe.distill == Recipe().distill
 
 
 @pytest.mark.parametrize(("name", "default"), [("gradual", GradualSettings()), ("sparsify", SparsifySettings())])

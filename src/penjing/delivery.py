@@ -12,7 +12,7 @@ from penjing import __version__
 from penjing.atomic import whole_folder, write_json
 from penjing.blueprint import Blueprint
 from penjing.checkpoint import blueprint_of, write
-from penjing.engines.engine import DESCRIPTION, PACKED, Form
+from penjing.engines.engine import DEPLOYED, DESCRIPTION, Form
 from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, MODEL, PORTABLE_FLOAT, PORTABLE_INT8, export, network_of
 from penjing.engines.graph import Ranges
 from penjing.engines.machine import kernel_class, safe_weight_bits
@@ -67,19 +67,22 @@ def export_forms(outcome: Outcome, folder: Path, data: Data, forms: Sequence[For
     export(outcome.model, folder, files, outcome.ranges, segments=segments, float_layers=outcome.float_layers)
     describe(folder, data, forms)
     shutil.copyfile(tokenizer, folder / "tokenizer.json")
-    return sum((folder / name).stat().st_size for name in (PACKED if outcome.coded is not None else [portable]))
+    return sum((folder / name).stat().st_size for name in (DEPLOYED if outcome.coded is not None else [portable]))
 
 
 def deliver(
     outcome: Outcome, report: dict[str, Any], chosen: Form, exported: Path, out: Path, data: Data, tokenizer: Path, packed: bool
 ) -> None:  # fmt: skip
-    """Write model/, and engine/ with the chosen form and the file of standard operators for every engine."""
+    """Write model/, and engine/ with the chosen form and, for every engine that was judged, the file of standard operators."""
     card = {"README.md": model_card(report)}
     write(outcome.model, out / "model", tokenizer=tokenizer, extra=card, packed=packed or outcome.coded is not None, coded=outcome.coded)
+    judged = {form["name"] for form in report["forms"]}
     everywhere = [
         replace(form, packed=outcome.coded is not None)
         for form in (*INT8_FORMS, *FLOAT_FORMS)
-        if form.portable and form.file == (PORTABLE_FLOAT if outcome.ranges is None else PORTABLE_INT8)
+        if form.portable
+        and form.file == (PORTABLE_FLOAT if outcome.ranges is None else PORTABLE_INT8)
+        and (form.name in judged or chosen.engine == "torch")
     ]
     forms = [form for form in dict.fromkeys((chosen, *everywhere)) if form.engine != "torch"]
     with whole_folder(out / "engine") as folder:

@@ -30,7 +30,7 @@ from penjing.recipe import PruneSettings, criterion
 from penjing.report.page import page
 from penjing.run import Run, fingerprint
 from penjing.search import plan as plans
-from penjing.search.size import LEAST_BITS, mixed, rank_for, room_for_blocks, within
+from penjing.search.size import least_bits, mixed, rank_for, room_for_blocks, within
 from penjing.sources import encoded_by, tokenizer_of, with_tokenizer
 from penjing.steps.distill import Distill
 from penjing.steps.factorise import Factorise
@@ -82,11 +82,17 @@ class _Compression:
     """One run: the steps share the teacher, the data and the folder."""
 
     def __init__(self, job: Job, tell: Tell, progress: Callable[[str], Any] | None) -> None:
+        task, quantize, self.blueprint = job.data.task, job.recipe.quantize, blueprint_at(job.model)
+        self.int8 = quantize is not None and job.engine != "torch"
+        self.forms = forms_for(job.engine, int8=self.int8, rounding=quantize.rounding if quantize else None)
+        self.portable = PORTABLE_INT8 if self.int8 else PORTABLE_FLOAT
+        given = job.model / "tokenizer.json"
+        size = given.stat().st_size if given.is_file() else 0
+        job = dataclasses.replace(job, recipe=within(job.recipe, job.budget, self.blueprint, size, 8 if self.int8 else 32))
         self.job, self.tell, self.progress = job, tell, progress
-        task = job.data.task
         if head_of(job.model) != task.head:
             raise InputError(f"model: {job.model} has no trained head for {task.name}; make one with penjing train")
-        prune, layers = job.recipe.prune, blueprint_at(job.model).layers
+        prune, layers = job.recipe.prune, self.blueprint.layers
         if not job.budget.unbounded and (job.recipe.gradual or (prune and prune.cuts)):
             raise InputError(
                 "--recipe: it says what is cut, and the budget too; leave out --speedup, --latency-ms, --size-mb, or that part"
@@ -104,13 +110,6 @@ class _Compression:
         self.blueprint = blueprint_of(self.teacher)
         self.segments = job.data.task.name == "pair"
         self.tests = list(job.tests)
-        self.job = job = dataclasses.replace(
-            job, recipe=within(job.recipe, job.budget, self.blueprint, self.tokenizer_file().stat().st_size)
-        )
-        quantize = job.recipe.quantize
-        self.int8 = quantize is not None and job.engine != "torch"
-        self.forms = forms_for(job.engine, int8=self.int8, scheme=quantize.rounding if quantize else None)
-        self.portable = PORTABLE_INT8 if self.int8 else PORTABLE_FLOAT
 
     # -- the order -------------------------------------------------------------------------------------------
 
@@ -144,8 +143,9 @@ class _Compression:
         if self.cuts:
             plan, _ = step(f"plan{suffix}", lambda _: self.plan(baseline, observed, depth))
             selection = Selection.from_dict(plan["selection"])
-            _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
-            student = read(place / "model")
+            if not plan.get("whole"):
+                _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
+                student = read(place / "model")
         schemes: dict[str, Scheme] = {}
         if recipe.store:
             rank = self.rank()
@@ -300,9 +300,10 @@ class _Compression:
         limit_bytes = 1e6 * budget.size_mb - baseline["extra_bytes"] if budget.size_mb else float("inf")
         bits = 8 if self.int8 else 32
         if self.room and self.job.recipe.store:
-            bits, limit_bytes = LEAST_BITS, room_for_blocks(blueprint, self.rank(), self.room)
+            bits = least_bits(self.job.recipe.store)
+            limit_bytes = room_for_blocks(blueprint, self.rank(), self.room, bits)
             if budget.speedup is None and budget.latency_ms is None and dataclasses.replace(blueprint, bits=bits).bytes <= limit_bytes:
-                return {"selection": Selection.all(blueprint).to_dict(), "note": "nothing needs to be cut for this size"}
+                return {"selection": Selection.all(blueprint).to_dict(), "whole": True, "note": "nothing needs to be cut for this size"}
         return plans.for_budget(
             bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.calibration(PLAN_TEXTS), finished
         )
@@ -342,8 +343,16 @@ class _Compression:
             evidence = step.observe(student, train)
             result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
         assert distill.history is not None
-        record = self.keep(folder, result, f"{distill.history.steps} steps", step.coded if isinstance(step, LowBit) else None)
-        (self.folder.partial / "state.pt").unlink(missing_ok=True)
+        note = f"{distill.history.steps} steps"
+        if isinstance(step, QuantizationAware):
+            note = f"before rounding; {note}, {distill.history.best:.2f} in int8 on texts held out"
+        elif isinstance(step, LowBit) and recipe.store and recipe.store.activation_bits:
+            note = (
+                f"inputs in float; {note}, {distill.history.best:.2f} with inputs in {recipe.store.activation_bits} bits on texts held out"
+            )
+        record = self.keep(folder, result, note, step.coded if isinstance(step, LowBit) else None)
+        for state in self.folder.partial.glob("state*.pt"):
+            state.unlink()
         rounded = {"ranges": step.ranges} if isinstance(step, QuantizationAware) else {}
         return record | {"history": vars(distill.history)} | rounded
 
@@ -364,7 +373,8 @@ class _Compression:
 
     def rank(self) -> int:
         """That of the word embedding, where the size that is asked leaves no room for it in full; 0: in full."""
-        return rank_for(blueprint_of(self.base), self.room) if self.room else 0
+        store = self.job.recipe.store
+        return rank_for(blueprint_of(self.base), self.room, least_bits(store)) if self.room and store else 0
 
     @property
     def room(self) -> float | None:
@@ -384,7 +394,7 @@ class _Compression:
         settings = self.job.recipe.store
         assert settings
         if settings.scheme != MIXED:
-            schemes, note = uniform(student, settings), f"{settings.scheme}, {settings.bits} bits, groups of {settings.group}"
+            schemes, note = uniform(student, settings), f"{settings.scheme}, {settings.width} bits, groups of {settings.group}"
         else:
             schemes = mixed(student, settings, self.data.task, self.calibration(HESSIAN_TEXTS), self.room, self.job.seed)
             counts = Counter(scheme.bits for scheme in schemes.values())
@@ -393,7 +403,7 @@ class _Compression:
 
     def store(self, folder: Path, student: Any, schemes: dict[str, Scheme]) -> dict[str, Any]:
         """The weights rounded, at once."""
-        model, coded = round_model(student, self.calibration(ROUNDING_TEXTS).encoded, schemes)
+        model, coded = round_model(student, self.calibration(ROUNDING_TEXTS).encoded, schemes, self.job.seed)
         return self.keep(folder, model, "rounded, not trained", coded)
 
     def keep(self, folder: Path, model: Any, note: str, coded: dict[str, Coded] | None = None) -> dict[str, Any]:
@@ -416,7 +426,11 @@ class _Compression:
         settings = self.job.recipe.quantize
         assert settings
         if "ranges" in taught:
-            return {"ranges": taught["ranges"], "float_layers": [], "note": f"{len(taught['ranges'])} inputs, learned while distilling"}
+            return {
+                "ranges": taught["ranges"],
+                "float_layers": [],
+                "note": f"{len(taught['ranges'])} inputs, in the ranges of the training",
+            }
         ranges = Quantize(settings.calibration).observe(student, self.calibration(settings.texts))
         divergence = Divergence(student, self.calibration(SENSITIVITY_TEXTS).encoded, None if settings.scheme == "dynamic" else ranges)
         moved, float_layers = divergence(divergence.layers), list[str]()

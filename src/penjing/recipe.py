@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 import yaml
 
 from penjing.engines.calibrate import Calibration
-from penjing.engines.export import Scheme as Rounding
+from penjing.engines.export import Rounding
 from penjing.errors import InputError
 from penjing.maths.stored import Clip, Kind
 from penjing.steps import gates, importance
@@ -171,8 +171,12 @@ class Recipe:
             raise InputError(f"--no-training: {trained[0]} is learned while distilling; leave the option out")
         if len(trained) > 1:
             raise InputError(f"--recipe: {' and '.join(trained)} do not go in one run; do the second on the result of the first")
-        if self.gradual and self.sparsify:
-            raise InputError("--sparsity: it does not go with gradual structured pruning in one run; prune the result in a second one")
+        if self.store and self.sparsify:
+            raise InputError("--recipe: store would fill the zeros of sparsify again; leave one of them out")
+        if self.quantize and self.quantize.training and self.store:
+            raise InputError("--recipe: store would undo quantization-aware training; store with training in place of it")
+        if self.quantize and self.quantize.smooth and (self.store or self.quantize.training):
+            raise InputError("--smooth: what is stored or trained rounded is fixed by then; leave it out, or do it in a run before")
 
     @property
     def _trained(self) -> dict[str, bool]:
@@ -251,7 +255,7 @@ SCHEMES = {
 }
 """Real quantization, as `penjing quantize` calls it; every other scheme is stored."""
 QAT_RATE = 2e-5
-"""The learning rate of quantization-aware training: the student is the teacher, and has little to learn (Zafrir et al. 2019)."""
+"""The learning rate of quantization-aware training: the student is the teacher, and has little to learn."""
 TRAINED = ("qat-int8", "ternary", "binary")
 """Schemes that lose too much where nothing is trained."""
 
@@ -274,12 +278,9 @@ def quantizing(
         return Recipe(prune=None, distill=None, quantize=quantize)
     if scheme not in (*get_args(Kind), MIXED):
         raise InputError(f"--scheme: {scheme!r} is none; allowed are {', '.join((*SCHEMES, *get_args(Kind), MIXED))}")
-    fixed = {"ternary": 2, "binary": 1}.get(scheme)
-    if fixed and bits not in (None, fixed):
-        raise InputError(f"--bits: {scheme} has {fixed}; leave the option out")
     if activation_bits and distill is None:
         raise InputError("--activation-bits: activations are rounded while training; give --epochs")
-    store = StoreSettings(scheme, fixed or bits or 4, group, clip, distill is not None, activation_bits)
+    store = StoreSettings(scheme, bits, group, clip, distill is not None, activation_bits)
     return Recipe(prune=None, distill=distill, store=store, quantize=None)
 
 
@@ -322,7 +323,7 @@ def _merge(settings: T, changes: Any, where: str) -> T:
 
 
 def _least(old: Any, name: str) -> int:
-    return 1 if isinstance(old, int) and name not in ("seed", "least_steps") else 0
+    return 1 if isinstance(old, int) and name not in ("seed", "least_steps", "group", "activation_bits") else 0
 
 
 def _fits(value: Any, old: Any, name: str) -> bool:

@@ -30,7 +30,7 @@ from penjing.engines.export import (
     export,
     forms_for,
     network_of,
-    scheme_of,
+    rounding_of,
 )
 from penjing.engines.graph import Ranges, build_graph
 from penjing.engines.machine import safe_weight_bits
@@ -412,14 +412,14 @@ def test_an_unknown_layer_to_leave_in_float_is_refused() -> None:
 
 
 def test_forms_are_chosen_by_engine_and_scheme() -> None:
-    assert {scheme_of(form) for form in INT8_FORMS} == {"dynamic", "static"} and {scheme_of(form) for form in FLOAT_FORMS} == {"float"}
+    assert {rounding_of(form) for form in INT8_FORMS} == {"dynamic", "static"} and {rounding_of(form) for form in FLOAT_FORMS} == {"float"}
     assert forms_for(None) == list(INT8_FORMS) and forms_for(None, int8=False) == list(FLOAT_FORMS)
     for scheme in ("dynamic", "static"):
-        found = forms_for("onnxruntime", scheme=scheme)
-        assert found and all(form.engine == "onnxruntime" and scheme_of(form) == scheme for form in found)
-    assert {form.engine for form in forms_for(None, scheme="static")} == {"onnxruntime", "openvino"}
+        found = forms_for("onnxruntime", rounding=scheme)
+        assert found and all(form.engine == "onnxruntime" and rounding_of(form) == scheme for form in found)
+    assert {form.engine for form in forms_for(None, rounding="static")} == {"onnxruntime", "openvino"}
     with pytest.raises(InputError, match="openvino has no dynamic"):
-        forms_for("openvino", scheme="dynamic")
+        forms_for("openvino", rounding="dynamic")
 
 
 def test_a_file_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:

@@ -147,8 +147,10 @@ def quantize(
 ) -> None:  # fmt: skip
     """Round the weights: to integers that the engine computes with (faster), or to few bits on disk (smaller). The same report."""
     from penjing.job import Budget
-    from penjing.recipe import TRAINED, Recipe, quantizing
+    from penjing.recipe import SCHEMES, TRAINED, Recipe, quantizing
 
+    if engine == "torch" and scheme in SCHEMES:
+        raise InputError(f"--engine: PyTorch does not compute in integers, which {scheme} is for; give onnxruntime or openvino")
     taught = not no_training and (scheme in TRAINED or epochs is not None)
     distill = trained(Recipe(), epochs, None, not taught).distill
     steps = quantizing(
@@ -170,10 +172,11 @@ def _quantized_text(report: dict[str, Any], out: Path) -> str:
         f"the whole deployment: {before['bytes'] / 1e6:.1f} -> {result['bytes'] / 1e6:.1f} MB",
     ]
     if stored := report["stored"]:
-        lines.append(f"weights: {_stored_text(stored)}; the engine computes in {result['form'].split()[-1]}, as fast as before")
+        lines.append(f"weights: {_stored_text(stored)}; floats again once loaded, so the clock stays")
     else:
         lines.append(
-            f"integers by {result['kernels']}" + (f"; in float: {', '.join(result['float_layers'])}" if result["float_layers"] else "")
+            f"int8 kernels of this processor: {result['kernels']}"
+            + (f"; in float: {', '.join(result['float_layers'])}" if result["float_layers"] else "")
         )
     for form in report["forms"]:
         mark = "*" if form["chosen"] else " "

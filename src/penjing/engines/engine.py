@@ -19,7 +19,7 @@ PORTABLE = ("model.onnx", "float32.onnx")
 """Files of standard operators: int8, float32."""
 FUSED = ("fused-int8.onnx", "fused-float32.onnx")
 """Files of ONNX Runtime's own operators: int8, float32."""
-PACKED = ("weights.safetensors", "network.json")
+DEPLOYED = ("weights.safetensors", "network.json")
 """What every packed form of a folder is built from."""
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino", "torch")
 
@@ -55,7 +55,7 @@ class Form:
     @property
     def files(self) -> tuple[str, ...]:
         """What it is loaded from, relative to its folder."""
-        return PACKED if self.packed else (self.file,)
+        return DEPLOYED if self.packed else (self.file,)
 
 
 EAGER = Form("torch eager", "torch", "")

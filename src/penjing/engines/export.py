@@ -20,8 +20,8 @@ FUSED_INT8, FUSED_FLOAT = FUSED
 MODEL = "model"
 """The folder of a form that PyTorch runs."""
 BUCKET = 8
-Scheme = Literal["dynamic", "static", "float"]
-SCHEMES: dict[str, Scheme] = {PORTABLE_INT8: "static", FUSED_INT8: "dynamic"}
+Rounding = Literal["dynamic", "static", "float"]
+ROUNDINGS: dict[str, Rounding] = {PORTABLE_INT8: "static", FUSED_INT8: "dynamic"}
 """How the int8 files round activations."""
 
 FLOAT_FORMS = (
@@ -47,19 +47,21 @@ def network_of(model: PenjingPreTrainedModel) -> Network:
     return Network(blueprint_of(model), weights, config.hidden_act, config.head_act, config.layer_norm_eps)
 
 
-def scheme_of(form: Form) -> Scheme:
+def rounding_of(form: Form) -> Rounding:
     """How the form rounds activations: over calibrated ranges, over those of each text, or not at all."""
-    return SCHEMES.get(form.file, "float")
+    return ROUNDINGS.get(form.file, "float")
 
 
-def forms_for(engine: EngineName | None, *, int8: bool = True, scheme: Scheme | None = None) -> list[Form]:
-    """The forms worth measuring, of one engine or of every one; with `scheme`, those alone that round so."""
+def forms_for(engine: EngineName | None, *, int8: bool = True, rounding: Rounding | None = None) -> list[Form]:
+    """The forms worth measuring, of one engine or of every one; with `rounding`, those alone that round so."""
     if engine == "torch":
         return list(TORCH_FORMS)
     forms = [form for form in (INT8_FORMS if int8 else FLOAT_FORMS) if engine in (None, form.engine)]
-    found = [form for form in forms if scheme in (None, scheme_of(form))]
+    found = [form for form in forms if rounding in (None, rounding_of(form))]
     if not found:
-        raise InputError(f"export: {engine or 'no engine'} has no {scheme} form; dynamic int8 takes onnxruntime, static int8 either engine")
+        raise InputError(
+            f"export: {engine or 'no engine'} has no {rounding} form; dynamic int8 takes onnxruntime, static int8 either engine"
+        )
     return found
 
 

@@ -22,14 +22,14 @@ from safetensors import SafetensorError
 
 from penjing.atomic import write_text
 from penjing.blueprint import Blueprint
-from penjing.engines.engine import FUSED, PACKED, PORTABLE, Form
+from penjing.engines.engine import DEPLOYED, FUSED, PORTABLE, Form
 from penjing.engines.graph import Network, Ranges, build_graph
 from penjing.engines.machine import safe_weight_bits
 from penjing.errors import InputError
 from penjing.packing import Coded, load_packed, save_packed
 
 VERSION = 1
-WEIGHTS, NETWORK = PACKED
+WEIGHTS, NETWORK = DEPLOYED
 INT8 = (PORTABLE[0], FUSED[0])
 LARGEST = 2**31 - 1
 """Bytes of an ONNX model in one piece; protobuf takes no more."""

@@ -42,7 +42,7 @@ def sign(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 def grid_codes(w: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
     """q = round(w/S + Z) within 0 … top, as floats: the nearest of the values S·(q - Z). What is given broadcasts."""
-    return (w / scale).add_(zero).round_().clamp_(0, top)
+    return (w / torch.where(scale > 0, scale, 1.0)).add_(zero).round_().clamp_(0, top)  # zeros alone have a scale of zero
 
 
 def power_codes(w: Tensor, scale: Tensor, m: int) -> Tensor:

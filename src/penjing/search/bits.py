@@ -10,7 +10,6 @@ from torch import Tensor
 
 from penjing.errors import InputError
 from penjing.maths.stored import Scheme, quantize
-from penjing.packing import Coded, pack
 
 Choice = TypeVar("Choice", bound=Hashable)
 """What a matrix is stored as: its bits, or a whole scheme."""
@@ -29,13 +28,8 @@ def table(
     for scheme in schemes:
         for name, w in weights.items():
             coded = quantize(w, scheme, seed)
-            result[name][scheme] = packed_bytes(coded), harm(w.numpy(force=True), coded.values(), sensitivities[name])
+            result[name][scheme] = coded.bytes, harm(w.numpy(force=True), coded.values(), sensitivities[name])
     return result
-
-
-def packed_bytes(coded: Coded) -> int:
-    """Bytes of the codes and their parameters in a packed file, less the header."""
-    return sum(part.nbytes for part in pack({"": coded})[0].values())
 
 
 def harm(w: NDArray[np.float32], q: NDArray[np.float32], s: float | NDArray[np.float64]) -> float:

@@ -1,6 +1,8 @@
 """A size that is asked: what is stored in how many bits, so that the whole deployment fits in it."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from penjing.blueprint import Blueprint
 from penjing.checkpoint import blueprint_of
@@ -8,9 +10,9 @@ from penjing.errors import InputError
 from penjing.job import Budget
 from penjing.maths.stored import Scheme
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.recipe import PruneSettings, Recipe
+from penjing.recipe import Recipe
 from penjing.search.bits import allot, table
-from penjing.steps.hessian import sensitivities
+from penjing.steps.hessian import eigenvalues, sensitivities, traces
 from penjing.steps.store import MIXED, StoreSettings, matrices, scheme_of
 from penjing.tasks.task import Examples, Task
 
@@ -20,6 +22,8 @@ WIDTHS = (2, 3, 4, 5, 6, 8)
 """Bits that mixed precision chooses from."""
 EMBEDDING_PART = 0.5
 """Of the size, at most, that the word embedding may take."""
+CURVATURES: dict[str, Callable[..., Mapping[str, Any]]] = {"gauss-newton": sensitivities, "trace": traces, "eigenvalue": eigenvalues}
+"""How much the loss bends in each matrix, or in each of its rows, by the names of `StoreSettings.curvature`."""
 OVERHEAD = 40_000
 """Bytes of headers, descriptions and the network's own file."""
 MARGIN = 0.97
@@ -28,33 +32,42 @@ RANKS = 16
 """The rank is a multiple of it."""
 
 
-def within(recipe: Recipe, budget: Budget, blueprint: Blueprint, tokenizer: int) -> Recipe:
-    """The recipe that also leaves out unused tokens and stores few bits, where plain int8 is larger than the size that is asked.
+def within(recipe: Recipe, budget: Budget, blueprint: Blueprint, tokenizer: int, bits: int) -> Recipe:
+    """The recipe that also stores few bits, and leaves out unused tokens where it prunes, if else the size that is asked is exceeded.
+
+    A recipe that thins single weights, or trains for int8, stays as it is.
 
     Args:
         tokenizer: bytes of the tokenizer's file.
+        bits: of a weight as it is without that: 8 in int8, else 32.
     """
-    if budget.size_mb is None or replace(blueprint, bits=8).bytes + tokenizer + OVERHEAD <= 1e6 * budget.size_mb:
+    fits = budget.size_mb is None or replace(blueprint, bits=bits).bytes + tokenizer + OVERHEAD <= 1e6 * budget.size_mb
+    if fits or recipe.sparsify or (recipe.quantize and recipe.quantize.training):
         return recipe
-    prune = recipe.prune or PruneSettings()
+    prune = recipe.prune
     return replace(
         recipe,
-        prune=prune if prune.vocabulary is not None else replace(prune, vocabulary=0.0),
-        store=recipe.store or StoreSettings(MIXED, training=recipe.distill is not None),
+        prune=replace(prune, vocabulary=0.0) if prune and prune.vocabulary is None else prune,
+        store=recipe.store or StoreSettings(MIXED, training=recipe.teaching == "distill" and recipe.distill is not None),
     )
 
 
-def rank_for(blueprint: Blueprint, room: float) -> int:
-    """The word embedding's rank so that it takes its part of `room` bytes in the fewest bits; 0: it has room in full."""
+def least_bits(settings: StoreSettings) -> int:
+    """Of the average weight: what the scheme has, or what mixed may come to."""
+    return LEAST_BITS if settings.scheme == MIXED else settings.width
+
+
+def rank_for(blueprint: Blueprint, room: float, bits: int) -> int:
+    """The word embedding's rank so that it takes its part of `room` bytes in so many bits a weight; 0: it has room in full."""
     words, width = blueprint.vocabulary, blueprint.embedding
-    most = EMBEDDING_PART * room * 8 / LEAST_BITS
+    most = EMBEDDING_PART * room * 8 / bits
     rank = max(RANKS, int(most / (words + width)) // RANKS * RANKS)
     return 0 if blueprint.rank or words * width <= most or rank * (words + width) >= words * width else rank
 
 
-def room_for_blocks(blueprint: Blueprint, rank: int, room: float) -> float:
-    """What the bytes of a blueprint in `LEAST_BITS` bits may be, so that with this rank it takes `room` as it is stored."""
-    full, factored = (replace(blueprint, bits=LEAST_BITS, rank=r).bytes for r in (blueprint.rank, rank or blueprint.rank))
+def room_for_blocks(blueprint: Blueprint, rank: int, room: float, bits: int) -> float:
+    """What the bytes of a blueprint in so many bits may be, so that with this rank it takes `room` as it is stored."""
+    full, factored = (replace(blueprint, bits=bits, rank=r).bytes for r in (blueprint.rank, rank or blueprint.rank))
     return room - OVERHEAD + 3 * _tables(blueprint) + full - factored
 
 
@@ -70,16 +83,16 @@ def mixed(
 
     Args:
         data: texts with labels, that the Hessian is estimated on.
-        limit_bytes: of the packed weights; None: what `settings.bits` of the average weight come to.
+        limit_bytes: of the packed weights; None: what `settings.width` of the average weight come to.
     """
     blueprint, names = blueprint_of(model), matrices(model)
     entries = sum(model.get_parameter(name).numel() for name in names)
     room = (
-        settings.bits * entries / 8
+        settings.width * entries / 8
         if limit_bytes is None
         else MARGIN * (limit_bytes - 4 * (blueprint.vectors - _tables(blueprint)) - OVERHEAD)
     )
-    bends = sensitivities(model, task, data, seed)
+    bends = CURVATURES[settings.curvature](model, task, data, seed)
     costs: dict[str, dict[Scheme, tuple[int, float]]] = {}
     for name in names:
         weight = model.get_parameter(name)
@@ -88,5 +101,5 @@ def mixed(
     try:
         return allot(costs, room)
     except InputError as error:
-        asked = f"--bits: {settings.bits}" if limit_bytes is None else f"--size-mb: {limit_bytes / 1e6:.1f} MB of weights"
+        asked = f"--bits: {settings.width}" if limit_bytes is None else f"--size-mb: {limit_bytes / 1e6:.1f} MB of weights"
         raise InputError(f"{asked}: too little for the weights even in {WIDTHS[0]} bits each; ask for more") from error

@@ -298,8 +298,8 @@ class LowBit(Step[TeacherOutputs, Blueprint]):
     """Train for few bits on disk while `distill` teaches (Zhang et al. 2020, TernaryBERT; Han et al. 2016 for codebooks).
 
     schemes: how each matrix is stored, by the parameter's name; the others stay float.
-    activation_bits: of the inputs of the linear layers while training, 8 as TernaryBERT, fewer as DoReFa (Zhou et al. 2016), 1 as
-        BiBERT (Qin et al. 2022, without its attention of zeros and ones); None leaves them float, as they are when the stored model
+    activation_bits: of the inputs of the linear layers while training, 8 as TernaryBERT, 1 by signs with a learned scale and
+        threshold (Liu et al. 2022, BiT, after BiBERT, Qin et al. 2022, without its attention of zeros and ones); None leaves them float, as they are when the stored model
         is loaded.
     squash: weights go through tanh before they are rounded (Zhou et al. 2016, equation 9).
     halves: after a training with ternary weights these are split into sums of two binary ones, and trained once more (Bai et al.
