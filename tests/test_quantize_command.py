@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_bad_input import _fails
 from test_pipeline import _prepare, _run, _start
 from test_prune_command import answers, fresh
 
@@ -59,9 +60,7 @@ def test_static_int8_leaves_in_float_what_rounding_harms(tmp_path: Path) -> None
     assert report["result"]["float_layers"] == []
 
 
-@pytest.mark.parametrize(
-    ("scheme", "bits", "epochs"), [("kmeans", "3", None), ("log", "4", None), ("mixed", "4", None), ("ternary", None, "1")]
-)
+@pytest.mark.parametrize(("scheme", "bits", "epochs"), [("kmeans", "3", None), ("mixed", "4", None), ("ternary", None, "1")])
 def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
     tmp_path: Path, scheme: str, bits: str | None, epochs: str | None
 ) -> None:
@@ -132,9 +131,11 @@ def test_training_in_few_bits_is_killed_and_goes_on_and_ends_the_same(tmp_path: 
         (["--scheme", "qat-int8", "--smooth", "0.5"], "--smooth"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
-    error = _run("quantize", *_prepare(tmp_path, "classification"), "--out", str(tmp_path / "out"), *options, status=2)
-    assert said in error and len(error.strip().splitlines()) == 1 and not (tmp_path / "out" / "model").exists()
+def test_bad_options_are_refused_in_one_line(
+    tmp_path: Path, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = _fails(monkeypatch, capsys, "quantize", *_prepare(tmp_path, "classification"), "--out", tmp_path / "out", *options)
+    assert said in error and not (tmp_path / "out").exists()
 
 
 def test_a_damaged_packed_file_is_refused_in_one_line(tmp_path: Path) -> None:
