@@ -49,7 +49,7 @@ def test_dynamic_int8_has_no_other_forms(tmp_path: Path) -> None:
     assert [form["name"] for form in report["forms"]] == ["onnxruntime fused int8"]
     assert named(report) == ["baseline", "quantize", "export", "verify"]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "int8 ran on" in page
+    assert "int8 kernels" in page
 
 
 def test_static_int8_leaves_in_float_what_rounding_harms(tmp_path: Path) -> None:
@@ -87,15 +87,9 @@ def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
 def test_a_size_is_met_by_tokens_bits_and_rank_together(tmp_path: Path) -> None:
     given, out = _prepare(tmp_path, "classification"), tmp_path / "out"
     options = ["--threads", "1", "--max-length", "32", "--epochs", "1", "--json"]
-    whole = json.loads(
-        _run("compress", *given, "--out", str(tmp_path / "whole"), "--size-mb", "100", "--no-training", *options[:4], "--json")
-    )
-    assert whole["stored"] is None
-    size = 0.0
-    for file in (out.parent / "whole" / "engine").iterdir():
-        size += file.stat().st_size / 1e6
-    report = json.loads(_run("compress", *given, "--out", str(out), "--size-mb", "0.1", "--max-drop", "100", *options))
-    assert report["met"] and report["result"]["bytes"] <= 1e5 < 1e6 * size
+    report = json.loads(_run("compress", *given, "--out", str(out), "--size-mb", "0.06", "--max-drop", "100", *options))
+    deployed = sum(file.stat().st_size for file in (out / "engine").iterdir())
+    assert report["met"] and deployed <= report["result"]["bytes"] <= 6e4
     assert named(report)[:2] == ["vocabulary", "baseline"] and {"bits", "low-bit"} <= set(named(report))
     assert answers(out)[0]["label"] in ("negative", "positive")
 

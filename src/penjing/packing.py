@@ -1,7 +1,7 @@
 """Weights small on disk: zeros and few bits, each tensor in the fewest bytes; what was put in comes back exactly.
 
 A packed file is a safetensors file. Its tensors are the parts that the codecs make, named `tensor:part`, and its
-metadata hold a header in JSON, and the CRC-32 of that text:
+metadata hold a header in JSON, with the CRC-32 of the rest of it:
 
     {"version": 2, "tensors": {name: {"codec": "bitmap", "shape": [384, 384], "dtype": "float32", "crc32": 907060870}, …}}
 
@@ -53,7 +53,7 @@ Float = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 VERSION = 2
-_HEADER, _CHECKSUM = "penjing", "penjing-crc32"
+_HEADER = "penjing"
 _DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _INTEGERS = {"float32": np.int32, "float16": np.int16}
 """The integers that show the bits of each dtype that has a bitmap."""
@@ -444,7 +444,7 @@ def _form(tensor: Array) -> str:
 def save_packed(state: Mapping[str, Array | Coded], path: str | Path) -> None:
     """Write a state dict to the file `path`."""
     tensors, header = pack(state)
-    save_file(tensors, path, metadata=_metadata(json.dumps(header)))
+    save_file(tensors, path, metadata=_metadata(header))
 
 
 def load_packed(path: str | Path) -> dict[str, Array]:
@@ -463,12 +463,14 @@ def load_coded(path: str | Path) -> dict[str, Coded]:
 def _load(path: str | Path) -> Iterator[tuple[str, Array | Coded]]:
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
-        text = metadata.get(_HEADER, "null")
-        header = json.loads(text)
-        if isinstance(header, dict) and header.get("version") == VERSION and metadata != _metadata(text):
-            raise ValueError("packed weights have a damaged header: it is not the one of its checksum")
+        header = json.loads(metadata.get(_HEADER, "null"))
+        if isinstance(header, dict) and header.get("version") == VERSION:
+            header.pop("crc32", None)
+            if metadata != _metadata(header):
+                raise ValueError("packed weights have a damaged header: it is not the one of its checksum")
         yield from _unpack(header, list(file.keys()), file.get_tensor)
 
 
-def _metadata(header: str) -> dict[str, str]:
-    return {"format": "pt", _HEADER: header, _CHECKSUM: str(zlib.crc32(header.encode()))}
+def _metadata(header: dict[str, Any]) -> dict[str, str]:
+    """One entry alone: safetensors writes several in any order, and equal weights are to give equal files."""
+    return {_HEADER: json.dumps(header | {"crc32": zlib.crc32(json.dumps(header).encode())})}

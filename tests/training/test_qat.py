@@ -234,11 +234,11 @@ def test_a_killed_training_ends_with_the_weights_and_ranges_of_one_that_was_not(
 ) -> None:
     monkeypatch.setattr(distill, "fit", partial(distill.fit, save_every_s=0))
     task = Classification(["big", "small"])
-    whole, step = train(tmp_path / "whole", task)
+    whole, step = train(tmp_path / "whole", task, calibration="moving-average")
     with pytest.raises(Killed):
-        train(tmp_path / "killed", task, 8)
-    resumed, again = train(tmp_path / "killed", task)
+        train(tmp_path / "killed", task, 8, calibration="moving-average")
+    resumed, again = train(tmp_path / "killed", task, calibration="moving-average")
     assert again.distill.history.evaluations == step.distill.history.evaluations
     assert again.ranges == step.ranges and equal(whole.state_dict(), resumed.state_dict())
-    start = calibrate(small(), examples(task, 0, 48).encoded)
+    start = calibrate(small(), examples(task, 0, 48).encoded, "moving-average")
     assert all(step.ranges[name] != pytest.approx(start[name]) for name in linear_layers(whole) if name != "head.out")
