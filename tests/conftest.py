@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from penjing.blueprint import Blueprint, Head, Layer
 from penjing.checkpoint import build
+from penjing.maths.stored import Scheme, quantize
 from penjing.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
 from penjing.surgery import LayerSelection, Selection
 
@@ -305,3 +306,8 @@ def tiny_teacher(folder: str | Path, task: str = "classification", labels: Seque
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny sequence classifier on disk; do not write into it."""
     return tiny_teacher(tmp_path_factory.mktemp("teacher"), "classification")
+
+
+def fake(w: Tensor, scheme: Scheme, seed: int = 0) -> Tensor:
+    """The values that a weight is stored as."""
+    return torch.from_numpy(quantize(w, scheme, seed).values())

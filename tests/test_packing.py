@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Head, Layer
 from penjing.checkpoint import MODEL_CLASSES, blueprint_of, is_own, read, write
+from penjing.coded import Array, Coded
 from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
 from penjing.maths.stored import Scheme, quantize
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.packing import PACKED, Array, Coded, load_coded, load_packed, pack, save_packed, unpack
+from penjing.packing import PACKED, load_coded, load_packed, pack, save_packed, unpack
 
 DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
 STUDENT = Blueprint(30, 12, 2, 16, 16, 4, (Layer(4, 24), Layer(2, 9)), "sequence", 3)
@@ -481,7 +482,7 @@ def test_a_packed_folder_is_read_exactly(blueprint: Blueprint, seed: int) -> Non
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "m"
         write(model, folder, packed=True)
-        assert {path.name for path in folder.iterdir()} == {"config.json", "modeling_penjing.py", "packing.py", PACKED}
+        assert {path.name for path in folder.iterdir()} == {"coded.py", "config.json", "modeling_penjing.py", "packing.py", PACKED}
         ours, theirs = read(folder), MODEL_CLASSES[blueprint.head].from_pretrained(folder)
     assert blueprint_of(ours) == blueprint_of(theirs) == blueprint
     inputs = own_inputs(blueprint, seed)
@@ -624,5 +625,5 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 def test_a_packed_model_lives_without_penjing(where: Head | str, fresh: dict[str, dict[str, Any]]) -> None:
     result = fresh[where]
     assert result["class"].startswith("transformers_modules.")
-    assert result["files"] == ["config.json", "model.safetensors", "modeling_penjing.py", "packing.py"]
+    assert result["files"] == ["coded.py", "config.json", "model.safetensors", "modeling_penjing.py", "packing.py"]
     assert [name for name in ("weights", "logits", "gradients", "moved", "again") if not result[name]] == []

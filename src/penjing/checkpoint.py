@@ -19,6 +19,7 @@ from transformers.activations import ACT2FN
 
 from penjing.atomic import whole_folder
 from penjing.blueprint import Blueprint, Head, Layer
+from penjing.coded import Coded
 from penjing.errors import InputError
 from penjing.families import FAMILIES, Family, family_of
 from penjing.modeling_penjing import (
@@ -30,7 +31,7 @@ from penjing.modeling_penjing import (
     PenjingModel,
     PenjingPreTrainedModel,
 )
-from penjing.packing import PACKED, Coded, load_packed, save_packed
+from penjing.packing import PACKED, load_packed, save_packed
 
 MODEL_CLASSES: dict[Head, type[PenjingPreTrainedModel]] = {
     "none": PenjingModel,

@@ -12,6 +12,7 @@ from penjing import __version__
 from penjing.atomic import whole_folder, write_json
 from penjing.blueprint import Blueprint
 from penjing.checkpoint import blueprint_of, write
+from penjing.coded import Coded
 from penjing.engines.engine import DEPLOYED, DESCRIPTION, Form
 from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, MODEL, PORTABLE_FLOAT, PORTABLE_INT8, export, network_of
 from penjing.engines.graph import Ranges
@@ -19,7 +20,6 @@ from penjing.engines.machine import kernel_class, safe_weight_bits
 from penjing.engines.packed import write_network
 from penjing.job import Job
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.packing import Coded
 from penjing.proof import gates_of
 from penjing.report.page import model_card
 from penjing.sources import Data

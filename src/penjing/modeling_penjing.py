@@ -1,6 +1,6 @@
 """The encoder: one post-norm Transformer whose layers may all differ, with a head per task.
 
-This file imports torch, transformers and packing.py alone, because it travels with every model that is saved: there
+This file imports torch, transformers and, of Penjing, packing.py alone, because it travels with every model that is saved: there
 `AutoModelFor….from_pretrained(folder, trust_remote_code=True)` runs it, and Penjing need not be installed.
 
 Shapes: B texts, S tokens, H hidden, E embedding, R rank of the word table (E where it is whole), h heads of width w, n neurons,

@@ -11,22 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing import verification
-from penjing.arrays import load_rows, save_rows
+from penjing import proof, verification
+from penjing.arrays import load_rows
 from penjing.atomic import write_json, write_text
 from penjing.checkpoint import blueprint_at, blueprint_of, copy_tokenizer, head_of, locate, read, write
+from penjing.coded import Coded
 from penjing.delivery import Outcome, deliver, export_forms, report_of
-from penjing.engines.engine import EAGER, Form, open_engine
-from penjing.engines.export import PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for
+from penjing.engines.engine import Form
+from penjing.engines.export import PORTABLE_FLOAT, PORTABLE_INT8, forms_for
 from penjing.engines.graph import Ranges
-from penjing.engines.machine import safe_weight_bits
-from penjing.engines.measure import Subject, measure
 from penjing.errors import InputError
 from penjing.job import Job
 from penjing.maths.stored import Scheme
-from penjing.packing import PACKED, Coded, load_coded
-from penjing.proof import BASELINES, STEADY, STOCK_INT8, stock_int8
-from penjing.recipe import PruneSettings, criterion
+from penjing.packing import PACKED, load_coded
+from penjing.proof import STEADY
+from penjing.recipe import PruneSettings, criterion, teaching_step
 from penjing.report.page import page
 from penjing.run import Run, fingerprint
 from penjing.search import plan as plans
@@ -34,7 +33,7 @@ from penjing.search.size import least_bits, mixed, rank_for, room_for_blocks, wi
 from penjing.sources import encoded_by, tokenizer_of, with_tokenizer
 from penjing.steps.distill import Distill
 from penjing.steps.factorise import Factorise
-from penjing.steps.gates import GradualPrune, learn_head_weights
+from penjing.steps.gates import learn_head_weights
 from penjing.steps.gptq import round_model
 from penjing.steps.importance import Importance
 from penjing.steps.lowbit import LowBit
@@ -42,14 +41,14 @@ from penjing.steps.prune import Prune
 from penjing.steps.qat import QuantizationAware
 from penjing.steps.quantize import Quantize
 from penjing.steps.repair import Repair
-from penjing.steps.sensitivity import Divergence, keep_float, sensitivity
+from penjing.steps.sensitivity import left_float
 from penjing.steps.smooth import smooth
-from penjing.steps.sparsify import Sparsify, sparsify, sparsity_of
+from penjing.steps.sparsify import sparsify, sparsity_of
 from penjing.steps.store import MIXED, uniform
 from penjing.steps.vocabulary import PruneVocabulary
 from penjing.surgery import Selection
-from penjing.tasks.judge import judge, quality_of
-from penjing.tasks.task import Examples
+from penjing.tasks.judge import quality_of
+from penjing.texts import Texts
 from penjing.training.loop import silent
 from penjing.training.predict import logits_of
 from penjing.vocabulary import write_pruned
@@ -60,8 +59,6 @@ PLAN_TEXTS = 256
 """Training texts that the plans for a budget are repaired and compared on."""
 HESSIAN_TEXTS, SENSITIVITY_TEXTS, ROUNDING_TEXTS = 128, 128, 256
 """Training texts that the Hessian is estimated on, that int8 is held against float on, and that rounding looks at."""
-CHOOSE_PART, CHOOSE_TEXTS = 0.05, 1000
-"""Training texts held out in distillation to choose the best weights by: a part of them, and at most so many."""
 
 
 Tell = Callable[[str], None]
@@ -152,7 +149,7 @@ class _Compression:
             if rank:
                 _, place = step(f"factorise{suffix}", lambda folder: self.factorise(folder, student, rank))
                 student = read(place / "model")
-            allotted, _ = step(f"bits{suffix}", lambda _: self.allot(student, baseline))
+            allotted, _ = step(f"bits{suffix}", lambda _: self.allot(student))
             schemes = {name: Scheme(**fields) for name, fields in allotted["schemes"].items()}
         taught: dict[str, Any] = {}
         if recipe.distill or recipe.sparsify:
@@ -179,51 +176,16 @@ class _Compression:
 
     # -- the steps -------------------------------------------------------------------------------------------
 
-    def calibration(self, texts: int) -> Examples:
-        """Some of the training texts, drawn at random."""
-        _, rows = self.held_out()
-        return self.labelled(self.data.train.take(np.sort(rows[:texts])))
-
-    def held_out(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Training texts in random order: those that the weights are chosen by in distillation, and the others."""
-        order = np.random.default_rng(self.job.seed).permutation(len(self.job.data.train))
-        if len(order) < 2:
-            raise InputError("data: one training row is too few, since some are held out to choose by; give more with --train")
-        held = max(1, min(CHOOSE_TEXTS, round(CHOOSE_PART * len(order))))
-        return order[:held], order[held:]
-
-    def labelled(self, examples: Examples) -> Examples:
-        """The examples, with the teacher's own answers where they have no labels."""
-        if not examples.gold or examples.gold[0] is not None:
-            return examples
-        answers = self.data.task.decode(logits_of(self.base, examples.encoded), examples.first_tokens)
-        return dataclasses.replace(examples, gold=answers)
-
     def baseline(self, folder: Path) -> dict[str, Any]:
-        """The teacher as it is, and what the engines' own int8 makes of it: quality, and files to time it with."""
-        data, task = self.job.data, self.job.data.task
-        eager = open_engine(EAGER, locate(self.job.model), self.job.threads).logits(data.eval.encoded)
-        save_rows(folder / "teacher.npz", eager)
-        ranges = Quantize().observe(self.teacher, self.calibration(512))
-        files = [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in self.forms)]
-        export(self.teacher, folder, files, ranges, segments=self.segments)
-        stock_int8(folder / PORTABLE_FLOAT, folder / STOCK_INT8)
-        qualities = {"torch_eager": judge(task, data.eval, eager)}
-        for name, form in BASELINES.items():
-            qualities[name] = judge(task, data.eval, open_engine(form, folder, self.job.threads).logits(data.eval.encoded))
-        subjects = [Subject(EAGER, locate(self.job.model)), *(Subject(form, folder) for form in self.forms)]
-        measured = measure(subjects, data.eval.encoded, threads=self.job.threads, seed=self.job.seed, throughput_texts=0)
-        fastest, best = min(zip(self.forms, measured[1:], strict=True), key=lambda pair: pair[1].latency_ms)
-        extra = (folder / PORTABLE_INT8).stat().st_size - dataclasses.replace(self.blueprint, bits=8).bytes
-        for unused in {PORTABLE_FLOAT} - {form.file for form in self.forms}:
-            (folder / unused).unlink(missing_ok=True)
-        quality = qualities["torch_eager"]["quality"]
-        note = f"{task.metric().name} {quality:.2f}; eager {measured[0].latency_ms:.2f} ms, {fastest.name} {best.latency_ms:.2f} ms"
-        return {
-            "qualities": qualities, "quality": quality, "ranges": ranges, "eager_ms": measured[0].latency_ms,
-            "forms_ms": {form.name: m.latency_ms for form, m in zip(self.forms, measured[1:], strict=True)},
-            "form": fastest.to_dict(), "extra_bytes": extra + self.tokenizer_file().stat().st_size, "note": note,
-        }  # fmt: skip
+        """The teacher as it is, and what the engines' own int8 makes of it."""
+        return proof.baseline(
+            self.job, self.teacher, self.texts.calibration(512), self.forms, folder, self.tokenizer_file().stat().st_size, self.segments
+        )
+
+    @property
+    def texts(self) -> Texts:
+        """The training texts, as what is worked on encodes and answers them."""
+        return Texts(self.data, self.base, self.job.seed)
 
     @property
     def cuts(self) -> bool:
@@ -264,7 +226,7 @@ class _Compression:
 
     def observe(self) -> dict[str, Any]:
         """What each head, neuron and layer of the teacher is worth."""
-        importance = self.pruner().observe(self.base, self.calibration(self.settings.texts))
+        importance = self.pruner().observe(self.base, self.texts.calibration(self.settings.texts))
         order = f"; layers missed least first: {importance.removed}" if importance.removed else ""
         return {"importance": importance.to_dict(), "note": f"{self.settings.importance} on {self.settings.texts} texts{order}"}
 
@@ -277,7 +239,7 @@ class _Compression:
     def pruner(self, texts: int | None = None) -> Prune:
         settings, depth = self.settings, len(self.blueprint.layers)
         return Prune(
-            self.data.task, criterion(settings), self.calibration(texts or settings.texts).encoded, cast(Repair, settings.repair),
+            self.data.task, criterion(settings), self.texts.calibration(texts or settings.texts).encoded, cast(Repair, settings.repair),
             depth - (settings.layers or depth) if settings.cuts else None, self.job.seed,
         )  # fmt: skip
 
@@ -305,7 +267,7 @@ class _Compression:
             if budget.speedup is None and budget.latency_ms is None and dataclasses.replace(blueprint, bits=bits).bytes <= limit_bytes:
                 return {"selection": Selection.all(blueprint).to_dict(), "whole": True, "note": "nothing needs to be cut for this size"}
         return plans.for_budget(
-            bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.calibration(PLAN_TEXTS), finished
+            bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.texts.calibration(PLAN_TEXTS), finished
         )
 
     def limit_ms(self, eager_ms: float) -> float:
@@ -319,7 +281,7 @@ class _Compression:
         pruner = self.pruner()
         model = pruner.apply(self.base, selection, Importance.from_dict(observed["importance"]))
         if self.settings.head_weights:
-            model = learn_head_weights(model, self.data.task, self.calibration(self.settings.texts), self.job.seed, teacher=self.base)
+            model = learn_head_weights(model, self.data.task, self.texts.calibration(self.settings.texts), self.job.seed, teacher=self.base)
         errors = pruner.reconstruction.errors if pruner.reconstruction else []
         before, after = (float(np.mean([pair[i] for pair in errors])) if errors else 0.0 for i in (0, 1))
         fitted = f"; repaired: mean error of a block {before:.3f} -> {after:.3f}" if errors else ""
@@ -335,11 +297,13 @@ class _Compression:
         settings = dataclasses.replace(recipe.distill, schedule=dataclasses.replace(recipe.distill.schedule, seed=job.seed))
         with _bar(self.progress, recipe.teaching) as report:
             # The weights that are kept are chosen on training texts held out, so that the evaluation data judges them fairly.
-            dev, train = (self.data.train.take(np.sort(rows)) for rows in self.held_out())
-            dev, train = self.labelled(dev), self.labelled(train) if settings.hard else train
+            dev, train = (self.data.train.take(np.sort(rows)) for rows in self.texts.held_out())
+            dev, train = self.texts.labelled(dev), self.texts.labelled(train) if settings.hard else train
             kept = [layer.layer for layer in selection.layers]
             distill = Distill(self.data.task, self.base, kept, settings, dev, self.folder.partial, report, hidden=selection.hidden)
-            step = self.teaching_step(distill, schemes)
+            step = teaching_step(
+                recipe, distill, lambda texts: self.texts.calibration(texts).encoded, int(np.median(self.data.eval.encoded.lengths)), schemes
+            )  # fmt: skip
             evidence = step.observe(student, train)
             result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
         assert distill.history is not None
@@ -355,21 +319,6 @@ class _Compression:
             state.unlink()
         rounded = {"ranges": step.ranges} if isinstance(step, QuantizationAware) else {}
         return record | {"history": vars(distill.history)} | rounded
-
-    def teaching_step(self, distill: Distill, schemes: dict[str, Scheme]) -> Distill | GradualPrune | Sparsify | QuantizationAware | LowBit:
-        """Distillation, by itself or with what the recipe does meanwhile."""
-        recipe = self.job.recipe
-        if recipe.gradual:
-            return GradualPrune(distill, recipe.gradual, int(np.median(self.data.eval.encoded.lengths)))
-        if recipe.sparsify:
-            return Sparsify(distill, recipe.sparsify)
-        if recipe.quantize and recipe.quantize.training:
-            texts = self.calibration(recipe.quantize.texts).encoded
-            return QuantizationAware(distill, texts, safe_weight_bits(), calibration=recipe.quantize.calibration)
-        if recipe.store and recipe.store.training:
-            settings = recipe.store
-            return LowBit(distill, schemes, settings.activation_bits or None, squash=settings.squash, halves=settings.halves)
-        return distill
 
     def rank(self) -> int:
         """That of the word embedding, where the size that is asked leaves no room for it in full; 0: in full."""
@@ -389,21 +338,21 @@ class _Compression:
         model = step.apply(student, step.plan(blueprint_of(student), counts), counts)
         return self.keep(folder, model, f"word embedding of rank {rank} in place of {blueprint_of(student).embedding}")
 
-    def allot(self, student: Any, baseline: dict[str, Any]) -> dict[str, Any]:
+    def allot(self, student: Any) -> dict[str, Any]:
         """The scheme of each matrix: one for all, or as many bits as its Hessian and the size that is asked allow."""
         settings = self.job.recipe.store
         assert settings
         if settings.scheme != MIXED:
             schemes, note = uniform(student, settings), f"{settings.scheme}, {settings.width} bits, groups of {settings.group}"
         else:
-            schemes = mixed(student, settings, self.data.task, self.calibration(HESSIAN_TEXTS), self.room, self.job.seed)
+            schemes = mixed(student, settings, self.data.task, self.texts.calibration(HESSIAN_TEXTS), self.room, self.job.seed)
             counts = Counter(scheme.bits for scheme in schemes.values())
             note = ", ".join(f"{n} matrices in {bits} bits" for bits, n in sorted(counts.items()))
         return {"schemes": {name: dataclasses.asdict(scheme) for name, scheme in schemes.items()}, "note": note}
 
     def store(self, folder: Path, student: Any, schemes: dict[str, Scheme]) -> dict[str, Any]:
         """The weights rounded, at once."""
-        model, coded = round_model(student, self.calibration(ROUNDING_TEXTS).encoded, schemes, self.job.seed)
+        model, coded = round_model(student, self.texts.calibration(ROUNDING_TEXTS).encoded, schemes, self.job.seed)
         return self.keep(folder, model, "rounded, not trained", coded)
 
     def keep(self, folder: Path, model: Any, note: str, coded: dict[str, Coded] | None = None) -> dict[str, Any]:
@@ -418,7 +367,7 @@ class _Compression:
         """Outliers of the activations moved into the weights."""
         settings = self.job.recipe.quantize
         assert settings
-        model = smooth(student, self.calibration(settings.texts).encoded, settings.smooth)
+        model = smooth(student, self.texts.calibration(settings.texts).encoded, settings.smooth)
         return self.keep(folder, model, f"the same function, smoothed ({settings.smooth})")
 
     def quantize(self, student: Any, taught: dict[str, Any]) -> dict[str, Any]:
@@ -431,11 +380,10 @@ class _Compression:
                 "float_layers": [],
                 "note": f"{len(taught['ranges'])} inputs, in the ranges of the training",
             }
-        ranges = Quantize(settings.calibration).observe(student, self.calibration(settings.texts))
-        divergence = Divergence(student, self.calibration(SENSITIVITY_TEXTS).encoded, None if settings.scheme == "dynamic" else ranges)
-        moved, float_layers = divergence(divergence.layers), list[str]()
-        if moved > settings.divergence:
-            float_layers = sorted(keep_float(sensitivity(divergence), divergence, settings.divergence))
+        ranges = Quantize(settings.calibration).observe(student, self.texts.calibration(settings.texts))
+        texts = self.texts.calibration(SENSITIVITY_TEXTS).encoded
+        moved, found = left_float(student, texts, None if settings.scheme == "dynamic" else ranges, settings.divergence)
+        float_layers = sorted(found)
         note = f"{len(ranges)} inputs calibrated ({settings.calibration}); the answers move by {moved:.4f} nats"
         left = f"; left in float: {', '.join(float_layers)}" if float_layers else ""
         return {"ranges": ranges, "float_layers": float_layers, "divergence": moved, "note": note + left}

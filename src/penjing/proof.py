@@ -2,14 +2,21 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from penjing.engines.engine import DESCRIPTION, Form
-from penjing.engines.export import PORTABLE_INT8
-from penjing.engines.measure import Measurement
-from penjing.job import Budget
+from penjing.arrays import save_rows
+from penjing.checkpoint import blueprint_of, locate
+from penjing.engines.engine import DESCRIPTION, EAGER, Form, open_engine
+from penjing.engines.export import PORTABLE_FLOAT, PORTABLE_INT8, export
+from penjing.engines.measure import Measurement, Subject, measure
+from penjing.job import Budget, Job
+from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.recipe import Recipe
+from penjing.steps.quantize import Quantize
+from penjing.tasks.judge import judge
+from penjing.tasks.task import Examples
 
 PARITY = 1e-3
 """Largest difference of float32 logits between PyTorch and an engine."""
@@ -35,6 +42,40 @@ def stock_int8(source: Path, target: Path) -> None:
         quantize_dynamic(source, target, weight_type=QuantType.QInt8)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def baseline(
+    job: Job, teacher: PenjingPreTrainedModel, texts: Examples, forms: Sequence[Form], folder: Path, tokenizer_bytes: int, segments: bool
+) -> dict[str, Any]:  # fmt: skip
+    """The teacher as it is, and what the engines' own int8 makes of it: quality, and files in `folder` to time it with.
+
+    Args:
+        texts: that activations are calibrated on.
+        forms: those that the result may have.
+        segments: whether texts come in pairs.
+    """
+    data, task, model = job.data, job.data.task, locate(job.model)
+    eager = open_engine(EAGER, model, job.threads).logits(data.eval.encoded)
+    save_rows(folder / "teacher.npz", eager)
+    ranges = Quantize().observe(teacher, texts)
+    export(teacher, folder, [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in forms)], ranges, segments=segments)
+    stock_int8(folder / PORTABLE_FLOAT, folder / STOCK_INT8)
+    qualities = {"torch_eager": judge(task, data.eval, eager)}
+    for name, form in BASELINES.items():
+        qualities[name] = judge(task, data.eval, open_engine(form, folder, job.threads).logits(data.eval.encoded))
+    subjects = [Subject(EAGER, model), *(Subject(form, folder) for form in forms)]
+    measured = measure(subjects, data.eval.encoded, threads=job.threads, seed=job.seed, throughput_texts=0)
+    fastest, best = min(zip(forms, measured[1:], strict=True), key=lambda pair: pair[1].latency_ms)
+    extra = (folder / PORTABLE_INT8).stat().st_size - replace(blueprint_of(teacher), bits=8).bytes
+    for unused in {PORTABLE_FLOAT} - {form.file for form in forms}:
+        (folder / unused).unlink(missing_ok=True)
+    quality = qualities["torch_eager"]["quality"]
+    note = f"{task.metric().name} {quality:.2f}; eager {measured[0].latency_ms:.2f} ms, {fastest.name} {best.latency_ms:.2f} ms"
+    return {
+        "qualities": qualities, "quality": quality, "ranges": ranges, "eager_ms": measured[0].latency_ms,
+        "forms_ms": {form.name: m.latency_ms for form, m in zip(forms, measured[1:], strict=True)},
+        "form": fastest.to_dict(), "extra_bytes": extra + tokenizer_bytes, "note": note,
+    }  # fmt: skip
 
 
 def worth_measuring(forms: Sequence[Form], times: dict[str, float]) -> list[Form]:

@@ -1,5 +1,6 @@
 """The settings of every step, from Python or from a YAML file, and the names that they go by."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -7,16 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
 
+from penjing.arrays import Encoded
 from penjing.engines.calibrate import Calibration
 from penjing.engines.export import Rounding
+from penjing.engines.machine import safe_weight_bits
 from penjing.errors import InputError
-from penjing.maths.stored import Clip, Kind
+from penjing.maths.stored import Clip, Kind, Scheme
 from penjing.steps import gates, importance
-from penjing.steps.distill import DistillSettings
-from penjing.steps.gates import GradualSettings
+from penjing.steps.distill import Distill, DistillSettings
+from penjing.steps.gates import GradualPrune, GradualSettings
+from penjing.steps.lowbit import LowBit
 from penjing.steps.prune import Criterion
+from penjing.steps.qat import QuantizationAware
 from penjing.steps.repair import Repair
-from penjing.steps.sparsify import UNTRAINED, SparsifySettings
+from penjing.steps.sparsify import UNTRAINED, Sparsify, SparsifySettings
 from penjing.steps.store import MIXED, StoreSettings
 
 if TYPE_CHECKING:
@@ -282,6 +287,28 @@ def quantizing(
         raise InputError("--activation-bits: activations are rounded while training; give --epochs")
     store = StoreSettings(scheme, bits, group, clip, distill is not None, activation_bits)
     return Recipe(prune=None, distill=distill, store=store, quantize=None)
+
+
+def teaching_step(
+    recipe: Recipe, distill: Distill, calibration: Callable[[int], Encoded], length: int, schemes: Mapping[str, Scheme]
+) -> Distill | GradualPrune | Sparsify | QuantizationAware | LowBit:  # fmt: skip
+    """Distillation, by itself or with what the recipe does meanwhile.
+
+    Args:
+        calibration: so many training texts.
+        length: tokens of the text whose multiply-accumulates are counted.
+        schemes: how each matrix is stored.
+    """
+    store, quantize = recipe.store, recipe.quantize
+    if recipe.gradual:
+        return GradualPrune(distill, recipe.gradual, length)
+    if recipe.sparsify:
+        return Sparsify(distill, recipe.sparsify)
+    if quantize and quantize.training:
+        return QuantizationAware(distill, calibration(quantize.texts), safe_weight_bits(), calibration=quantize.calibration)
+    if store and store.training:
+        return LowBit(distill, schemes, store.activation_bits or None, squash=store.squash, halves=store.halves)
+    return distill
 
 
 OPTIONAL = {"gradual": GradualSettings(), "sparsify": SparsifySettings(), "store": StoreSettings()}

@@ -13,12 +13,12 @@ import numpy as np
 from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint
 from penjing.checkpoint import blueprint_of, read, write
+from penjing.coded import Coded
 from penjing.engines.engine import EAGER, Form, open_engine
 from penjing.engines.export import FLOAT_FORMS, export
 from penjing.engines.machine import commit, machine, versions
 from penjing.engines.measure import Subject, measure
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.packing import Coded
 from penjing.proof import BASELINES, PARITY, choose, form_bytes, teacher_bytes, worth_measuring
 from penjing.tasks.judge import Logits, flips, judge_pair, quality_of
 from penjing.tasks.task import Examples, Task

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import penjing
 from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
+from penjing.coded import Coded
 from penjing.engines import packed
 from penjing.engines.calibrate import calibrate
 from penjing.engines.engine import DESCRIPTION, FUSED, PORTABLE, Form, forms_of, open_engine
@@ -29,7 +30,6 @@ from penjing.engines.graph import Network, Ranges
 from penjing.engines.measure import Subject, measure
 from penjing.engines.packed import NETWORK, WEIGHTS, graph_bytes, read_network, write_network
 from penjing.errors import InputError
-from penjing.packing import Coded
 
 UNEVEN = Blueprint(56, 20, 2, 9, 12, 5, (Layer(3, 17), Layer(0, 6), Layer(2, 0), Layer(1, 8)), "sequence", 2)
 FLOAT_LAYERS = ["layers.0.attention.value", "layers.3.feed_forward.up"]

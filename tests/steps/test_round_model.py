@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import penjing_model
+from conftest import fake, penjing_model
 from torch import Tensor
 
 from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Head, Layer
 from penjing.errors import InputError
-from penjing.maths.stored import Scheme, fake, quantize
+from penjing.maths.stored import Scheme, quantize
 from penjing.steps.gptq import round_model
 from penjing.surgery import copy_of
 from penjing.training.predict import logits_of

@@ -22,11 +22,12 @@ from safetensors import SafetensorError
 
 from penjing.atomic import write_text
 from penjing.blueprint import Blueprint
+from penjing.coded import Coded
 from penjing.engines.engine import DEPLOYED, FUSED, PORTABLE, Form
 from penjing.engines.graph import Network, Ranges, build_graph
 from penjing.engines.machine import safe_weight_bits
 from penjing.errors import InputError
-from penjing.packing import Coded, load_packed, save_packed
+from penjing.packing import load_packed, save_packed
 
 VERSION = 1
 WEIGHTS, NETWORK = DEPLOYED

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from penjing.coded import Coded, powers
 from penjing.errors import InputError
 from penjing.maths.clustering import assign, cluster
-from penjing.packing import Coded, powers
 
 Kind = Literal["linear", "affine", "log", "kmeans", "ternary", "binary"]
 Clip = Literal["none", "percentile", "mse"]
@@ -99,11 +99,6 @@ def quantize(w: Tensor, scheme: Scheme, seed: int = 0) -> Coded:
     if scheme.kind in ("linear", "ternary", "binary"):
         parameters["zero"] = parameters["zero"][:1]
     return Coded(_CODECS[scheme.kind], scheme.bits, shape, scheme.group, codes.numpy(), parameters)
-
-
-def fake(w: Tensor, scheme: Scheme, seed: int = 0) -> Tensor:
-    """The values that `w` is stored as, those of `quantize(w, scheme, seed).values()`, in its shape and dtype; no gradient."""
-    return torch.from_numpy(quantize(w, scheme, seed).values()).to(w.device, w.dtype)
 
 
 def _blocks(w: Tensor, group: int) -> list[Tensor]:
@@ -269,7 +264,7 @@ def split_ternary(w: Tensor, ternary: Tensor, group: int = 0) -> tuple[Tensor, T
 
     Args:
         w: latent weights, of any shape.
-        ternary: what they are rounded to, as `fake` gives.
+        ternary: what they are rounded to, the values of `quantize`.
         group: of the ternary scheme, and of the binary one that follows.
 
     The law holds while 0 < a < 1: where the weights between -Δ and Δ lie far more on one side of zero, one of the signs turns.

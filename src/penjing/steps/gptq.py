@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from penjing.arrays import Encoded
 from penjing.checkpoint import blueprint_of
+from penjing.coded import Coded
 from penjing.errors import InputError
 from penjing.maths.gptq import quantize_with_inputs
 from penjing.maths.stored import Scheme, quantize
 from penjing.modeling_penjing import Attention, PenjingPreTrainedModel
-from penjing.packing import Coded
 from penjing.surgery import copy_of
 
 BATCH = 64

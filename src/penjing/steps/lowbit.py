@@ -12,13 +12,13 @@ from torch.nn.utils import parametrize
 
 from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint
+from penjing.coded import Coded, powers
 from penjing.engines.calibrate import calibrate, watched
-from penjing.engines.graph import FLOAT_ALWAYS, Ranges
+from penjing.engines.graph import FLOAT_ALWAYS
 from penjing.errors import InputError
 from penjing.maths import fake
 from penjing.maths.stored import Scheme, quantize, split_ternary
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.packing import Coded, powers
 from penjing.steps.distill import Distill
 from penjing.steps.qat import FROZEN_FROM, RoundedInputs, RoundedWeight, linear_layers
 from penjing.steps.step import Step
@@ -299,14 +299,14 @@ class LowBit(Step[TeacherOutputs, Blueprint]):
 
     schemes: how each matrix is stored, by the parameter's name; the others stay float.
     activation_bits: of the inputs of the linear layers while training, 8 as TernaryBERT, 1 by signs with a learned scale and
-        threshold (Liu et al. 2022, BiT, after BiBERT, Qin et al. 2022, without its attention of zeros and ones); None leaves them float, as they are when the stored model
-        is loaded.
+        threshold (Liu et al. 2022, BiT, after BiBERT, Qin et al. 2022, without its attention of zeros and ones); None leaves
+        them float, as they are when the stored model is loaded.
     squash: weights go through tanh before they are rounded (Zhou et al. 2016, equation 9).
     halves: after a training with ternary weights these are split into sums of two binary ones, and trained once more (Bai et al.
         2021, BinaryBERT).
     """
 
-    name = "low_bit"
+    name = "low-bit"
 
     def __init__(
         self, distill: Distill, schemes: Mapping[str, Scheme], activation_bits: int | None = None, *, squash: bool = False,
@@ -319,8 +319,6 @@ class LowBit(Step[TeacherOutputs, Blueprint]):
         self.distill, self.schemes, self.activation_bits, self.squash, self.halves = distill, schemes, activation_bits, squash, halves
         self.coded: dict[str, Coded] = {}
         """The codes of each matrix, for packed writing, once applied."""
-        self.ranges: Ranges = {}
-        """Of the inputs that were rounded to 2 bits and more, once applied."""
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
         """The teacher's outputs on the training texts, cached."""
@@ -346,8 +344,6 @@ class LowBit(Step[TeacherOutputs, Blueprint]):
                 weights.split()
             taught = replace(lesson, state_file=lesson.state_file.with_stem(lesson.state_file.stem + phase))
             self.distill.history = taught.teach(student, before_step=before_step, rates={"input.alpha": RATE, "input.beta": RATE})
-        if isinstance(inputs, RoundedInputs):
-            self.ranges = inputs.ranges
         if inputs is not None:
             inputs.finish()
         self.coded = weights.finish()

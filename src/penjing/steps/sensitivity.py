@@ -126,6 +126,15 @@ def sensitivity(divergence: Divergence) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def left_float(
+    model: PenjingPreTrainedModel, encoded: Encoded, ranges: Ranges | None, limit: float
+) -> tuple[float, frozenset[str]]:  # fmt: skip
+    """What rounding every layer moves the answers by, and the layers to leave in float so that it is at most `limit` (see `Divergence`)."""
+    divergence = Divergence(model, encoded, ranges)
+    moved = divergence(divergence.layers)
+    return moved, frozenset() if moved <= limit else keep_float(sensitivity(divergence), divergence, limit)
+
+
 def keep_float(sensitivities: dict[str, float], divergence: Callable[[Collection[str]], float], limit: float) -> frozenset[str]:
     """The fewest layers to leave in float, the most sensitive first, so that the divergence of all others rounded is ≤ `limit`.
 
