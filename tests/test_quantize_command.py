@@ -34,9 +34,7 @@ def test_trained_int8_predicts_in_the_engines_as_it_did_in_training(tmp_path: Pa
     out = tmp_path / "out"
     report = quantize(_prepare(tmp_path, task), out, "--scheme", "qat-int8", "--epochs", "2")
     assert named(report) == ["baseline", "qat", "quantize", "export", "verify"]
-    assert {form["name"] for form in report["forms"]} <= {
-        "onnxruntime int8", "openvino int8", "openvino int8 buckets", "openvino int8 buckets bf16",
-    }  # fmt: skip
+    assert {"onnxruntime int8", "openvino int8"} <= {form["name"] for form in report["forms"]}
     taught = next(step for step in report["steps"] if step["name"] == "qat")
     assert "in int8 on texts held out" in taught["note"]
     qualities = [form["quality"] for form in report["forms"] if form["name"] in ("onnxruntime int8", "openvino int8")]

@@ -256,7 +256,7 @@ def pruning(
 SCHEMES = {
     "dynamic-int8": QuantizeSettings(scheme="dynamic"),
     "static-int8": QuantizeSettings(scheme="static"),
-    "qat-int8": QuantizeSettings(scheme="static", training=True),
+    "qat-int8": QuantizeSettings(training=True),
 }
 """Real quantization, as `penjing quantize` calls it; every other scheme is stored."""
 QAT_RATE = 2e-5
