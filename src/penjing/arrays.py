@@ -1,6 +1,6 @@
 """Token numbers of many texts, ragged, in numpy: what tasks make, engines run, and training batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ class Encoded:
         offsets = np.cumsum([0, *map(len, ids)])
         flat_ids = np.fromiter((i for row in ids for i in row), np.int32, offsets[-1])
         return cls(flat_ids, np.fromiter((i for row in types for i in row), np.int8, offsets[-1]), offsets)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Encoded"]) -> "Encoded":
+        """The texts of several, one after the other."""
+        offsets = np.cumsum([0, *(length for part in parts for length in part.lengths)])
+        return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts]), offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

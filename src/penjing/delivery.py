@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,23 @@ from penjing.sources import Data
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What a report says of a result beside its figures.
+
+    macs: multiply-accumulates of a text, as a part of the teacher's; None where nothing is multiplied alike. blueprint: of a BERT;
+    `layers` those of the teacher that it has. student: what it is where it is no BERT.
+    """
+
+    parameters: int
+    macs: float | None
+    blueprint: Mapping[str, Any] = field(default_factory=dict)
+    layers: Sequence[int] = ()
+    int8: bool = False
+    float_layers: Sequence[str] = ()
+    student: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What the steps made: the model, its codes where it is stored in few bits, the teacher's layers that it has, and how int8
     rounds it (None in float)."""
@@ -43,6 +60,12 @@ class Outcome:
             return replace(blueprint_of(self.model), bits=32 if self.ranges is None else 8)
         sizes = [(each.bits, each.codes.size) for each in self.coded.values()]
         return replace(blueprint_of(self.model), bits=round(sum(bits * n for bits, n in sizes) / sum(n for _, n in sizes)))
+
+    def inside(self, before: Blueprint, theirs: int, own: int) -> Inside:
+        """For the report; `theirs` and `own` are the tokens of the median text, as teacher and result encode it."""
+        after = self.blueprint
+        macs = after.macs(own) / max(1, before.macs(theirs))
+        return Inside(after.parameters, macs, after.to_dict(), self.layers, self.ranges is not None, sorted(self.float_layers))
 
 
 def describe(folder: Path, data: Data, forms: Sequence[Form]) -> None:
@@ -92,7 +115,7 @@ def deliver(
 
 
 def report_of(
-    job: Job, data: Data, before: Blueprint, outcome: Outcome, verified: dict[str, Any], records: Sequence[dict[str, Any]]
+    job: Job, data: Data, before: Blueprint, inside: Inside, verified: dict[str, Any], records: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:  # fmt: skip
     """The report: what was asked, what came out, what it is held against, and which gates it passed.
 
@@ -101,18 +124,16 @@ def report_of(
         before: the teacher's blueprint.
     """
     chosen = next(form for form in verified["forms"] if form["chosen"])
-    eager, after, int8 = verified["baselines"]["torch_eager"], outcome.blueprint, outcome.ranges is not None
+    eager = verified["baselines"]["torch_eager"]
     names = ("quality", "quality_ci95", "drop", "drop_ci95", "p_value", "latency_ms", "throughput_per_s", "bytes", "engine")
     result = {name: chosen[name] for name in names}
     lengths = data.eval.encoded.lengths
-    own, theirs = int(np.median(lengths)), int(np.median(job.data.eval.encoded.lengths))
     result |= {
-        "form": chosen["name"], "parameters": after.parameters, "float_quality": verified["float_quality"],
+        "form": chosen["name"], "parameters": inside.parameters, "float_quality": verified["float_quality"],
         "speedup_vs_eager": eager["latency_ms"] / chosen["latency_ms"], "speedup_range": verified["speedup_range"],
-        "macs": after.macs(own) / max(1, before.macs(theirs)), "kernels": kernel_class() if int8 else None,
-        "float_layers": sorted(outcome.float_layers),
+        "macs": inside.macs, "kernels": kernel_class() if inside.int8 else None, "float_layers": list(inside.float_layers),
     }  # fmt: skip
-    gates = gates_of(result, verified, job.budget, job.recipe, int8)
+    gates = gates_of(result, verified, job.budget, job.recipe, inside.int8)
     return {
         "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name,
         "met": all(gate["passed"] for gate in gates if gate["asked"]), "asked": job.asked, "command": job.command,
@@ -125,6 +146,7 @@ def report_of(
         "teacher": {**eager, "parameters": before.parameters},
         "baselines": verified["baselines"], "result": result, "forms": verified["forms"], "gates": gates,
         "steps": [{k: r.get(k) for k in ("name", "seconds", "quality", "bytes", "note")} for r in records],
-        "blueprint": after.to_dict(), "teacher_blueprint": before.to_dict(), "kept_layers": list(outcome.layers),
+        "blueprint": dict(inside.blueprint), "teacher_blueprint": before.to_dict(), "kept_layers": list(inside.layers),
+        "student": dict(inside.student),
         "flipped": verified["flipped"], "tests": verified["tests"], "shapes": verified["shapes"], "stored": verified["stored"],
     }  # fmt: skip

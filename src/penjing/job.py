@@ -27,6 +27,25 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Material:
+    """What distillation takes beside the training data.
+
+    student: a model to start from, in place of the teacher's layers. teachers: further ones, of the same labels and tokenizer.
+    general: plain texts to learn states on first. unlabelled: texts that the teacher answers, beside the training texts. masked_lm:
+    the language model that augments texts. companions: further tasks that share the encoder, each with its teacher. cache: where the
+    teacher's outputs are kept for the next run; None: nowhere.
+    """
+
+    student: Path | None = None
+    teachers: Sequence[Path] = ()
+    general: Examples | None = None
+    unlabelled: Examples | None = None
+    masked_lm: Path | None = None
+    companions: Sequence[tuple[Path, Data]] = ()
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything that `compress` needs to know."""
 
@@ -43,3 +62,4 @@ class Job:
     command: str = ""
     corpus: Path | None = None
     """Further texts, a line each, whose tokens are kept where the vocabulary is pruned."""
+    material: Material = field(default_factory=Material)

@@ -1,6 +1,7 @@
 """The main job: a fine-tuned model and a budget go in; a smaller, faster one comes out, checked and exported."""
 
 import dataclasses
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from penjing import proof, verification
 from penjing.arrays import load_rows
-from penjing.atomic import write_json, write_text
+from penjing.atomic import whole_folder, write_json, write_text
 from penjing.checkpoint import blueprint_at, blueprint_of, copy_tokenizer, head_of, locate, read, write
 from penjing.coded import Coded
 from penjing.delivery import Outcome, deliver, export_forms, report_of
@@ -31,12 +32,12 @@ from penjing.run import Run, fingerprint
 from penjing.search import plan as plans
 from penjing.search.size import least_bits, mixed, rank_for, room_for_blocks, within
 from penjing.sources import encoded_by, tokenizer_of, with_tokenizer
-from penjing.steps.distill import Distill
 from penjing.steps.factorise import Factorise
 from penjing.steps.gates import learn_head_weights
 from penjing.steps.gptq import round_model
 from penjing.steps.importance import Importance
 from penjing.steps.lowbit import LowBit
+from penjing.steps.multitask import Multitask
 from penjing.steps.prune import Prune
 from penjing.steps.qat import QuantizationAware
 from penjing.steps.quantize import Quantize
@@ -44,10 +45,12 @@ from penjing.steps.repair import Repair
 from penjing.steps.sensitivity import left_float
 from penjing.steps.smooth import smooth
 from penjing.steps.sparsify import sparsify, sparsity_of
+from penjing.steps.step import Step
 from penjing.steps.store import MIXED, uniform
 from penjing.steps.vocabulary import PruneVocabulary
 from penjing.surgery import Selection
 from penjing.tasks.judge import quality_of
+from penjing.teaching import Teaching
 from penjing.texts import Texts
 from penjing.training.loop import silent
 from penjing.training.predict import logits_of
@@ -61,6 +64,8 @@ HESSIAN_TEXTS, SENSITIVITY_TEXTS, ROUNDING_TEXTS = 128, 128, 256
 """Training texts that the Hessian is estimated on, that int8 is held against float on, and that rounding looks at."""
 
 
+ALSO = "also"
+"""The folder of the models of further tasks that share the encoder."""
 Tell = Callable[[str], None]
 Logits = list[NDArray[np.float32]]
 
@@ -126,6 +131,9 @@ class _Compression:
             report = self.attempt(baseline, observed, place, teacher_logits, depth, suffix)
             if report["met"] or not job.recipe.prune:
                 break
+        for folder in sorted((job.out / "steps").glob(f"*-distill/{ALSO}")):
+            with whole_folder(job.out / ALSO) as copy:
+                shutil.copytree(folder, copy, dirs_exist_ok=True)
         write_json(job.out / "report.json", report)
         write_text(job.out / "report.html", page(report))
         self.folder.finish()
@@ -136,7 +144,7 @@ class _Compression:
     ) -> dict[str, Any]:
         """Plan, cut, distil, quantize, export and verify, for the budget or for a part of the depth."""
         recipe, step = self.job.recipe, self.folder.step
-        student, selection = self.base, Selection.all(blueprint_of(self.base))
+        student, selection = self.teaching.student(), Selection.all(blueprint_of(self.base))
         if self.cuts:
             plan, _ = step(f"plan{suffix}", lambda _: self.plan(baseline, observed, depth))
             selection = Selection.from_dict(plan["selection"])
@@ -168,7 +176,8 @@ class _Compression:
                 student = read(place / "model")
             quantized, _ = step(f"quantize{suffix}", lambda _: self.quantize(student, taught))
             ranges, float_layers = _ranges(quantized), frozenset(quantized["float_layers"])
-        outcome = Outcome(student, coded, [layer.layer for layer in selection.layers], ranges, float_layers)
+        layers = [] if self.job.material.student else [layer.layer for layer in selection.layers]
+        outcome = Outcome(student, coded, layers, ranges, float_layers)
         forms = [dataclasses.replace(form, packed=form.engine != "torch") for form in self.forms] if coded else self.forms
         _, exported = step(f"export{suffix}", lambda folder: self.export(folder, outcome, forms))
         verified, _ = step(f"verify{suffix}", lambda _: self.verify(exported, outcome, forms, teacher, teacher_logits, baseline))
@@ -183,9 +192,14 @@ class _Compression:
         )
 
     @property
+    def teaching(self) -> Teaching:
+        """How the student is taught by what is worked on."""
+        return Teaching(self.job, self.data, self.base, self.folder.partial)
+
+    @property
     def texts(self) -> Texts:
         """The training texts, as what is worked on encodes and answers them."""
-        return Texts(self.data, self.base, self.job.seed)
+        return self.teaching.texts
 
     @property
     def cuts(self) -> bool:
@@ -240,7 +254,7 @@ class _Compression:
         settings, depth = self.settings, len(self.blueprint.layers)
         return Prune(
             self.data.task, criterion(settings), self.texts.calibration(texts or settings.texts).encoded, cast(Repair, settings.repair),
-            depth - (settings.layers or depth) if settings.cuts else None, self.job.seed,
+            depth - (settings.layers or depth) if settings.cuts and settings.keep == "measured" else 0 if settings.cuts else None, self.job.seed,
         )  # fmt: skip
 
     def plan(self, baseline: dict[str, Any], observed: dict[str, Any], depth: float | None) -> dict[str, Any]:
@@ -294,20 +308,21 @@ class _Compression:
         if recipe.sparsify and not recipe.distill:
             return self.keep(folder, sparsify(student, recipe.sparsify, job.seed), "at once, not trained")
         assert recipe.distill
-        settings = dataclasses.replace(recipe.distill, schedule=dataclasses.replace(recipe.distill.schedule, seed=job.seed))
         with _bar(self.progress, recipe.teaching) as report:
-            # The weights that are kept are chosen on training texts held out, so that the evaluation data judges them fairly.
-            dev, train = (self.data.train.take(np.sort(rows)) for rows in self.texts.held_out())
-            dev, train = self.texts.labelled(dev), self.texts.labelled(train) if settings.hard else train
-            kept = [layer.layer for layer in selection.layers]
-            distill = Distill(self.data.task, self.base, kept, settings, dev, self.folder.partial, report, hidden=selection.hidden)
-            step = teaching_step(
+            dev, train = self.teaching.split()
+            distill = self.teaching.distill(dev, selection, report)
+            step: Step[Any, Any] = teaching_step(
                 recipe, distill, lambda texts: self.texts.calibration(texts).encoded, int(np.median(self.data.eval.encoded.lengths)), schemes
             )  # fmt: skip
+            companions = self.teaching.companions(selection)
+            if companions:
+                step = Multitask(distill, companions)
             evidence = step.observe(student, train)
             result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
         assert distill.history is not None
         note = f"{distill.history.steps} steps"
+        if isinstance(step, Multitask):
+            note += "; " + ", ".join(self.teaching.keep_companions(folder / ALSO, step))
         if isinstance(step, QuantizationAware):
             note = f"before rounding; {note}, {distill.history.best:.2f} in int8 on texts held out"
         elif isinstance(step, LowBit) and recipe.store and recipe.store.activation_bits:
@@ -409,7 +424,8 @@ class _Compression:
         job, recipe, student = self.job, self.job.recipe, outcome.model
         trial = verification.Trial(self.data.task, self.data.eval, job.threads, job.seed, self.segments)
         known = verification.Known(locate(job.model), self.blueprint, teacher, teacher_logits, job.data.eval, baseline)
-        found = verification.verify(trial, known, student, exported, forms, job.budget.max_drop)
+        own = logits_of(student, self.data.eval.encoded)
+        found = verification.verify(trial, known, own, verification.parity(trial, student), exported, forms, job.budget.max_drop)
         form = Form(**found["chosen"])
         pairs = zip(job.tests, self.tests, strict=True)
         stored: dict[str, Any] | None = None
@@ -428,7 +444,9 @@ class _Compression:
         low, high = verified["speedup_range"]
         if high > STEADY * low:
             self.tell(f"the machine was busy: the speed-up was {low:.1f} to {high:.1f} from round to round; measure again when it is quiet")
-        report = report_of(job, self.data, self.blueprint, outcome, verified, self.folder.records)
+        theirs, own = (int(np.median(data.eval.encoded.lengths)) for data in (job.data, self.data))
+        inside = outcome.inside(self.blueprint, theirs, own)
+        report = report_of(job, self.data, self.blueprint, inside, verified, self.folder.records)
         deliver(outcome, report, Form(**verified["chosen"]), exported, job.out, self.data, self.tokenizer, job.recipe.sparsify is not None)
         return report
 

@@ -23,6 +23,7 @@ from penjing.steps.qat import QuantizationAware
 from penjing.steps.repair import Repair
 from penjing.steps.sparsify import UNTRAINED, Sparsify, SparsifySettings
 from penjing.steps.store import MIXED, StoreSettings
+from penjing.texts import TextSettings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -42,6 +43,8 @@ IMPORTANCE: dict[str, Criterion] = {
     "magnitude-l1": importance.magnitude_l1,
     "random": importance.random,
 }
+KEEP = ("measured", "uniform", "first", "last")
+"""Which layers a shallower model keeps."""
 REAL = ("any", "dynamic", "static")
 """Schemes of real int8."""
 COMPARABLE = ("fisher", "block-fisher", "obs", "gates")
@@ -73,11 +76,13 @@ class PruneSettings:
     vocabulary: float | None = None
     per_layer: bool = False
     head_weights: bool = False
+    keep: str = "measured"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("importance", self.importance, tuple(IMPORTANCE)),
             ("repair", self.repair, get_args(Repair)),
+            ("keep", self.keep, KEEP),
         ):
             if value not in allowed:
                 raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
@@ -152,16 +157,19 @@ class QuantizeSettings:
 class Recipe:
     """The steps of a compression; one that is None is left out.
 
-    gradual: cut heads and neurons while distilling, in place of prune. sparsify: single weights, while distilling or at once.
-    store: weights in few bits on disk. quantize: integers in the engine.
+    texts: which texts distillation learns from; None: all training texts as they are. gradual: cut heads and neurons while distilling, in place of prune. sparsify: single weights, while distilling or at once.
+    store: weights in few bits on disk. quantize: integers in the engine. student: what it is where it is no BERT: bilstm, logistic,
+    trees or static; then distillation is all that is done.
     """
 
     prune: PruneSettings | None = field(default_factory=PruneSettings)
     gradual: GradualSettings | None = None
     sparsify: SparsifySettings | None = None
+    texts: TextSettings | None = None
     distill: DistillSettings | None = field(default_factory=DistillSettings)
     store: StoreSettings | None = None
     quantize: QuantizeSettings | None = field(default_factory=QuantizeSettings)
+    student: str = ""
 
     def __post_init__(self) -> None:
         if self.gradual and not self.distill:
@@ -311,7 +319,7 @@ def teaching_step(
     return distill
 
 
-OPTIONAL = {"gradual": GradualSettings(), "sparsify": SparsifySettings(), "store": StoreSettings()}
+OPTIONAL = {"texts": TextSettings(), "gradual": GradualSettings(), "sparsify": SparsifySettings(), "store": StoreSettings()}
 """Where the settings of a step that a recipe leaves out begin from."""
 
 
@@ -336,6 +344,10 @@ def _merge(settings: T, changes: Any, where: str) -> T:
         old: Any = known[name] if known[name] is not None else OPTIONAL.get(name)
         if is_dataclass(old) and not isinstance(old, type):
             result[name] = None if value is False else _merge(old, {} if value in (None, True) else value, f"{where}: {name}")
+        elif isinstance(old, Mapping):
+            if not isinstance(value, dict) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values()):
+                raise InputError(f"--recipe: {where}: {name} is {value!r}; give a mapping of names to weights, like {dict(old)}")
+            result[name] = value
         elif isinstance(old, str | bool):
             if type(value) is not type(old):
                 raise InputError(f"--recipe: {where}: {name} is {value!r}; give a value like {old!r}")
@@ -350,7 +362,11 @@ def _merge(settings: T, changes: Any, where: str) -> T:
 
 
 def _least(old: Any, name: str) -> int:
-    return 1 if isinstance(old, int) and name not in ("seed", "least_steps", "group", "activation_bits") else 0
+    return (
+        1
+        if isinstance(old, int) and name not in ("seed", "least_steps", "group", "activation_bits", "copies", "levels", "relation_heads")
+        else 0
+    )
 
 
 def _fits(value: Any, old: Any, name: str) -> bool:

@@ -1,5 +1,6 @@
 """What a command works on: the task with its labels, and the encoded training and evaluation data of a model."""
 
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer
 from penjing.checkpoint import blueprint_at, copy_tokenizer, label_names, locate
 from penjing.errors import InputError
 from penjing.tasks.data import Row, read_rows
-from penjing.tasks.task import Examples, Pair, Task, task_named
+from penjing.tasks.task import Classification, Examples, Pair, Task, task_named
 
 HELD_OUT = 0.1
 
@@ -78,6 +79,31 @@ def load_examples(data: Data, source: str, tell: Callable[[str], None]) -> Examp
     examples = data.task.examples(read_rows(source), data.tokenizer, data.max_length, source)
     tell_truncated(examples, source, data.max_length, tell)
     return examples
+
+
+def load_unlabelled(data: Data, source: str, tell: Callable[[str], None]) -> Examples:
+    """Further data whose labels, where it has any, are left unread."""
+    examples = data.task.examples(read_rows(source), data.tokenizer, data.max_length, source, labelled=False)
+    tell_truncated(examples, source, data.max_length, tell)
+    return examples
+
+
+def load_plain(data: Data, path: Path, count: int, seed: int) -> Examples:
+    """At most `count` lines of a text file (also gzipped), drawn at random, each as one text whatever the task is."""
+    random, lines, seen = np.random.default_rng(seed), list[str](), 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
+            for line in filter(None, (line.strip() for line in file)):
+                seen += 1
+                place = len(lines) if len(lines) < count else int(random.integers(seen))
+                if place < count:
+                    lines[place : place + 1] = [line]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"--general: {path} cannot be read as UTF-8 text ({str(error)[:120]}); give a text a line") from error
+    if not lines:
+        raise InputError(f"--general: {path} is empty; give a text a line")
+    encoded, first, truncated = Classification().encode(data.tokenizer, lines, data.max_length)
+    return Examples(encoded, list(lines), [None] * len(lines), first, truncated)
 
 
 def with_tokenizer(data: Data, tokenizer: Tokenizer) -> Data:

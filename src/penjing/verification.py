@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,11 +53,15 @@ class Trial:
 
 
 def verify(
-    trial: Trial, known: Known, student: PenjingPreTrainedModel, exported: Path, forms: Sequence[Form], max_drop: float | None
+    trial: Trial, known: Known, own: Logits, far: dict[str, float], exported: Path, forms: Sequence[Form], max_drop: float | None
 ) -> dict[str, Any]:
-    """Parity in float32 on each engine, quality of every form, latency and throughput of all, in one run; the form to ship."""
+    """Quality of every form, latency and throughput of all, in one run; the form to ship.
+
+    Args:
+        own: the logits of the model itself, in float32.
+        far: largest difference of float32 logits between it and each engine; one that is too far off is not shipped.
+    """
     task, examples, baseline = trial.task, trial.eval, known.baseline
-    differences = parity(trial, student)
     forms = worth_measuring(forms, baseline["forms_ms"])
     logits = {form.name: open_engine(form, exported, trial.threads).logits(examples.encoded) for form in forms}
     judged = {name: judge_pair(task, examples, value, known.eval, known.logits) for name, value in logits.items()}
@@ -67,11 +71,11 @@ def verify(
     measured = measure(subjects, examples.encoded, threads=trial.threads, seed=trial.seed)
     figures = [{"latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s, "load_s": m.load_s} for m in measured]
     names = ["torch_eager", *BASELINES]
-    fair = [form for form in forms if differences.get(form.engine, 0.0) <= PARITY] or forms
+    fair = [form for form in forms if far.get(form.engine, 0.0) <= PARITY] or forms
     chosen = choose(fair, judged, {s.form.name: m for s, m in zip(subjects, measured, strict=True)}, max_drop)
     ratio, low, high = measured[len(names) + forms.index(chosen)].speedup_over(measured[0])
     return {
-        "parity": differences, "float_quality": quality_of(task, examples, logits_of(student, examples.encoded)),
+        "parity": far, "float_quality": quality_of(task, examples, own),
         "chosen": chosen.to_dict(),
         "baselines": {
             name: baseline["qualities"][name] | figure | {"bytes": teacher_bytes(known.model, known.exported, name)}
@@ -91,16 +95,20 @@ def verify(
 
 def parity(trial: Trial, student: PenjingPreTrainedModel) -> dict[str, float]:
     """Largest difference of float32 logits between PyTorch and each engine, on some of the texts."""
-    encoded = trial.eval.encoded.take(trial.eval.encoded.sample(64, trial.seed))
-    ours = logits_of(student, encoded)
-    result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         export(student, Path(folder), [form.file for form in FLOAT_FORMS], segments=trial.segments)
-        for form in FLOAT_FORMS:
-            theirs = open_engine(form, folder, trial.threads).logits(encoded)
-            difference = float(np.max([np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)]))
-            # What is no number is no parity, and JSON has no word for it.
-            result[form.engine] = max(difference if np.isfinite(difference) else 1e9, result.get(form.engine, 0.0))
+        return differences(trial, lambda encoded: logits_of(student, encoded), Path(folder), FLOAT_FORMS)
+
+
+def differences(trial: Trial, own: Callable[[Encoded], Logits], exported: Path, forms: Sequence[Form]) -> dict[str, float]:
+    """Largest difference between a model's own logits and those of its float32 forms, by engine, on some of the texts."""
+    encoded = trial.eval.encoded.take(trial.eval.encoded.sample(64, trial.seed))
+    ours, result = own(encoded), dict[str, float]()
+    for form in forms:
+        theirs = open_engine(form, exported, trial.threads).logits(encoded)
+        difference = float(np.max([np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)]))
+        # What is no number is no parity, and JSON has no word for it.
+        result[form.engine] = max(difference if np.isfinite(difference) else 1e9, result.get(form.engine, 0.0))
     return result
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from penjing.maths import losses
 from penjing.maths.losses import soft_kl, state_mse
 
 
@@ -80,3 +81,55 @@ def test_state_mse_of_a_teacher_of_zeros_is_finite() -> None:
 def test_the_teacher_comes_second(loss) -> None:
     student, teacher = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.5]])
     assert loss(student, teacher) != loss(teacher, student)
+
+
+@given(st.integers(0, 99), st.sampled_from([1.0, 4.0]))
+def test_soft_cross_entropy_is_kl_and_the_teachers_entropy(seed: int, temperature: float) -> None:
+    z, t = draw(seed, 4, 5).double(), draw(seed + 1000, 4, 5).double()
+    p = torch.softmax(t / temperature, -1)
+    entropy = -(p * p.log()).sum(-1).mean()
+    torch.testing.assert_close(losses.soft_cross_entropy(z, t, temperature), soft_kl(z, t, temperature) + temperature**2 * entropy)
+
+
+@given(st.integers(0, 99))
+def test_kl_entropy_prefers_the_surer_of_two_students(seed: int) -> None:
+    z, t = draw(seed, 4, 5).double(), draw(seed + 1000, 4, 5).double()
+    torch.testing.assert_close(losses.soft_kl_entropy(z, t, 2.0, 0.0), soft_kl(z, t, 2.0))
+    even = torch.zeros(4, 5).double()
+    added = [losses.soft_kl_entropy(x, t, 1.0, 1.0) - soft_kl(x, t, 1.0) for x in (even, 10 * z)]
+    assert added[0] > added[1] and added[0] == pytest.approx(float(torch.tensor(5.0).log()))
+
+
+@pytest.mark.parametrize("loss", [losses.cosine, losses.patient, losses.rkd_distance, losses.rkd_angle])
+def test_losses_that_are_blind_to_scale(loss) -> None:
+    g, h = draw(1, 6, 8), draw(2, 6, 8)
+    torch.testing.assert_close(loss(3 * h, 0.5 * g), loss(h, g))
+    assert loss(g, 2 * g) < 1e-6 < loss(h, g)
+
+
+def test_patient_is_twice_the_cosine_distance() -> None:
+    g, h = draw(1, 6, 8), draw(2, 6, 8)
+    torch.testing.assert_close(losses.patient(h, g), 2 * losses.cosine(h, g))
+
+
+def test_relations_are_blind_to_rotation_and_to_width() -> None:
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    x, (q, _) = draw(1, 2, 5, 8), torch.linalg.qr(draw(2, 8, 8))
+    assert losses.relation_kl(x @ q, x, mask, 1) < 1e-6  # one relation head sees inner products alone
+    assert losses.relation_kl(x @ q, x, mask, 4) > 1e-3
+    assert losses.relation_kl(draw(3, 2, 5, 12), x, mask, 4) > 0
+    assert losses.rkd_distance(x[0] @ q, x[0]) < 1e-6 and losses.rkd_angle(x[0] @ q, x[0]) < 1e-6
+
+
+def test_nst_is_blind_to_the_order_of_units_and_fsp_is_not() -> None:
+    mask, x, y = torch.ones(2, 5, dtype=torch.bool), draw(1, 2, 5, 8), draw(2, 2, 5, 8)
+    turned = x.flip(-1)
+    assert losses.nst(turned, x, mask) < 1e-6 < losses.nst(y, x, mask)
+    assert losses.fsp((turned, y), (x, y), mask) > 1e-3 > losses.fsp((x, y), (x, y), mask)
+
+
+def test_nst_is_its_definition() -> None:
+    mask, x, y = torch.ones(1, 5, dtype=torch.bool), draw(1, 1, 5, 3).double(), draw(2, 1, 5, 4).double()
+    a, b = (each[0] / each[0].norm(dim=0) for each in (x, y))
+    expected = ((b.T @ b) ** 2).mean() + ((a.T @ a) ** 2).mean() - 2 * ((a.T @ b) ** 2).mean()
+    torch.testing.assert_close(losses.nst(x, y, mask), expected)

@@ -12,7 +12,6 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.training.batching import length_batches
 from penjing.training.loop import Schedule, fit, rate
 from penjing.training.predict import labels_loss
-from penjing.training.teacher import teacher_outputs
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
 
@@ -98,20 +97,3 @@ def test_the_rate_warms_up_and_decays() -> None:
     rates = [rate(step, 100, 0.1) for step in range(100)]
     assert max(rates) == 1.0 and rates[0] == pytest.approx(0.1) and rates[-1] < 0.02
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_cached_and_fresh_teacher_outputs_agree(encoded: Encoded, tmp_path: Path) -> None:
-    teacher = penjing_model(SMALL)
-    first = teacher_outputs(teacher, encoded, [0, 1, 2], tmp_path)
-    again = teacher_outputs(teacher, encoded, [0, 1, 2], tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
-    assert np.array_equal(first.logits, again.logits)
-    with torch.no_grad():
-        output = teacher(torch.tensor(encoded.row(3)[None].astype(np.int64)), output_hidden_states=True)
-    where = slice(encoded.offsets[3], encoded.offsets[4])
-    for layer in (0, 1, 2):
-        assert np.abs(first.states[layer][where].astype(np.float32) - output.hidden_states[layer][0].numpy()).max() < 0.05
-    assert np.abs(first.logits[3] - output.logits[0].numpy()).max() < 0.05
-    with torch.no_grad():
-        teacher.head.out.bias += 1
-    assert np.abs(teacher_outputs(teacher, encoded, [0, 1, 2], tmp_path).logits - first.logits).min() > 0.5

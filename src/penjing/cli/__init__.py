@@ -4,11 +4,11 @@ import errno
 import sys
 from typing import NoReturn
 
-from penjing.cli import compress, one_step, view
+from penjing.cli import compress, distill, one_step, view
 from penjing.cli.options import app
 from penjing.errors import InputError, PenjingError
 
-__all__ = ["app", "compress", "main", "one_step", "view"]
+__all__ = ["app", "compress", "distill", "main", "one_step", "view"]
 
 
 @app.callback()

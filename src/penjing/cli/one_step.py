@@ -105,7 +105,7 @@ def _pruned_text(report: dict[str, Any], out: Path) -> str:
             f"{100 * stored['sparsity']:.1f} % of the pruned matrices and {100 * stored['zeros']:.1f} % of all weights are zero:"
             f" {_stored_text(stored)}; the engines' speed stays as it is"
         )
-    lines.append(_places_text(out))
+    lines.append(places_text(out))
     return "\n".join(lines)
 
 
@@ -116,7 +116,8 @@ def _stored_text(stored: dict[str, Any]) -> str:
     )
 
 
-def _places_text(out: Path) -> str:
+def places_text(out: Path) -> str:
+    """Where to find what was made."""
     return f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}"
 
 
@@ -185,5 +186,5 @@ def _quantized_text(report: dict[str, Any], out: Path) -> str:
         lines.append(
             f"  {name.replace('_', ' ')}, uncut: {other['quality']:.2f}, {other['latency_ms']:.2f} ms, {other['throughput_per_s']:.0f} texts/s"
         )
-    lines.append(_places_text(out))
+    lines.append(places_text(out))
     return "\n".join(lines)

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,15 +21,59 @@ def trained(steps: Any, epochs: int | None, minutes: float | None, no_training: 
     return replace(steps, distill=replace(steps.distill, schedule=replace(schedule, minutes=minutes or schedule.minutes)))
 
 
+@dataclass(frozen=True)
+class More:
+    """What `distill` is given beside the training data, as the options say it."""
+
+    student: str = ""
+    teachers: Sequence[str] = ()
+    general: Path | None = None
+    general_texts: int = 0
+    unlabelled: str = ""
+    masked_lm: str = ""
+    companions: Sequence[str] = ()
+    cache: Path | None = None
+
+    def read(self, data: Any, seed: int, tell: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
+        """The material, and what is asked of it, by content."""
+        from penjing.checkpoint import locate
+        from penjing.job import Material
+        from penjing.run import fingerprint
+        from penjing.sources import Reading, load_data, load_plain, load_unlabelled
+
+        student, masked = (locate(model) if model else None for model in (self.student, self.masked_lm))
+        teachers = [locate(model) for model in self.teachers]
+        general = load_plain(data, self.general, self.general_texts, seed) if self.general else None
+        unlabelled = load_unlabelled(data, self.unlabelled, tell) if self.unlabelled else None
+        companions = []
+        for text in self.companions:
+            parts = text.split(",")
+            if len(parts) != 4:
+                raise InputError(f"--with: {text!r} is none; give TASK,MODEL,TRAIN,EVAL, as pair,my-matcher,pairs.jsonl,pairs-dev.jsonl")
+            task, model, train, dev = parts
+            companions.append((locate(model), load_data(model, task, train, dev, Reading(max_length=data.max_length), tell)))
+        models: dict[str, list[Path | None]] = {
+            "student": [student],
+            "masked_lm": [masked],
+            "teachers": [*teachers],
+            "companions": [path for path, _ in companions],
+        }
+        said = {name: [fingerprint(path) for path in paths if path] for name, paths in models.items()}
+        texts = {name: texts.fingerprint() for name, texts in (("general", general), ("unlabelled", unlabelled)) if texts}
+        texts |= {f"companion {i}": each.train.fingerprint() for i, (_, each) in enumerate(companions)}
+        return Material(student, teachers, general, unlabelled, masked, companions, self.cache), said | texts
+
+
 def run(
     model: str, task: str, train: str, eval: str, test: list[str] | None, how: tuple[str, str, str, int], budget: Any, steps: Any,
-    out: Path, threads: int, engine: str | None, seed: int, corpus: Path | None = None,
+    out: Path, threads: int, engine: str | None, seed: int, corpus: Path | None = None, more: More | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Read the data and run the steps of a recipe."""
     from penjing.checkpoint import locate
     from penjing.engines.engine import ENGINES
     from penjing.job import Job
     from penjing.pipeline import compress
+    from penjing.pipeline_students import distil_student
     from penjing.progress import training_bar
     from penjing.run import fingerprint
     from penjing.sources import Reading, load_data, load_examples
@@ -39,18 +84,20 @@ def run(
         raise InputError(f"--corpus: {corpus} is no file; give a text file, a text per line")
     data = load_data(model, task, train, eval, Reading(*how), tell)
     tests = [(name, load_examples(data, name, tell)) for name in test or []]
+    material, said = (more or More()).read(data, seed, tell)
     asked = {
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": budget.speedup,
         "latency_ms": budget.latency_ms, "size_mb": budget.size_mb, "max_drop": budget.max_drop, "engine": engine,
         "threads": threads or cores(), "seed": seed, "max_length": data.max_length, "metric": how[2], "recipe": steps.to_dict(),
-        "corpus": fingerprint(corpus) if corpus else None,
+        "corpus": fingerprint(corpus) if corpus else None, "material": said,
         "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
     }  # fmt: skip
     job = Job(
         locate(model), data, budget, steps, out, threads or cores(), cast(Any, engine), seed, tests, asked,
-        shlex.join(["penjing", *sys.argv[1:]]), corpus,
+        shlex.join(["penjing", *sys.argv[1:]]), corpus, material,
     )  # fmt: skip
-    return compress(job, tell, lambda title: training_bar(console, title))
+    work = distil_student if steps.student else compress
+    return work(job, tell, lambda title: training_bar(console, title))
 
 
 def met(report: dict[str, Any], out: Path) -> None:

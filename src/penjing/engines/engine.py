@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from penjing.arrays import Encoded, Feeds
 from penjing.errors import InputError
 
-EngineName = Literal["torch", "onnxruntime", "openvino"]
+EngineName = Literal["torch", "onnxruntime", "openvino", "numpy"]
 PORTABLE = ("model.onnx", "float32.onnx")
 """Files of standard operators: int8, float32."""
 FUSED = ("fused-int8.onnx", "fused-float32.onnx")
 """Files of ONNX Runtime's own operators: int8, float32."""
 DEPLOYED = ("weights.safetensors", "network.json")
 """What every packed form of a folder is built from."""
-ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino", "torch")
+ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino", "torch", "numpy")
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,11 @@ def _load(form: Form, model: Path | bytes, threads: int) -> Engine:
 
         assert isinstance(model, Path)
         return TorchEngine(model, threads)
+    if form.engine == "numpy":
+        from penjing.engines.numpy import NumpyEngine
+
+        assert isinstance(model, Path)
+        return NumpyEngine(model)
     raise InputError(f"engine: {form.engine!r} is none; allowed are {', '.join(ENGINES)}")
 
 

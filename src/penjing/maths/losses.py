@@ -1,7 +1,21 @@
-"""Distillation losses: one equation, one function. Letters: z logits of the student, t of the teacher, T temperature."""
+"""Distillation losses: one equation, one function.
 
+Letters: z logits of the student, t of the teacher, (N, C); h states of the student, g of the teacher, (N, H) over real tokens or
+texts; T temperature. B texts, S tokens, `mask` (B, S) with True where there is a token. Each is a mean over its rows.
+"""
+
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# -- answers -----------------------------------------------------------------------------------------------------
+
+
+def soft_cross_entropy(z: Tensor, t: Tensor, temperature: float = 1.0) -> Tensor:
+    """-T²·Σ softmax(t/T) log softmax(z/T) (Hinton et al. 2015, section 2): `soft_kl` and the teacher's own entropy."""
+    return temperature**2 * F.cross_entropy(z / temperature, F.softmax(t / temperature, dim=-1))
 
 
 def soft_kl(z: Tensor, t: Tensor, temperature: float = 1.0) -> Tensor:
@@ -13,9 +27,118 @@ def soft_kl(z: Tensor, t: Tensor, temperature: float = 1.0) -> Tensor:
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
+def logits_mse(z: Tensor, t: Tensor) -> Tensor:
+    """‖z - t‖² (Tang et al. 2019, equation 1)."""
+    return (z - t).square().sum(-1).mean()
+
+
+def soft_kl_entropy(z: Tensor, t: Tensor, temperature: float = 1.0, alpha: float = 0.1) -> Tensor:
+    """T²·(KL(teacher ‖ student) + α·H(student)), both at temperature T: with α > 0 the student is pushed to be surer than its teacher."""
+    log_p = F.log_softmax(z / temperature, dim=-1)
+    entropy = -(log_p.exp() * log_p).sum(-1).mean()
+    return soft_kl(z, t, temperature) + temperature**2 * alpha * entropy
+
+
+# -- states ------------------------------------------------------------------------------------------------------
+
+
 def state_mse(h: Tensor, g: Tensor) -> Tensor:
     """‖h - g‖² / ‖g‖², each summed over all tokens: hidden states h of the student, g of the teacher, both (N, H).
 
     The division makes layers of different scale weigh alike (Romero et al. 2015, equation 3, normalised).
     """
     return (h - g).square().sum() / g.square().sum().clamp_min(1e-12)
+
+
+def mse(h: Tensor, g: Tensor) -> Tensor:
+    """(h - g)², mean over tokens and units (Jiao et al. 2020, equations 8 and 9; Kurtic et al. 2023, appendix: per token, no map)."""
+    return F.mse_loss(h, g)
+
+
+def cosine(h: Tensor, g: Tensor) -> Tensor:
+    """1 - cos(h, g) (Sanh et al. 2019, section 3: L_cos)."""
+    return 1 - F.cosine_similarity(h, g, dim=-1).mean()
+
+
+def patient(h: Tensor, g: Tensor) -> Tensor:
+    """‖h/‖h‖ - g/‖g‖‖² of the first tokens' states (Sun et al. 2019, equation 7: patient knowledge distillation)."""
+    return (F.normalize(h, dim=-1) - F.normalize(g, dim=-1)).square().sum(-1).mean()
+
+
+# -- attention ---------------------------------------------------------------------------------------------------
+
+
+def scores(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """q·kᵀ/√w of each head, before softmax: q, k (B, S, heads·w) → (B, heads, S, S) (Vaswani et al. 2017, equation 1)."""
+    batch, length, width = q.shape
+    q, k = (x.reshape(batch, length, heads, width // heads).transpose(1, 2) for x in (q, k))
+    return q @ k.transpose(2, 3) / math.sqrt(width // heads)
+
+
+def attention_mse(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """(a - b)², scores (B, heads, S, S) of student and teacher before softmax, mean over heads and pairs of real tokens
+    (Jiao et al. 2020, equation 7)."""
+    pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(a)
+    return (a - b)[pairs].square().mean()
+
+
+def relation_kl(x: Tensor, y: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """KL(R(y) ‖ R(x)), R(x) = softmax(x·xᵀ/√w) of each relation head, mean over heads and real tokens
+    (Wang et al. 2021, equations 4 to 7: MiniLMv2).
+
+    Args:
+        x, y: the queries, keys or values of all attention heads side by side, (B, S, W) of the student and (B, S, W') of the
+            teacher; both widths are cut into `heads` relation heads, whatever the attention heads were.
+    """
+    closed = ~mask[:, None, None, :]
+    student, teacher = (F.log_softmax(scores(each, each, heads).masked_fill(closed, -1e4), dim=-1) for each in (x, y))
+    rows = mask[:, None, :].expand(student.shape[:3])
+    return F.kl_div(student[rows], teacher[rows], reduction="batchmean", log_target=True)
+
+
+# -- relations ---------------------------------------------------------------------------------------------------
+
+
+def rkd_distance(h: Tensor, g: Tensor) -> Tensor:
+    """Huber loss of the distances between texts, each divided by their mean (Park et al. 2019, equations 5 to 7); h (B, H), g (B, H')."""
+    return F.smooth_l1_loss(_distances(h), _distances(g))
+
+
+def _distances(x: Tensor) -> Tensor:
+    between = torch.pdist(x)
+    return between / between.detach().mean().clamp_min(1e-12)
+
+
+def rkd_angle(h: Tensor, g: Tensor) -> Tensor:
+    """Huber loss of the cosines of the angles that all triples of texts form (Park et al. 2019, equations 8 and 9)."""
+    return F.smooth_l1_loss(_angles(h), _angles(g))
+
+
+def _angles(x: Tensor) -> Tensor:
+    sides = F.normalize(x[None] - x[:, None], dim=-1)
+    return sides @ sides.transpose(1, 2)
+
+
+def flow(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Σ x yᵀ over the tokens of a text, divided by their number: states (B, S, H) of two layers → (B, H, H) (Yim et al. 2017, equation 1)."""
+    inside = mask[..., None]
+    return (x * inside).transpose(1, 2) @ (y * inside) / mask.sum(1)[:, None, None]
+
+
+def fsp(h: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    """(flow(h) - flow(g))², mean: how the states of one layer become those of another (Yim et al. 2017, equation 2: FSP matrices)."""
+    return F.mse_loss(flow(*h, mask), flow(*g, mask))
+
+
+def nst(h: Tensor, g: Tensor, mask: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of the units' activations over a text, kernel (x·y)² (Huang & Wang 2017, equations 4 to 7).
+
+    A unit is a sample: its activation on each token of the text, of length one; h (B, S, H), g (B, S, H').
+    """
+    x, y = (F.normalize(each * mask[..., None], dim=1) for each in (h, g))
+    return (_kernel(y, y) + _kernel(x, x) - 2 * _kernel(x, y)).mean()
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    """The mean of (x_i·y_j)² over pairs of units i, j: (B, S, H), (B, S, H') → (B,); by way of S·S numbers, since Σ_ij (x_iᵀy_j)² = ⟨xxᵀ, yyᵀ⟩."""
+    return ((x @ x.transpose(1, 2)) * (y @ y.transpose(1, 2))).sum((1, 2)) / (x.shape[2] * y.shape[2])

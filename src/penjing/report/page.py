@@ -74,11 +74,13 @@ def page(report: dict[str, Any]) -> str:
 
 def model_card(report: dict[str, Any]) -> str:
     """README.md for the folder of the compressed model: what it is, its figures, how to load it."""
-    head = str(_part(report, "blueprint").get("head", "none"))
+    student = _part(report, "student")
+    head = str(student.get("head") or _part(report, "blueprint").get("head", "none"))
+    plain = student and not student.get("transformers")
     return (
         _environment()
         .get_template("model_card.md.j2")
-        .render(report=report, verdict=verdict(report), auto=_AUTO.get(head, "AutoModel"), targets=_targets(report))
+        .render(report=report, verdict=verdict(report), auto="" if plain else _AUTO.get(head, "AutoModel"), targets=_targets(report))
     )
 
 

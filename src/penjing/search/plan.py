@@ -141,7 +141,7 @@ def choose(
     if settings.macs is not None:  # counted at the width that is left, and held against the whole model's
         narrower = replace(blueprint, hidden=width)
         limited = macs_table(narrower, length), settings.macs * blueprint.macs(length)
-    whole = _deepest(blueprint, importance, settings.layers or len(blueprint.layers))
+    whole = kept_layers(settings, blueprint, importance)
     layers = [kept.layer for kept in whole.layers]
     if limited is not None:
         table, limit = limited
@@ -180,6 +180,19 @@ def describe(selection: Selection, blueprint: Blueprint) -> str:
     shape = " ".join(f"{layer.heads}h/{layer.neurons}n" for layer in plan.layers)
     width = "" if selection.hidden is None else f"{plan.hidden} of {blueprint.hidden} hidden units, "
     return f"{width}{len(plan.layers)} of {len(blueprint.layers)} layers: {shape}"
+
+
+def kept_layers(settings: PruneSettings, blueprint: Blueprint, importance: Importance) -> Selection:
+    """As many layers as are asked, whole: those that are missed most, or as `keep` says."""
+    depth = len(blueprint.layers)
+    count = settings.layers or depth
+    if settings.keep == "measured":
+        return _deepest(blueprint, importance, count)
+    kept = {"first": range(count), "last": range(depth - count, depth)}.get(
+        settings.keep, [round((j + 1) * depth / count) - 1 for j in range(count)]
+    )
+    layers = Selection.all(blueprint).layers
+    return Selection(tuple(layers[i] for i in kept))
 
 
 def _deepest(blueprint: Blueprint, importance: Importance, count: int) -> Selection:

@@ -38,6 +38,14 @@ class Examples:
         inputs, gold, first = ([each[i] for i in rows] for each in (self.inputs, self.gold, self.first_tokens))
         return Examples(self.encoded.take(rows), inputs, gold, first, self.truncated)
 
+    def with_texts(self, more: Encoded) -> "Examples":
+        """These and further texts, which nobody has labelled."""
+        none = [None] * len(more)
+        return Examples(
+            Encoded.joined([self.encoded, more]), [*self.inputs, *none], [*self.gold, *none], [*self.first_tokens, *([] for _ in none)],
+            self.truncated,
+        )  # fmt: skip
+
     def fingerprint(self) -> str:
         """A hash of the texts, the tokens and the gold labels."""
         content = self.encoded.ids.tobytes() + self.encoded.types.tobytes() + self.encoded.offsets.tobytes()

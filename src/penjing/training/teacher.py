@@ -1,11 +1,13 @@
-"""The teacher's outputs, computed once: logits and hidden states of every training text, on disk, memory-mapped.
+"""The teacher's outputs, computed once: logits and parts of the encoder on every training text, on disk, memory-mapped.
 
-Half precision for hidden states, single for logits. The folder's name is a hash of the teacher's weights, the texts
-and the layers, so that nothing stale is ever read; it is written whole or not at all.
+Half precision for parts, single for logits. The folder's name is a hash of the teacher's weights and the texts, so that nothing
+stale is ever read; each array in it is whole or not there, and only those that are missing are computed.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,46 +15,105 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from penjing.arrays import Encoded
-from penjing.atomic import whole_folder
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.training.loop import mixed_precision
+from penjing.training.tap import FIRST, encoder_of, perturbed, split, tapped, width_of
+
+LOGITS = "logits"
+CACHE_LIMIT = 16 * 2**30
+"""Bytes of cached parts at most, and never more than half of what the disk has left; beyond it the teacher runs beside the student."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Perturbed inputs: the probabilities are the mean of `draws` passes with normal noise on the word embeddings; 0: none."""
+
+    size: float = 0.0
+    draws: int = 4
 
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """`logits`: (N, C), or (T, C) over all tokens for tagging; `states`: layer → (T, H), layer 0 the embeddings."""
+    """What the teacher says of N texts of T tokens in all.
+
+    logits: (N, C), or (T, C) over all tokens for tagging. parts: by name, (T, W) over all tokens, or (N, H) for first tokens.
+    live: the teacher itself, where its parts were too many to keep; `wanted` are then computed batch by batch.
+    """
 
     logits: NDArray[np.float32]
-    states: dict[int, NDArray[np.float16]]
+    parts: dict[str, NDArray[np.float16]]
+    offsets: NDArray[np.int64]
+    live: PenjingPreTrainedModel | None = None
+    wanted: tuple[str, ...] = ()
+
+    def batch_logits(self, rows: NDArray[np.int64], per_token: bool) -> Tensor:
+        """Logits of some texts, (B, C), or of all their tokens (n, C)."""
+        return torch.from_numpy(self.logits[self._tokens(rows) if per_token else rows])
+
+    def batch_parts(self, rows: NDArray[np.int64], feeds: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parts of some texts, padded as `feeds` are: (B, S, W), or (B, H)."""
+        mask = feeds["attention_mask"].bool()
+        if self.live is not None:
+            live: nn.Module = self.live
+            with torch.no_grad(), tapped(live.to(mask.device), self.wanted) as caught:
+                live(**feeds)
+            return {name: value.float() for name, value in caught.items()}
+        index, result = self._tokens(rows) if self.parts else rows, {}
+        for name, array in self.parts.items():
+            if split(name)[0] == FIRST:
+                result[name] = torch.from_numpy(array[rows]).to(mask.device).float()
+            else:
+                padded = torch.zeros(*mask.shape, array.shape[1], device=mask.device)
+                padded[mask] = torch.from_numpy(array[index]).to(mask.device).float()
+                result[name] = padded
+        return result
+
+    def _tokens(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in rows])
 
 
 def teacher_outputs(
     teacher: PenjingPreTrainedModel,
     encoded: Encoded,
-    layers: Sequence[int],
+    parts: Collection[str],
     cache: Path,
     tick: Callable[[int, int], None] = lambda done, total: None,
+    noise: Noise | None = None,
 ) -> TeacherOutputs:
     """Outputs of `teacher` on `encoded`, from the folder `cache` or computed into it.
 
     Args:
-        layers: hidden states wanted, by number: 0 the embeddings, i the output of layer i - 1.
+        parts: names of parts of the encoder that are wanted beside the logits; see tap.py.
         tick: called with the texts done and all of them.
+        noise: on the inputs that the logits answer.
     """
-    folder = cache / _key(teacher, encoded, layers)
-    if not folder.is_dir():
-        with whole_folder(folder) as temporary:
-            _compute(teacher, encoded, layers, temporary, tick)
-    states = {layer: np.load(folder / f"states-{layer}.npy", mmap_mode="r") for layer in layers}
-    return TeacherOutputs(np.load(folder / "logits.npy"), states)
+    noise = noise or Noise()
+    folder = cache / _key(teacher, encoded, noise)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens, encoder = int(encoded.offsets[-1]), encoder_of(teacher)
+    size = sum(2 * width_of(encoder, part) * (len(encoded) if split(part)[0] == FIRST else tokens) for part in parts)
+    missing = [part for part in parts if not (folder / f"{part}.npy").is_file()]
+    live = bool(missing) and size > min(CACHE_LIMIT, shutil.disk_usage(folder).free // 2)
+    kept = [] if live else sorted(parts)
+    missing = [name for name in (LOGITS, *kept) if not (folder / f"{name}.npy").is_file()]
+    if missing:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
+            _compute(teacher, encoded, missing, Path(temporary), tick, noise)
+            for name in missing:
+                (Path(temporary) / f"{name}.npy").replace(folder / f"{name}.npy")
+    found = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in kept}
+    return TeacherOutputs(
+        np.load(folder / f"{LOGITS}.npy"), found, encoded.offsets, teacher.eval() if live else None, tuple(sorted(parts)) if live else ()
+    )
 
 
-def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, layers: Sequence[int]) -> str:
-    digest = hashlib.sha256(repr((list(layers), mixed_precision())).encode())
+def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, noise: Noise) -> str:
+    digest = hashlib.sha256(repr((mixed_precision(), noise if noise.size else None)).encode())
     for name, value in sorted(teacher.state_dict().items()):
-        digest.update(name.encode() + value.detach().contiguous().numpy().tobytes())
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     for array in (encoded.ids, encoded.types, encoded.offsets):
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]
@@ -60,35 +121,65 @@ def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, layers: Sequence[int
 
 @torch.inference_mode()
 def _compute(
-    teacher: PenjingPreTrainedModel, encoded: Encoded, layers: Sequence[int], folder: Path, tick: Callable[[int, int], None]
+    teacher: PenjingPreTrainedModel, encoded: Encoded, names: Sequence[str], folder: Path, tick: Callable[[int, int], None], noise: Noise
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network: Any = teacher
     network.to(device).eval()
-    tokens, width, outputs = int(encoded.offsets[-1]), teacher.config.hidden_size, int(teacher.config.num_labels or 0)
-    states = {
-        layer: np.lib.format.open_memmap(folder / f"states-{layer}.npy", mode="w+", dtype=np.float16, shape=(tokens, width))
-        for layer in layers
-    }
+    tokens, encoder = int(encoded.offsets[-1]), encoder_of(teacher)
+    parts = [name for name in names if name != LOGITS]
+    arrays = {
+        part: np.lib.format.open_memmap(
+            folder / f"{part}.npy", mode="w+", dtype=np.float16,
+            shape=(len(encoded) if split(part)[0] == FIRST else tokens, width_of(encoder, part)),
+        )
+        for part in parts
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
     logits: NDArray[np.float32] | None = None
     done = 0
     for rows in encoded.exact_batches(64):
         feeds = {name: torch.from_numpy(value).to(device) for name, value in encoded.feeds(rows).items()}
         feeds.pop("attention_mask")
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"):
-            output = network(**feeds, output_hidden_states=bool(layers))
-        value = output.logits.float().cpu().numpy()
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"), tapped(network, parts) as caught:
+            output = network(**feeds)
+            value = output.logits.float() if not noise.size else _mean_answer(network, feeds, noise, generator)
         per_token = value.ndim == 3
         if logits is None:
-            logits = np.zeros((tokens if per_token else len(encoded), outputs), np.float32)
+            logits = np.zeros((tokens if per_token else len(encoded), value.shape[-1]), np.float32)
         index = encoded.offsets[rows][:, None] + np.arange(feeds["input_ids"].shape[1])
-        logits[index if per_token else rows] = value
-        for layer, array in states.items():
-            array[index] = output.hidden_states[layer].half().cpu().numpy()
+        logits[index if per_token else rows] = value.cpu().numpy()
+        for part, array in arrays.items():
+            array[rows if split(part)[0] == FIRST else index] = caught[part].half().cpu().numpy()
         done += len(rows)
         tick(done, len(encoded))
-    for array in states.values():
+    for array in arrays.values():
         array.flush()
     assert logits is not None
-    np.save(folder / "logits.npy", logits)
+    if LOGITS in names:
+        np.save(folder / f"{LOGITS}.npy", logits)
     network.to("cpu")
+
+
+def _mean_answer(network: nn.Module, feeds: dict[str, Tensor], noise: Noise, generator: torch.Generator) -> Tensor:
+    """The logarithm of the mean probabilities over draws of noise."""
+    with perturbed(network, noise.size, generator):
+        draws = [torch.log_softmax(network(**feeds).logits.float(), dim=-1) for _ in range(noise.draws)]
+    return torch.logsumexp(torch.stack(draws), dim=0) - float(np.log(noise.draws))
+
+
+def ensemble(logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """The logarithm of several teachers' mean probabilities, each (N, C).
+
+    Args:
+        targets: labels (N,), -100 where there is none: a text's teachers then count by how near each is to its label, weights
+            (1 - e^CE_k / Σ e^CE) / (K - 1) (Zhang et al. 2022, equation 3: confidence-aware); None: all count alike.
+    """
+    log_p = np.stack([np.asarray(torch.log_softmax(torch.from_numpy(each), dim=-1)) for each in logits])
+    count = len(log_p)
+    weights = np.full((count, len(log_p[0]), 1), 1 / count)
+    if targets is not None and count > 1:
+        known = targets >= 0
+        loss = np.exp(np.minimum(-log_p[:, np.flatnonzero(known), targets[known]], 30.0))
+        weights[:, known, 0] = (1 - loss / loss.sum(0)) / (count - 1)
+    return np.log(np.maximum((weights * np.exp(log_p)).sum(0), 1e-30)).astype(np.float32)

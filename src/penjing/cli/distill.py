@@ -1,0 +1,108 @@
+"""Distillation by hand."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from penjing.cli.one_step import places_text
+from penjing.cli.options import (
+    Engine,
+    EvalFile,
+    Json,
+    LabelColumn,
+    MaxDrop,
+    MaxLength,
+    Metric,
+    Model,
+    Out,
+    Seed,
+    TaskName,
+    Test,
+    TextColumns,
+    Threads,
+    TrainFile,
+    app,
+    say,
+)
+from penjing.cli.running import More, met, run
+from penjing.errors import InputError
+
+
+@app.command()
+def distill(
+    model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
+    preset: Annotated[str, typer.Option("--preset", help="states (ours), labels (no teacher), hinton, distilbert, pkd, tinybert, minilm,"
+        " cofi, levels; or a student that is not BERT: bilstm, logistic, trees, static.")] = "states",
+    layers: Annotated[int | None, typer.Option("--layers", help="Layers of the student, taken from the teacher.")] = None,
+    keep: Annotated[str | None, typer.Option("--keep", help="Which layers it starts from: measured, uniform, first, last.")] = None,
+    heads: Annotated[float | None, typer.Option("--heads", help="Part of the attention heads that it has.")] = None,
+    neurons: Annotated[float | None, typer.Option("--neurons", help="Part of the feed-forward neurons that it has.")] = None,
+    hidden: Annotated[float | None, typer.Option("--hidden", help="Part of the hidden units that it has.")] = None,
+    student: Annotated[str, typer.Option("--student", help="A model to start from instead, of the same vocabulary.")] = "",
+    teacher: Annotated[list[str] | None, typer.Option("--teacher", help="A further teacher; their answers are averaged.")] = None,
+    companion: Annotated[list[str] | None, typer.Option("--with", help="A further task that shares the encoder, as TASK,MODEL,TRAIN,EVAL; its"
+        " model goes to also/.")] = None,
+    losses: Annotated[str | None, typer.Option("--losses", help="In place of the preset's, names and weights as kl=1,hidden=0.5: kl,"
+        " cross-entropy, mse, kl-entropy, hard, states, tokens, hidden, cosine, first, attention, relations, levels, rkd-distance, rkd-angle,"
+        " fsp, nst.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Of the teacher's answers.")] = None,
+    layer_map: Annotated[str | None, typer.Option("--layer-map", help="Which layers are matched: descent, uniform, last, first, learned, or"
+        " pairs as 1:2,2:4.")] = None,
+    relation_heads: Annotated[int | None, typer.Option("--relation-heads", min=1, help="Of the loss relations.")] = None,
+    levels: Annotated[int | None, typer.Option("--levels", min=1, help="How many matched layers the loss levels takes.")] = None,
+    states_first: Annotated[float | None, typer.Option("--states-first", help="Part of the steps that teach states alone, before the answers.")] = None,
+    anneal: Annotated[bool, typer.Option("--anneal", help="Go from the teacher's answers to the labels.")] = False,
+    noise: Annotated[float | None, typer.Option("--noise", help="Of the word embeddings, in their standard deviations; the teacher's answers"
+        " are then a mean over such noise.")] = None,
+    general: Annotated[Path | None, typer.Option("--general", help="Plain text, a text a line (also .gz), to learn states on first.")] = None,
+    general_texts: Annotated[int, typer.Option("--general-texts", min=1, help="Lines of it that are drawn.")] = 20_000,
+    unlabelled: Annotated[str, typer.Option("--unlabelled", help="Further data, whose labels are not read: the teacher answers it.")] = "",
+    augment: Annotated[str | None, typer.Option("--augment", help="Add changed copies of the texts: neighbours, masked-lm, rules.")] = None,
+    copies: Annotated[int, typer.Option("--copies", min=1, help="With --augment: of each text.")] = 1,
+    masked_lm: Annotated[str, typer.Option("--masked-lm", help="With --augment masked-lm: the language model, of the same vocabulary.")] = "",
+    part: Annotated[float, typer.Option("--part", help="Part of the training texts that is learned from.")] = 1.0,
+    sample: Annotated[str, typer.Option("--sample", help="How it is drawn: random, uncertain, margin, certain, mixed, short,"
+        " balanced-length.")] = "random",
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="3; of a BiLSTM 10.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps the teacher's outputs for further runs.")] = None,
+    max_drop: MaxDrop = None, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0, max_length: MaxLength = 0,
+    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "accuracy", as_json: Json = False,
+) -> None:  # fmt: skip
+    """Teach a small student: its losses from a preset or one by one, its texts as they are or more of them. In float32; the same report."""
+    from penjing.job import Budget
+    from penjing.presets import distilling
+    from penjing.texts import TextSettings
+
+    if masked_lm and augment != "masked-lm":
+        raise InputError("--masked-lm: nothing asks it; give --augment masked-lm too")
+    kept = {"layers": layers, "heads": heads, "neurons": neurons, "hidden": hidden}
+    changes = {
+        "temperature": temperature, "layer_map": layer_map, "relation_heads": relation_heads, "levels": levels, "states_first": states_first,
+        "anneal": anneal or None, "noise": noise,
+    }  # fmt: skip
+    texts = TextSettings(part, sample, copies if augment else 0, augment or "neighbours")
+    steps = distilling(
+        preset, epochs, learning_rate, losses, {name: value for name, value in changes.items() if value is not None},
+        {name: value for name, value in kept.items() if value is not None}, keep, texts, given_student=bool(student),
+    )  # fmt: skip
+    more = More(student, teacher or (), general, general_texts, unlabelled, masked_lm, companion or (), cache)
+    reading = (text_columns, label_column, metric, max_length)
+    report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, more=more)
+    say(report, as_json, _distilled_text(report, out))
+    met(report, out)
+
+
+def _distilled_text(report: dict[str, Any], out: Path) -> str:
+    """What is left of the teacher's quality, size and time."""
+    result, before = report["result"], report["teacher"]
+    low, high = result["drop_ci95"]
+    lines = [
+        f"{report['metric']} {before['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f})",
+        f"{before['parameters'] / 1e6:.1f} -> {result['parameters'] / 1e6:.1f} million parameters, {before['bytes'] / 1e6:.1f} ->"
+        f" {result['bytes'] / 1e6:.1f} MB",
+        f"{result['form']} against eager PyTorch: {before['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms,"
+        f" {result['speedup_vs_eager']:.1f}x; {before['throughput_per_s']:.0f} -> {result['throughput_per_s']:.0f} texts/s",
+    ]
+    return "\n".join([*lines, places_text(out)])

@@ -1,0 +1,224 @@
+"""The job with a student that is no BERT: the teacher's answers, learned by a BiLSTM, a regression, trees or static embeddings."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from penjing import verification
+from penjing.arrays import Encoded, load_rows
+from penjing.atomic import whole_folder, write_bytes, write_json, write_text
+from penjing.checkpoint import blueprint_of, copy_tokenizer, head_of, locate, read
+from penjing.delivery import Inside, describe, report_of
+from penjing.engines.engine import Engine, EngineName, Form
+from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, forms_for
+from penjing.engines.numpy import FILE, NUMPY_FORM, Learned, NumpyEngine
+from penjing.errors import InputError
+from penjing.job import Job
+from penjing.proof import baseline
+from penjing.report.page import model_card, page
+from penjing.run import Run, fingerprint
+from penjing.steps.distill import Lesson, targets_of
+from penjing.steps.objective import ANSWERS, HARD
+from penjing.students import bilstm, logistic, static, trees
+from penjing.tasks.judge import quality_of
+from penjing.tasks.task import IGNORED, Examples
+from penjing.teaching import Teaching
+from penjing.training.loop import silent
+from penjing.training.predict import logits_of
+from penjing.training.sample import softmax
+from penjing.training.teacher import TeacherOutputs, teacher_outputs
+
+BILSTM = "bilstm"
+Tell = Callable[[str], None]
+Logits = list[NDArray[np.float32]]
+
+
+def distil_student(job: Job, tell: Tell = lambda text: None, progress: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """Teach the student that `job.recipe.student` names, and write what `compress` writes; returns the report."""
+    torch.set_num_threads(job.threads)
+    return _Teaching(job, tell, progress).run()
+
+
+class _Teaching:
+    """One run."""
+
+    def __init__(self, job: Job, tell: Tell, progress: Callable[[str], Any] | None) -> None:
+        self.job, self.progress, self.kind, task = job, progress, job.recipe.student, job.data.task
+        if task.head == "token" and self.kind != BILSTM:
+            raise InputError(f"--preset: {self.kind} answers whole texts, and {task.name} asks about each word; give bilstm, or a BERT")
+        if head_of(job.model) != task.head:
+            raise InputError(f"model: {job.model} has no trained head for {task.name}; make one with penjing train")
+        engine = None if self.kind == BILSTM else "numpy"
+        if job.engine not in (None, engine, *(("onnxruntime", "openvino") if self.kind == BILSTM else ())):
+            raise InputError(f"--engine: {self.kind} does not run on {job.engine}; leave the option out")
+        assert job.recipe.distill
+        if job.recipe.distill.states:
+            raise InputError(
+                f"--losses: {', '.join(job.recipe.distill.states)} compare encoders, and {self.kind} is none; give {', '.join(ANSWERS)} or hard"
+            )
+        self.teacher = read(locate(job.model), head=task.head, labels=task.labels)
+        self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
+        self.segments = task.name == "pair"
+        self.teaching = Teaching(job, job.data, self.teacher, self.folder.partial)
+        self.settings = self.teaching.settings
+
+    def run(self) -> dict[str, Any]:
+        job, step = self.job, self.folder.step
+        known, before = step("baseline", self.baseline)
+        taught, place = step("distill", self.teach)
+        _, exported = step("export", lambda folder: self.export(place / "model", folder))
+        verified, _ = step("verify", lambda _: self.verify(place / "model", exported, before, known))
+        inside = Inside(
+            taught["parameters"], None, student={"kind": self.kind, "head": job.data.task.head, "transformers": self.kind == BILSTM}
+        )
+        report = report_of(job, job.data, blueprint_of(self.teacher), inside, verified, self.folder.records)
+        self.deliver(report, place / "model", exported, Form(**verified["chosen"]))
+        write_json(job.out / "report.json", report)
+        write_text(job.out / "report.html", page(report))
+        self.folder.finish()
+        return report
+
+    # -- the steps -------------------------------------------------------------------------------------------
+
+    def baseline(self, folder: Path) -> dict[str, Any]:
+        """The teacher as it is, and what the engines' own int8 makes of it."""
+        forms = forms_for(cast(EngineName, self.job.engine if self.kind == BILSTM else None), int8=False)
+        return baseline(
+            self.job, self.teacher, self.teaching.texts.calibration(512), forms, folder, self.tokenizer_file().stat().st_size, self.segments
+        )  # fmt: skip
+
+    def teach(self, folder: Path) -> dict[str, Any]:
+        """The student, taught what the teacher answers, or the labels."""
+        settings, task = self.settings, self.job.data.task
+        dev, train = self.teaching.split()
+        soft = bool(set(settings.answers) - {HARD})
+        outputs = self.outputs(train.encoded) if soft or self.kind == BILSTM else None
+        if self.kind == BILSTM:
+            assert outputs
+            parameters, note = self.teach_bilstm(folder, train, dev, outputs)
+        else:
+            parameters, note = self.teach_arrays(folder, train, self.targets(train, outputs))
+        quality = quality_of(task, self.job.data.eval, self.own(folder / "model")(self.job.data.eval.encoded))
+        size = sum(file.stat().st_size for file in (folder / "model").iterdir())
+        return {
+            "parameters": parameters, "quality": quality, "bytes": size,
+            "note": f"{task.metric().name} {quality:.2f}, {parameters / 1e6:.2f} million numbers learned from {len(train)} texts{note}",
+        }  # fmt: skip
+
+    def outputs(self, encoded: Encoded) -> TeacherOutputs:
+        """The teacher's logits on these texts, cached."""
+        return teacher_outputs(self.teacher, encoded, (), self.teaching.cache)
+
+    def targets(self, train: Examples, outputs: TeacherOutputs | None) -> NDArray[np.float32]:
+        """The probabilities (N, C) to learn: the teacher's at the temperature, and the labels, by their weights."""
+        settings, classes = self.settings, len(self.job.data.task.labels)
+        hard = settings.answers.get(HARD, 0.0)
+        soft = sum(weight for name, weight in settings.answers.items() if name != HARD)
+        labels = np.concatenate(targets_of(self.job.data.task, train))
+        known = (labels != IGNORED)[:, None]
+        given = np.eye(classes, dtype=np.float32)[np.where(labels == IGNORED, 0, labels)]
+        if outputs is None:
+            if not known.all():
+                raise InputError("--losses: hard alone cannot learn from texts without labels; give kl=1 too")
+            return given
+        said = softmax(outputs.logits / settings.temperature)
+        return np.asarray(np.where(known, (hard * given + soft * said) / (hard + soft), said), np.float32)
+
+    def teach_arrays(self, folder: Path, train: Examples, targets: NDArray[np.float32]) -> tuple[int, str]:
+        """A student of arrays: one file."""
+        seed, encoded = self.job.seed, train.encoded
+        if self.kind == "logistic":
+            learned = logistic.fit(encoded, targets)
+        elif self.kind == "trees":
+            learned = trees.fit(encoded, targets, trees.TreesSettings(seed=seed))
+        else:
+            vectors = static.token_vectors(self.teacher, static.frame_of(encoded), seed=seed)
+            learned = static.fit(encoded, targets, vectors, pairs=self.segments, settings=static.StaticSettings(seed=seed))
+        learned.write(folder / "model" / FILE)
+        return sum(int(array.size) for array in learned.arrays.values()), ""
+
+    def teach_bilstm(self, folder: Path, train: Examples, dev: Examples, outputs: TeacherOutputs) -> tuple[int, str]:
+        """A BiLSTM: a folder that transformers loads."""
+        torch.manual_seed(self.job.seed)
+        student = bilstm.build(
+            self.teacher, self.job.data.task.head, pairs=self.segments, settings=bilstm.BilstmSettings(seed=self.job.seed)
+        )
+        with self.progress("distill") if self.progress else _quiet() as report:
+            lesson = Lesson(
+                self.job.data.task, train, dev, outputs, lambda _: None, self.settings, self.folder.partial / "state.pt", report
+            )  # fmt: skip
+            history = lesson.teach(student)
+        student.save_pretrained(folder / "model")
+        copy_tokenizer(locate(self.job.model), folder / "model")
+        return sum(p.numel() for p in student.parameters()), f"; {history.steps} steps"
+
+    def own(self, model: Path) -> Callable[[Encoded], Logits]:
+        """The logits that the student itself gives."""
+        if self.kind == BILSTM:
+            network = bilstm.read(model, self.job.data.task.head)
+            return lambda encoded: logits_of(network, encoded)
+        engine: Engine = NumpyEngine(Learned.read(model / FILE))
+        return engine.logits
+
+    @property
+    def forms(self) -> list[Form]:
+        """How the student can be run."""
+        if self.kind != BILSTM:
+            return [NUMPY_FORM]
+        return [form for form in FLOAT_FORMS if form.file == PORTABLE_FLOAT and self.job.engine in (None, form.engine)]
+
+    def export(self, model: Path, folder: Path) -> dict[str, Any]:
+        """The file that the engine runs, the tokenizer, and what the folder says of itself."""
+        if self.kind == BILSTM:
+            write_bytes(folder / PORTABLE_FLOAT, bilstm.graph(bilstm.read(model, self.job.data.task.head)).SerializeToString())
+        else:
+            shutil.copyfile(model / FILE, folder / FILE)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        describe(folder, self.job.data, self.forms)
+        shutil.copyfile(self.tokenizer_file(), folder / "tokenizer.json")
+        return {"bytes": size, "note": f"{size / 1e6:.1f} MB of weights"}
+
+    def tokenizer_file(self) -> Path:
+        """The teacher's tokenizer.json, made where there is none."""
+        made = self.folder.partial / "tokenizer"
+        own = locate(self.job.model) / "tokenizer.json"
+        if not own.is_file():
+            made.mkdir(parents=True, exist_ok=True)
+            copy_tokenizer(locate(self.job.model), made)
+        return own if own.is_file() else made / "tokenizer.json"
+
+    def verify(self, model: Path, exported: Path, teacher: Path, known: dict[str, Any]) -> dict[str, Any]:
+        """Everything that is said of the student, and which form is shipped."""
+        job = self.job
+        trial = verification.Trial(job.data.task, job.data.eval, job.threads, job.seed, self.segments)
+        before = verification.Known(
+            locate(job.model), blueprint_of(self.teacher), teacher, load_rows(teacher / "teacher.npz"), job.data.eval, known
+        )  # fmt: skip
+        own = self.own(model)
+        far = verification.differences(trial, own, exported, self.forms)
+        found = verification.verify(trial, before, own(job.data.eval.encoded), far, exported, self.forms, job.budget.max_drop)
+        form = Form(**found["chosen"])
+        tests = [verification.on_other_data(trial, before, exported, form, name, each, each) for name, each in job.tests]
+        return found | {"tests": tests, "shapes": [], "stored": None}
+
+    def deliver(self, report: dict[str, Any], model: Path, exported: Path, chosen: Form) -> None:
+        """Write model/ and engine/."""
+        with whole_folder(self.job.out / "model") as folder:
+            shutil.copytree(model, folder, dirs_exist_ok=True)
+            copy_tokenizer(locate(self.job.model), folder)
+            write_text(folder / "README.md", model_card(report))
+        with whole_folder(self.job.out / "engine") as folder:
+            for name in {*(form.file for form in self.forms), "tokenizer.json"}:
+                shutil.copyfile(exported / name, folder / name)
+            describe(folder, self.job.data, [chosen, *(form for form in self.forms if form != chosen)])
+
+
+def _quiet() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext(silent)

@@ -1,0 +1,97 @@
+"""Distillation by name: each preset as its paper says it, on the student that its paper starts from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from penjing.errors import InputError
+from penjing.recipe import PruneSettings, Recipe
+from penjing.steps.distill import DistillSettings
+from penjing.texts import TextSettings
+from penjing.training.loop import Schedule
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The losses and their weights, and what else differs from `DistillSettings`.
+
+    keep: which of the teacher's layers the student starts from. repair: of the layers that are left, before any training. student: what
+    it is where it is no BERT. rate, epochs: of its training.
+    """
+
+    losses: Mapping[str, float]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    keep: str = "uniform"
+    repair: str = "none"
+    student: str = ""
+    rate: float = 1e-4
+    epochs: int = 3
+
+
+PRESETS = {
+    "states": Preset({"kl": 1.0, "states": 1.0}, {}, "measured", "weights"),
+    "labels": Preset({"hard": 1.0}, {}),
+    "hinton": Preset({"kl": 0.5, "hard": 0.5}, {}),
+    "distilbert": Preset({"kl": 5.0, "hard": 2.0, "cosine": 1.0}, {"layer_map": "uniform"}),
+    "pkd": Preset({"kl": 0.5, "hard": 0.5, "first": 100.0}, {"temperature": 10.0, "layer_map": "uniform"}, "first"),
+    "tinybert": Preset(
+        {"cross-entropy": 1.0, "attention": 1.0, "hidden": 1.0}, {"temperature": 1.0, "layer_map": "uniform", "states_first": 0.6}
+    ),
+    "minilm": Preset({"kl": 1.0, "relations": 1.0}, {"temperature": 1.0, "layer_map": "uniform", "states_first": 0.5}),
+    "cofi": Preset({"kl": 1.0, "hidden": 1.0}, {"layer_map": "learned"}),
+    "levels": Preset({"kl": 1.0, "levels": 1.0}, {"layer_map": "uniform"}),
+    "bilstm": Preset({"mse": 1.0}, student="bilstm", rate=1e-3, epochs=10),
+    "logistic": Preset({"kl": 1.0}, {"temperature": 1.0}, student="logistic"),
+    "trees": Preset({"kl": 1.0}, {"temperature": 1.0}, student="trees"),
+    "static": Preset({"kl": 1.0}, {"temperature": 1.0}, student="static"),
+}
+"""states: ours, what `compress` does: the teacher's layers that are missed least, repaired, each taught the state that the next one was
+trained to read. labels: no teacher, the rival of all others. hinton: Hinton et al. 2015. distilbert: Sanh et al. 2019, the weights of
+its published training. pkd: Sun et al. 2019, T, α and β from the middle of their grids. tinybert: Jiao et al. 2020, states first, then
+answers; with plain text its general stage before. minilm: Wang et al. 2021 (MiniLMv2), relations first, then answers. cofi: the losses
+of Xia et al. 2022. levels: the multi-level scheme. The others are no BERT: bilstm: Tang et al. 2019; logistic regression and boosted trees
+on n-grams; static embeddings, in the manner of Model2Vec."""
+
+
+def distilling(
+    preset: str, epochs: int | None, rate: float | None, losses: str | None, changes: Mapping[str, Any], kept: Mapping[str, Any],
+    keep: str | None, texts: TextSettings, *, given_student: bool,
+) -> Recipe:  # fmt: skip
+    """The recipe of one `penjing distill`, in float32.
+
+    Args:
+        epochs, rate: None as the preset says.
+        losses: names and weights as text, in place of the preset's.
+        changes: of `DistillSettings`, beside the preset's.
+        kept: the parts and counts of `PruneSettings` that the student has of the teacher.
+        keep: which layers; None as the preset says.
+    """
+    chosen = PRESETS.get(preset)
+    if chosen is None:
+        raise InputError(f"--preset: {preset!r} is none; allowed are {', '.join(PRESETS)}")
+    if chosen.student and (kept or keep or given_student):
+        raise InputError(f"--preset: {preset} is no BERT; leave out --layers, --heads, --neurons, --hidden, --keep and --student")
+    if not (chosen.student or kept or given_student):
+        raise InputError("distill: the student would be the teacher itself; give --layers, or --student for one to start from")
+    if given_student and (kept or keep):
+        raise InputError("--student: it is taken as it is; leave out --layers, --heads, --neurons, --hidden and --keep")
+    schedule = Schedule(epochs=epochs or chosen.epochs, learning_rate=rate or chosen.rate, patience=100)
+    settings = DistillSettings(schedule, **({"losses": chosen.losses} | dict(chosen.changes) | weights_of(losses) | dict(changes)))
+    prune = None
+    if kept:
+        fine = {"heads", "neurons", "hidden"} & set(kept)
+        prune = PruneSettings(keep=keep or chosen.keep, repair="weights" if fine else chosen.repair, **kept)
+    return Recipe(
+        prune=prune, texts=texts if texts != TextSettings() else None, distill=settings, quantize=None, student=chosen.student
+    )  # fmt: skip
+
+
+def weights_of(losses: str | None) -> dict[str, Any]:
+    """Settings from "kl=1,hidden=0.5"; nothing where nothing is given."""
+    if losses is None:
+        return {}
+    try:
+        pairs = [each.split("=") for each in losses.split(",")]
+        return {"losses": {name.strip(): float(weight) for name, weight in pairs}}
+    except ValueError as error:
+        raise InputError(f"--losses: {losses!r} is none; give names and weights as kl=1,hidden=0.5") from error

@@ -1,0 +1,171 @@
+"""The BiLSTM as a student: built from its teacher's words, and written as an ONNX graph."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.students.modeling_bilstm import (
+    BilstmConfig,
+    BilstmForSequenceClassification,
+    BilstmForTokenClassification,
+    BilstmPreTrainedModel,
+)
+from penjing.students.static import principal
+
+_KINDS: dict[str, Any] = {"sequence": BilstmForSequenceClassification, "token": BilstmForTokenClassification}
+POSITIONS = "embeddings.position"
+"""OpenVinoEngine wants a constant of this name; an LSTM has no positions, and runs without buckets, which alone read them."""
+
+
+@dataclass(frozen=True)
+class BilstmSettings:
+    """Sizes of Tang et al. 2019, section 4.3: the width of a word, units of each direction, of the dense layer."""
+
+    width: int = 300
+    hidden: int = 150
+    dense: int = 200
+    dropout: float = 0.1
+    seed: int = 0
+
+
+def build(
+    teacher: PenjingPreTrainedModel,
+    head: Literal["sequence", "token"],
+    *,
+    pairs: bool = False,
+    settings: BilstmSettings | None = None,
+) -> BilstmPreTrainedModel:
+    """A student with the teacher's labels, drawn by the seed, its words those of the teacher (`words_of`); in eval mode.
+
+    Args:
+        pairs: whether texts come in two, which are then read one by one.
+    """
+    s, theirs = settings or BilstmSettings(), teacher.config
+    words = words_of(teacher, s.width, s.seed)
+    config = BilstmConfig(
+        vocab_size=len(words), embedding_size=words.shape[1], hidden_size=s.hidden, dense_size=s.dense, pairs=pairs, dropout=s.dropout,
+        pad_token_id=theirs.pad_token_id, id2label=theirs.id2label, label2id=theirs.label2id,
+    )  # fmt: skip
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(s.seed)
+        model = _KINDS[head](config)
+        model.word.weight.copy_(torch.from_numpy(words))
+    return model.eval()
+
+
+def read(folder: Path, head: Literal["sequence", "token"]) -> BilstmPreTrainedModel:
+    """The student in a folder that `save_pretrained` wrote, in eval mode."""
+    return _KINDS[head].from_pretrained(folder).eval()
+
+
+def words_of(teacher: PenjingPreTrainedModel, width: int, seed: int) -> NDArray[np.float32]:
+    """The teacher's word table in its `width` principal components (V, width), or all where it has fewer, with variance 1 over all."""
+    encoder: Any = teacher.base_model
+    table = encoder.embeddings.word.weight.detach().float()
+    if encoder.embeddings.word_map is not None:
+        table = table @ encoder.embeddings.word_map.weight.detach().float().T
+    words = principal(table.cpu().numpy(), width, seed)
+    return words / words.std()
+
+
+# -- ONNX --------------------------------------------------------------------------------------------------------
+
+
+def graph(model: BilstmPreTrainedModel) -> onnx.ModelProto:
+    """The ONNX model: input_ids, and of pairs token_type_ids, (B, S) of exact lengths → logits, of standard operators alone."""
+    return _Emitter({name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}, model).model()
+
+
+class _Emitter:
+    """Nodes and constants as they come."""
+
+    def __init__(self, weights: dict[str, NDArray[np.float32]], model: BilstmPreTrainedModel) -> None:
+        self.weights, self.config = weights, model.config
+        self.per_token = isinstance(model, BilstmForTokenClassification)
+        self.pairs = model.config.pairs and not self.per_token
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+
+    def op(self, kind: str, *inputs: str, outputs: tuple[str, ...] | None = None, **attributes: Any) -> str:
+        """Add a node; the name of its last output."""
+        names = outputs or (f"{kind}_{len(self.nodes)}",)
+        self.nodes.append(helper.make_node(kind, list(inputs), list(names), name=names[-1], **attributes))
+        return names[-1]
+
+    def constant(self, name: str, value: Any) -> str:
+        self.constants[name] = np.asarray(value)
+        return name
+
+    def integers(self, *values: int) -> str:
+        """The constant (n,) of these numbers."""
+        return self.constant("integers_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def linear(self, x: str, name: str) -> str:
+        product = self.op("MatMul", x, self.constant(f"{name}.weight", self.weights[f"{name}.weight"].T))
+        return self.op("Add", product, self.constant(f"{name}.bias", self.weights[f"{name}.bias"]))
+
+    def gates(self, part: str) -> NDArray[np.float32]:
+        """`lstm.{part}` of both directions (2, 4·H, …), the gates from PyTorch's order i, f, g, o to ONNX's i, o, f, c."""
+        both = [np.split(self.weights[f"lstm.{part}_l0{direction}"], 4) for direction in ("", "_reverse")]
+        return np.stack([np.concatenate([i, o, f, g]) for i, f, g, o in both])
+
+    def lstm(self, ids: str, lengths: str) -> None:
+        """Words (B, S), their lengths or "" → `states` (S, 2, B, H), `last` (2, B, H)."""
+        x = self.op("Gather", self.constant("word", self.weights["word.weight"]), self.op("Transpose", ids, perm=[1, 0]))
+        matrices = [self.constant(f"lstm.{part}", self.gates(part)) for part in ("weight_ih", "weight_hh")]
+        bias = self.constant("lstm.bias", np.concatenate([self.gates("bias_ih"), self.gates("bias_hh")], axis=1))
+        self.op(
+            "LSTM", x, *matrices, bias, lengths, outputs=("states", "last"), hidden_size=self.config.hidden_size, direction="bidirectional"
+        )
+
+    def halves(self) -> tuple[str, str]:
+        """Pairs → the first texts and then the second ones as 2·B texts, and their lengths."""
+        shape = self.op("Shape", "input_ids")
+        length = self.op("Gather", shape, self.constant("one", np.int64(1)))
+        second = self.op("ReduceSum", "token_type_ids", self.integers(1), keepdims=1)
+        first = self.op("Sub", length, second)
+        place = self.op("Range", self.constant("zero", np.int64(0)), length, self.constant("one", np.int64(1)))
+        moved = self.op("Min", self.op("Add", first, place), self.op("Sub", length, self.constant("one", np.int64(1))))
+        ids = self.op("Concat", "input_ids", self.op("GatherElements", "input_ids", moved, axis=1), axis=0)
+        lengths = self.op("Max", self.op("Concat", first, second, axis=0), self.integers(1))
+        return ids, self.op("Cast", self.op("Squeeze", lengths, self.integers(1)), to=TensorProto.INT32)
+
+    def features(self) -> str:
+        """What the dense layer reads: (B, 2·H), of pairs (B, 8·H)."""
+        self.lstm(*(self.halves() if self.pairs else ("input_ids", "")))
+        shape = self.constant(POSITIONS, np.array([-1, 2 * self.config.hidden_size], np.int64))
+        last = self.op("Reshape", self.op("Transpose", "last", perm=[1, 0, 2]), shape)
+        if not self.pairs:
+            return last
+        both = self.op("Reshape", last, self.integers(2, -1, 2 * self.config.hidden_size))
+        u, v = (self.op("Gather", both, self.constant(f"half_{i}", np.int64(i))) for i in range(2))
+        return self.op("Concat", u, v, self.op("Mul", u, v), self.op("Abs", self.op("Sub", u, v)), axis=1)
+
+    def model(self) -> onnx.ModelProto:
+        """The whole graph."""
+        if self.per_token:
+            self.lstm("input_ids", "")
+            shape = self.constant(POSITIONS, np.array([0, 0, 2 * self.config.hidden_size], np.int64))
+            x = self.op("Reshape", self.op("Transpose", "states", perm=[2, 0, 1, 3]), shape)
+        else:
+            x = self.op("Relu", self.linear(self.features(), "dense"))
+        self.linear(x, "out")
+        self.nodes[-1].output[0] = "logits"
+        size: list[str | int] = ["batch", "length"]
+        inputs = ["input_ids", *(["token_type_ids"] if self.pairs else [])]
+        logits = [*(size if self.per_token else size[:1]), self.config.num_labels]
+        made = helper.make_graph(
+            self.nodes,
+            "penjing-bilstm",
+            [helper.make_tensor_value_info(name, TensorProto.INT64, size) for name in inputs],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)],
+            [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in self.constants.items()],
+        )
+        return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="penjing")

@@ -1,0 +1,198 @@
+"""Static embeddings: a vector per token, taken from the teacher, and their mean is the text (Tulkens & van Dongen 2024, Model2Vec).
+
+With a linear head this is a bag of tokens, and stored as one: a row of logits per token. A width pays where the head is not linear, or compares
+two texts.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from penjing.arrays import Encoded
+from penjing.engines.numpy import Learned
+from penjing.maths.losses import soft_kl
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.students.logistic import regression
+
+Array = NDArray[Any]
+TOKENS = 512
+"""Tokens of the vocabulary that the teacher reads at once."""
+FLOOR = 1e-6
+"""Least probability, so that it has a logarithm."""
+
+
+@dataclass(frozen=True)
+class StaticSettings:
+    """How tokens are weighted, the head, and the training of vectors and head together.
+
+    `frequent`: a of the weight a / (a + p) of a token with frequency p (Arora et al. 2017, SIF). `strength`: of the linear head, as in
+    logistic.py. `hidden`: ReLU units beside the linear head. `epochs`: 0 trains the linear head alone. The part `held_out` of
+    the texts chooses the epoch, and training stops after `patience` that are no better.
+    """
+
+    frequent: float = 1e-3
+    strength: float = 10.0
+    hidden: int = 64
+    epochs: int = 20
+    patience: int = 2
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    dropout: float = 0.2
+    temperature: float = 1.0
+    held_out: float = 0.1
+    seed: int = 0
+
+
+# -- vectors -----------------------------------------------------------------------------------------------------
+
+
+def frame_of(texts: Encoded) -> tuple[int, int]:
+    """The tokens that begin and end a text: [CLS] and [SEP]."""
+    return int(texts.ids[0]), int(texts.ids[texts.offsets[1] - 1])
+
+
+def token_vectors(teacher: PenjingPreTrainedModel, frame: tuple[int, int], width: int = 256, seed: int = 0) -> NDArray[np.float32]:
+    """`token_states` in their `width` principal components: (V, width), or fewer where the teacher has fewer."""
+    return principal(token_states(teacher, frame), width, seed)
+
+
+@torch.inference_mode()
+def token_states(teacher: PenjingPreTrainedModel, frame: tuple[int, int]) -> NDArray[np.float32]:
+    """What the teacher's encoder makes of each token t alone, [CLS] t [SEP]: the mean of the three last hidden states, (V, H).
+
+    The mean, not the middle one, because a fine-tuned head reads [CLS]: its state says what the teacher thinks of this token.
+    """
+    encoder: Any = teacher.base_model
+    encoder.eval()
+    device, result = next(teacher.parameters()).device, []
+    for tokens in torch.arange(teacher.config.vocab_size).split(TOKENS):
+        first, last = (torch.full_like(tokens, token) for token in frame)
+        states = encoder(torch.stack([first, tokens, last], dim=1).to(device)).last_hidden_state
+        result.append(states.float().mean(dim=1).cpu().numpy())
+    return np.concatenate(result)
+
+
+def principal(x: Array, width: int, seed: int) -> NDArray[np.float32]:
+    """The rows of x (N, E) in their first min(width, N, E) principal components."""
+    return PCA(min(width, *x.shape), random_state=seed).fit_transform(x).astype(np.float32)
+
+
+def frequency_weights(texts: Encoded, vocabulary: int, a: float) -> Array:
+    """a / (a + p) for every token (V,), p its part of all tokens of the texts (Arora et al. 2017, equation 3)."""
+    counts = np.bincount(texts.ids, minlength=vocabulary)
+    return a / (a + counts / max(1, counts.sum()))
+
+
+# -- fit ---------------------------------------------------------------------------------------------------------
+
+
+def fit(texts: Encoded, targets: Array, vectors: Array, *, pairs: bool = False, settings: StaticSettings | None = None) -> Learned:
+    """A head on the means of the tokens' `vectors` (V, W), and then both together, for `targets`, probabilities (N, C).
+
+    Args:
+        pairs: whether texts come in two; the features are then `engines.numpy.pair_features`.
+    """
+    s = settings or StaticSettings()
+    specials = sorted(set(frame_of(texts)))
+    bags = segments(texts, specials, pairs)
+    weighted = vectors * frequency_weights(bags, len(vectors), s.frequent)[:, None]
+    seen = np.unique(bags.ids)
+    bags = Encoded(np.searchsorted(seen, bags.ids).astype(np.int32), bags.types, bags.offsets)
+    with torch.random.fork_rng():
+        torch.manual_seed(s.seed)
+        network = _Network(torch.from_numpy(weighted[seen]).float(), pairs, targets.shape[1], s)
+        _train(network, bags, targets, s)
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    weighted[seen] = state.pop("bag.weight")
+    if not pairs and not s.hidden and state["linear"].shape[1] < weighted.shape[1]:
+        weighted, classes = weighted @ state["linear"], state["linear"].shape[1]
+        state |= {"linear": np.eye(classes), "hidden": np.zeros((classes, 0))}
+    halves = {name: value.astype(np.float16) for name, value in {"vectors": weighted, **state}.items() if value.ndim == 2}
+    return Learned("static", state | halves, {"pairs": pairs, "specials": specials})
+
+
+def segments(texts: Encoded, specials: list[int], pairs: bool) -> Encoded:
+    """The texts without `specials`; of pairs each of the two by itself, one after the other."""
+    kept, parts = ~np.isin(texts.ids, specials), 2 if pairs else 1
+    number = parts * np.repeat(np.arange(len(texts)), texts.lengths) + (texts.types if pairs else 0)
+    counts = np.bincount(number[kept], minlength=parts * len(texts))
+    return Encoded(texts.ids[kept], texts.types[kept], np.concatenate([[0], np.cumsum(counts)]))
+
+
+class _Network(nn.Module):
+    """What `engines.numpy.Static` computes, to be trained. The hidden units start without a say."""
+
+    def __init__(self, vectors: Tensor, pairs: bool, classes: int, settings: StaticSettings) -> None:
+        super().__init__()
+        self.parts, features = (2, 4 * vectors.shape[1]) if pairs else (1, vectors.shape[1])
+        self.bag = nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="mean")
+        self.dropout = nn.Dropout(settings.dropout)
+        self.linear, self.bias = nn.Parameter(torch.zeros(features, classes)), nn.Parameter(torch.zeros(classes))
+        self.hidden = nn.Parameter(torch.randn(features, settings.hidden) / features**0.5)
+        self.hidden_bias = nn.Parameter(torch.zeros(settings.hidden))
+        self.out = nn.Parameter(torch.zeros(settings.hidden, classes))
+
+    def features(self, bags: Encoded, rows: Array) -> Tensor:
+        """Of the texts `rows`: (N, G)."""
+        chosen = bags.take((self.parts * rows[:, None] + np.arange(self.parts)).ravel())
+        mean = self.bag(torch.from_numpy(chosen.ids), torch.from_numpy(chosen.offsets[:-1].astype(np.int32)))
+        if self.parts == 1:
+            return mean
+        u, v = mean[::2], mean[1::2]
+        return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
+
+    def forward(self, bags: Encoded, rows: Array) -> Tensor:
+        """Of the texts `rows`: logits (N, C)."""
+        x = self.dropout(self.features(bags, rows))
+        return x @ self.linear + torch.relu(x @ self.hidden + self.hidden_bias) @ self.out + self.bias
+
+
+def _train(network: _Network, bags: Encoded, targets: Array, s: StaticSettings) -> None:
+    """The linear head by logistic regression, then vectors and head by `soft_kl`; the best state on the texts held out, the first included."""
+    logits = torch.from_numpy(np.log(np.maximum(targets, FLOOR))).float()
+    random = np.random.default_rng(s.seed)
+    held, rows = np.split(random.permutation(len(targets)), [max(1, round(s.held_out * len(targets))) if s.epochs else 0])
+    _start(network, bags, targets, rows, s)
+    if not s.epochs:
+        return
+    optimizer = torch.optim.AdamW(network.parameters(), lr=s.learning_rate, weight_decay=0.0)
+    best, state, since = _held_loss(network, bags, logits, held, s), _copy(network), 0
+    for _ in range(s.epochs):
+        network.train()
+        order = random.permutation(rows)
+        for batch in np.split(order, range(s.batch_size, len(order), s.batch_size)):
+            optimizer.zero_grad()
+            _loss(network, bags, logits, batch, s).backward()
+            optimizer.step()
+        loss = _held_loss(network, bags, logits, held, s)
+        since = 0 if loss < best else since + 1
+        if not since:
+            best, state = loss, _copy(network)
+        if since >= s.patience:
+            break
+    network.load_state_dict(state)
+
+
+@torch.no_grad()
+def _start(network: _Network, bags: Encoded, targets: Array, rows: Array, s: StaticSettings) -> None:
+    weights, bias = regression(network.features(bags, rows).numpy(), targets[rows], s.strength)
+    network.linear.copy_(torch.from_numpy(weights))
+    network.bias.copy_(torch.from_numpy(bias))
+
+
+def _loss(network: _Network, bags: Encoded, logits: Tensor, rows: Array, s: StaticSettings) -> Tensor:
+    return soft_kl(network(bags, rows), logits[torch.from_numpy(rows)], s.temperature)
+
+
+@torch.no_grad()
+def _held_loss(network: _Network, bags: Encoded, logits: Tensor, rows: Array, s: StaticSettings) -> float:
+    return _loss(network.eval(), bags, logits, rows, s).item()
+
+
+def _copy(network: _Network) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}

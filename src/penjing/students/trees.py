@@ -1,0 +1,136 @@
+"""Gradient-boosted trees that ask which n-grams a text has (Friedman 2001; grown on histograms as by Ke et al. 2017)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+from penjing.arrays import Encoded
+from penjing.engines.numpy import Learned, ngrams
+from penjing.students.logistic import ABSENT, classes_of, margins
+
+Array = NDArray[Any]
+FLOOR = 1e-4
+"""Least probability whose logarithm is learned."""
+MANY = 100
+"""Texts (of labels, per class) from which on some are held out."""
+
+
+@dataclass(frozen=True)
+class TreesSettings:
+    """`features` n-grams of at least `least` texts; up to `rounds` trees per output, of `leaves` leaves.
+
+    Of many texts a tenth is held out, and growing stops after `patience` rounds that do not help there. Memory while learning
+    is 8 bytes per text and feature.
+    """
+
+    bits: int = 18
+    orders: int = 3
+    features: int = 2000
+    least: int = 5
+    rounds: int = 300
+    leaves: int = 31
+    learning_rate: float = 0.1
+    patience: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Trees of one output: scikit-learn's nodes, and what is added to their sum."""
+
+    output: int
+    base: float
+    trees: list[Array]
+
+
+def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None) -> Learned:
+    """Trees for `targets` (N, C): probabilities by least squares on their logarithms, labels (ones and zeros) by the log-loss."""
+    s = settings or TreesSettings()
+    text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
+    buckets = strongest(text, bucket, targets, s.features, s.least, 1 << s.bits)
+    x = presence(text, bucket, buckets, len(texts))
+    grown = _grow_for_labels(x, targets, s) if np.isin(targets, (0, 1)).all() else _grow_for_logarithms(x, targets, s)
+    classes = targets.shape[1]
+    bias = np.full(1 if classes == 2 else classes, 0.0 if classes == 2 else ABSENT, np.float32)
+    if classes > 2:
+        bias[targets.max(axis=0) > 0] = 0
+    for each in grown:
+        bias[each.output] = each.base
+    arrays, depth = _arrays(grown, buckets)
+    return Learned("trees", arrays | {"bias": bias}, {"bits": s.bits, "orders": s.orders, "depth": depth})
+
+
+def strongest(text: Array, bucket: Array, targets: Array, count: int, least: int, size: int) -> NDArray[np.uint32]:
+    """The `count` buckets of `size` whose presence explains most of the targets' variance, ascending.
+
+    Of n texts out of N that have it, Σ over classes s²/(n·(1 - n/N)), where s is the sum of their targets less the mean: for labels
+    the numerator of Goodman and Kruskal's τ, the χ² statistic with classes of equal weight.
+    """
+    n, centred = np.bincount(bucket, minlength=size), targets - targets.mean(axis=0)
+    sums = np.stack([np.bincount(bucket, column[text], size) for column in centred.T])
+    usable = (n >= least) & (n < len(targets))
+    score = np.where(usable, (sums**2).sum(axis=0) / np.where(usable, n * (1 - n / len(targets)), 1), 0)
+    best = np.argsort(-score, kind="stable")[:count]
+    return np.sort(best[score[best] > 0]).astype(np.uint32)
+
+
+def presence(text: Array, bucket: Array, buckets: Array, texts: int) -> NDArray[np.uint8]:
+    """Which text has which bucket: (N, F) of zeros and ones, and a column of zeros where there is no bucket."""
+    x = np.zeros((texts, max(1, len(buckets))), np.uint8)
+    known = np.isin(bucket, buckets)
+    x[text[known], np.searchsorted(buckets, bucket[known])] = 1
+    return x
+
+
+def _options(s: TreesSettings, hold_out: bool) -> dict[str, Any]:
+    return {
+        "max_iter": s.rounds, "max_leaf_nodes": s.leaves, "learning_rate": s.learning_rate, "min_samples_leaf": s.least,
+        "early_stopping": hold_out, "n_iter_no_change": s.patience, "random_state": s.seed,
+    }  # fmt: skip
+
+
+def _grow_for_labels(x: Array, targets: Array, s: TreesSettings) -> list[Grown]:
+    labels = targets.argmax(axis=1)
+    present = classes_of(labels)
+    hold_out = len(x) >= MANY * len(present) and np.bincount(labels)[present].min() > 1
+    bases, trees = grown_trees(HistGradientBoostingClassifier(**_options(s, bool(hold_out))).fit(x, labels))
+    outputs = [0] if targets.shape[1] == 2 else present[-len(bases) :].tolist()
+    return [Grown(*each) for each in zip(outputs, bases, trees, strict=True)]
+
+
+def _grow_for_logarithms(x: Array, targets: Array, s: TreesSettings) -> list[Grown]:
+    logarithms = np.log(np.maximum(targets, FLOOR))
+    grown = []
+    for output, z in enumerate(margins(logarithms - logarithms.mean(axis=1, keepdims=True)).T):
+        (base,), (trees,) = grown_trees(HistGradientBoostingRegressor(**_options(s, len(x) >= MANY)).fit(x, z))
+        grown.append(Grown(output, base, trees))
+    return grown
+
+
+def grown_trees(model: Any) -> tuple[list[float], list[list[Array]]]:
+    """The base value and the trees of each output of a fitted model.
+
+    scikit-learn has no public way to them: `_predictors` and `_baseline_prediction` are as in 1.0 to 1.9, and a test compares the answers.
+    """
+    return model._baseline_prediction.ravel().tolist(), [[tree.nodes for tree in trees] for trees in zip(*model._predictors, strict=True)]
+
+
+def _arrays(grown: list[Grown], buckets: Array) -> tuple[dict[str, Array], int]:
+    """The arrays of all trees, with those buckets alone that a split asks for, and how deep they are."""
+    trees = [nodes for each in grown for nodes in each.trees]
+    root = np.cumsum([0, *map(len, trees)])
+    nodes, leaf = np.concatenate(trees), np.concatenate(trees)["is_leaf"].astype(bool)
+    own, start = np.arange(len(nodes)), np.repeat(root[:-1], np.diff(root))
+    used = np.unique(nodes["feature_idx"][~leaf])
+    arrays = {
+        "buckets": buckets[used],
+        "feature": np.where(leaf, 0, np.searchsorted(used, nodes["feature_idx"])).astype(np.int32),
+        "child": np.stack([np.where(leaf, own, start + nodes[side]) for side in ("left", "right")], axis=1).astype(np.int32),
+        "value": np.where(leaf, nodes["value"], 0).astype(np.float32),
+        "root": root[:-1].astype(np.int32),
+        "output": np.repeat([each.output for each in grown], [len(each.trees) for each in grown]).astype(np.int32),
+    }
+    return arrays, int(nodes["depth"].max())

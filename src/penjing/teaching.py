@@ -1,0 +1,126 @@
+"""How a job's student is taught: where it starts, on which texts, by which teachers."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from penjing.checkpoint import head_of, read, write
+from penjing.errors import InputError
+from penjing.job import Job
+from penjing.modeling_penjing import PenjingForMaskedLM, PenjingPreTrainedModel
+from penjing.sources import Data, tokenizer_of
+from penjing.steps.distill import Distill, DistillSettings
+from penjing.steps.multitask import Companion, Multitask
+from penjing.steps.objective import HARD
+from penjing.surgery import Selection, cut
+from penjing.tasks.task import Examples
+from penjing.texts import Texts, TextSettings
+from penjing.training.loop import Progress
+from penjing.training.predict import quality_of
+from penjing.training.teacher import teacher_outputs
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """`data` is as `teacher` encodes it; `partial` is where a step keeps its state while it works."""
+
+    job: Job
+    data: Data
+    teacher: PenjingPreTrainedModel
+    partial: Path
+
+    @property
+    def texts(self) -> Texts:
+        """The training texts."""
+        return Texts(self.data, self.teacher, self.job.seed)
+
+    @property
+    def settings(self) -> DistillSettings:
+        """Those of distillation, with the job's seed."""
+        settings = self.job.recipe.distill
+        assert settings
+        return replace(settings, schedule=replace(settings.schedule, seed=self.job.seed))
+
+    @property
+    def cache(self) -> Path:
+        """Where the teacher's outputs are kept."""
+        return self.job.material.cache or self.partial / "teacher"
+
+    def student(self) -> PenjingPreTrainedModel:
+        """What is cut and taught: the teacher, or the student that is given."""
+        path = self.job.material.student
+        if path is None:
+            return self.teacher
+        self._same_tokens(path, "student")
+        torch.manual_seed(self.job.seed)  # a head that the student lacks is drawn at random
+        return read(path, head=self.data.task.head, labels=self.data.task.labels)
+
+    def split(self) -> tuple[Examples, Examples]:
+        """The texts that the weights are chosen by, and those that are learned from, as the recipe says.
+
+        The former are training texts that are held out, so that the evaluation data judges the result fairly.
+        """
+        material = self.job.material
+        dev, train = (self.data.train.take(np.sort(rows)) for rows in self.texts.held_out())
+        dev, train = self.texts.labelled(dev), self.texts.labelled(train) if HARD in self.settings.answers else train
+
+        def logits(examples: Examples) -> NDArray[np.float32]:
+            return teacher_outputs(self.teacher, examples.encoded, (), self.cache).logits
+
+        masked = read(material.masked_lm, head="masked") if material.masked_lm else None
+        wanted = self.job.recipe.texts or TextSettings()
+        return dev, self.texts.learned(train, wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
+
+    def distill(self, dev: Examples, selection: Selection, progress: Progress) -> Distill:
+        """The step that teaches a student of this selection, or the one that is given."""
+        material, task, others = self.job.material, self.data.task, []
+        for path in material.teachers:
+            self._same_tokens(path, "teacher")
+            if head_of(path) != task.head:
+                raise InputError(f"--teacher: {path} has no trained head for {task.name}; make one with penjing train")
+            others.append(read(path, head=task.head, labels=task.labels))
+        return Distill(
+            task, self.teacher, self._kept(selection), self.settings, dev, self.partial, progress, hidden=selection.hidden, cache=self.cache,
+            others=others, general=material.general.encoded if material.general else None,
+        )  # fmt: skip
+
+    def _kept(self, selection: Selection) -> list[int] | None:
+        return None if self.job.material.student else [layer.layer for layer in selection.layers]
+
+    def companions(self, selection: Selection) -> list[Companion]:
+        """Further tasks that share the encoder: each with its teacher, its texts, and the head that it starts from."""
+        return [self._companion(path, data, selection) for path, data in self.job.material.companions]
+
+    def _companion(self, path: Path, data: Data, selection: Selection) -> Companion:
+        self._same_tokens(path, "with")
+        teacher = read(path, head=data.task.head, labels=data.task.labels)
+        texts = Texts(data, teacher, self.job.seed)
+        dev, train = (texts.labelled(data.train.take(np.sort(rows))) for rows in texts.held_out())
+        given = self.job.material.student
+        student = read(given, head=data.task.head, labels=data.task.labels) if given else cut(teacher, selection)
+        distill = Distill(
+            data.task, teacher, self._kept(selection), self.settings, dev, self.partial, hidden=selection.hidden, cache=self.cache
+        )  # fmt: skip
+        return Companion(distill, train, student)
+
+    def keep_companions(self, folder: Path, step: Multitask) -> list[str]:
+        """Write the other tasks' models, and say how good each is on its evaluation data."""
+        said = []
+        for i, (model, (path, data)) in enumerate(zip(step.others, self.job.material.companions, strict=True)):
+            write(model, folder / f"{i + 1}-{data.task.name}", tokenizer=path)
+            teacher = read(path, head=data.task.head, labels=data.task.labels)
+            before, after = (quality_of(data.task, data.eval)(each) for each in (teacher, model))
+            said.append(f"{data.task.name} {before:.2f} -> {after:.2f}")
+        return said
+
+    def _same_tokens(self, path: Path, option: str) -> None:
+        """Refuse a model whose tokenizer makes other tokens of the evaluation data than the teacher's."""
+        encoded = self.data.task.encode(tokenizer_of(path), self.data.eval.inputs, self.data.max_length)[0]
+        if not np.array_equal(encoded.ids, self.data.eval.encoded.ids):
+            raise InputError(
+                f"--{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary"
+            )

@@ -1,0 +1,172 @@
+"""`penjing distill` from the command line on a tiny teacher: BERTs and other students, more teachers, more texts, and a kill."""
+
+import gzip
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_teacher
+from test_bad_input import _fails
+from test_pipeline import _prepare, _run, _start
+from test_prune_command import answers, fresh
+
+from penjing.checkpoint import read
+from penjing.engines.engine import read_description
+from penjing.presets import PRESETS, distilling
+from penjing.texts import TextSettings
+
+QUIET = ["--threads", "1", "--max-length", "32", "--json"]
+
+
+def distil(given: list[str], out: Path, *options: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(_run("distill", *given, "--out", str(out), *options, *QUIET))
+    return report
+
+
+def named(report: dict[str, Any]) -> list[str]:
+    return [step["name"] for step in report["steps"]]
+
+
+def test_two_stages_on_plain_text_and_on_the_task(tmp_path: Path) -> None:
+    given, out = _prepare(tmp_path, "classification"), tmp_path / "out"
+    with gzip.open(tmp_path / "plain.txt.gz", "wt") as file:
+        file.write("\n\n".join(f"the {a} was {b} and {c} ." for a in ("film", "song", "room", "plot") for b in ("good", "bad", "dull", "fine")
+                               for c in ("great", "poor", "never", "very", "always")))  # fmt: skip
+    report = distil(given, out, "--preset", "tinybert", "--layers", "1", "--epochs", "2", "--general", str(tmp_path / "plain.txt.gz"),
+                    "--cache", str(tmp_path / "cache"), "--test", str(tmp_path / "dev.jsonl"))  # fmt: skip
+    assert named(report) == ["baseline", "observe", "plan", "prune", "distill", "export", "verify"]
+    assert report["kept_layers"] == [1] and report["tests"][0]["quality"] == pytest.approx(report["result"]["quality"])
+    kept = {file.name for file in (tmp_path / "cache").rglob("*.npy")}
+    assert kept == {"logits.npy", "states-0.npy", "states-2.npy", "queries-2.npy", "keys-2.npy"}
+    alone = fresh(out / "model")
+    for logits, answer in zip(alone["logits"], answers(out), strict=True):
+        assert answer["score"] == pytest.approx(float(torch.tensor(logits).softmax(0).max()), abs=1e-4)
+
+
+def test_a_student_of_another_width_of_several_teachers_on_more_texts(tmp_path: Path) -> None:
+    given, out = _prepare(tmp_path, "tagging"), tmp_path / "out"
+    other = tiny_teacher(tmp_path / "other", "tagging", ("B-x", "O"), seed=3)  # its labels in another order
+    small = tmp_path / "small"
+    _run(
+        "distill",
+        *given,
+        "--out",
+        str(tmp_path / "first"),
+        "--layers",
+        "1",
+        "--hidden",
+        "0.5",
+        "--preset",
+        "minilm",
+        "--epochs",
+        "1",
+        *QUIET,
+    )
+    (tmp_path / "first" / "model").rename(small)
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({"tokens": ["the", word, "was", "good"]}) + "\n" for word in ("room", "song")))
+    report = distil(
+        given, out, "--student", str(small), "--teacher", str(other), "--preset", "minilm", "--relation-heads", "4", "--losses",
+        "kl=1,relations=1,hidden=1,levels=0.5,hard=0.5", "--noise", "0.1", "--unlabelled", str(tmp_path / "more.jsonl"), "--augment",
+        "neighbours", "--copies", "2", "--part", "0.5", "--sample", "uncertain", "--epochs", "1",
+    )  # fmt: skip
+    assert named(report) == ["baseline", "distill", "export", "verify"]
+    assert report["blueprint"]["hidden"] == 16 and report["kept_layers"] == []
+    assert fresh_labels(out) <= {"O", "B-x"}
+
+
+def test_two_tasks_share_an_encoder(tmp_path: Path) -> None:
+    given, out = _prepare(tmp_path / "one", "classification"), tmp_path / "out"
+    other = _prepare(tmp_path / "two", "tagging")
+    also = ",".join(["tagging", other[1], other[5], other[7]])
+    report = distil(given, out, "--layers", "1", "--with", also, "--losses", "kl=1,hidden=1,hard=1", "--anneal", "--epochs", "1")
+    assert "tagging" in next(step["note"] for step in report["steps"] if step["name"] == "distill")
+    one, two = read(out / "model"), read(out / "also" / "1-tagging")
+    for name, value in one.encoder.state_dict().items():
+        assert torch.equal(value, two.encoder.state_dict()[name]), name
+    assert two.config.num_labels == 2 and len(two.config.layers) == 1
+    assert not torch.equal(one.encoder.state_dict()["layers.0.feed_forward.up.weight"],
+                           read(tmp_path / "one" / "teacher").encoder.state_dict()["layers.1.feed_forward.up.weight"])  # fmt: skip
+
+
+def fresh_labels(out: Path) -> set[str]:
+    import penjing
+
+    answered = penjing.load(out, threads=1)([["the", "room", "was", "good"], ["bad"]])
+    assert [len(each["labels"]) for each in answered] == [4, 1]
+    return {label for each in answered for label in each["labels"]}
+
+
+@pytest.mark.parametrize("preset", ["logistic", "trees", "static"])
+def test_students_of_arrays(tmp_path: Path, preset: str) -> None:
+    given, out = _prepare(tmp_path, "pair"), tmp_path / "out"
+    report = distil(given, out, "--preset", preset)
+    assert named(report) == ["baseline", "distill", "export", "verify"] and report["student"]["kind"] == preset
+    assert report["result"]["engine"] == "numpy" and report["result"]["parameters"] > 0
+    assert {file.name for file in (out / "engine").iterdir()} == {"engine.json", "student.safetensors", "tokenizer.json"}
+    again = json.loads(_run("eval", str(out), "--data", str(tmp_path / "dev.jsonl"), "--json"))
+    assert again["quality"] == pytest.approx(report["result"]["quality"])
+    assert "trust_remote_code" not in (out / "model" / "README.md").read_text()
+    assert "Blueprint" not in (out / "report.html").read_text() or report["blueprint"] == {}
+
+
+def test_a_bilstm_tags_and_is_loaded_by_transformers(tmp_path: Path) -> None:
+    given, out = _prepare(tmp_path, "tagging"), tmp_path / "out"
+    report = distil(given, out, "--preset", "bilstm", "--epochs", "1")
+    assert {form["engine"] for form in report["forms"]} == {"onnxruntime", "openvino"}
+    assert fresh_labels(out) <= {"O", "B-x"}
+    assert read_description(out / "engine")["labels"] == ["O", "B-x"]
+    assert "AutoModelForTokenClassification" in (out / "model" / "README.md").read_text()
+
+
+def test_distillation_is_killed_and_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    given = [*_prepare(tmp_path, "classification"), "--layers", "1", "--preset", "levels", "--epochs", "3", *QUIET]
+    _run("distill", *given, "--out", str(tmp_path / "whole"))
+    out, steps = tmp_path / "killed", tmp_path / "killed" / "steps"
+    process = _start("distill", *given, "--out", str(out))
+    deadline = time.monotonic() + 120
+    while not [*steps.glob(".05-distill.*.tmp"), *steps.glob("05-distill")]:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    _run("distill", *given, "--out", str(out))
+    same = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "killed")]
+    assert same[0].read_bytes() == same[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--preset", "fast"], "'fast' is none; allowed are states"),
+        ([], "the student would be the teacher itself"),
+        (["--layers", "1", "--losses", "kl"], "names and weights as kl=1"),
+        (["--layers", "1", "--losses", "kd=1"], "'kd' is none; allowed are kl"),
+        (["--layers", "1", "--keep", "middle"], "allowed are measured"),
+        (["--preset", "static", "--layers", "1"], "static is no BERT"),
+        (["--preset", "static", "--losses", "hidden=1"], "compare encoders"),
+        (["--layers", "1", "--sample", "best"], "allowed are random"),
+        (["--layers", "1", "--masked-lm", "x"], "--augment masked-lm"),
+        (["--layers", "1", "--augment", "masked-lm"], "takes a masked language model"),
+        (["--layers", "9"], "more than the model has"),
+        (["--layers", "1", "--general", "none.txt"], "--general: none.txt cannot be read"),
+        (["--layers", "1", "--hidden", "0.5", "--losses", "attention=1,kl=1", "--heads", "0.5"], "compares head with head"),
+    ],
+)
+def test_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    given = _prepare(tmp_path, "classification")
+    assert said in _fails(monkeypatch, capsys, "distill", *given, "--out", tmp_path / "out", "--threads", "1", *options)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_recipe(preset: str) -> None:
+    kept = {} if PRESETS[preset].student else {"layers": 3}
+    recipe = distilling(preset, None, None, None, {}, kept, None, TextSettings(), given_student=False)
+    assert recipe.distill and recipe.quantize is None and np.isfinite(list(recipe.distill.losses.values())).all()
+    assert json.loads(json.dumps(recipe.to_dict()))["distill"]["losses"] == dict(PRESETS[preset].losses)

@@ -1,0 +1,103 @@
+"""The teacher's outputs: cached and fresh agree, nothing half-written is read, noise and several teachers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import penjing_model
+
+from penjing.arrays import Encoded
+from penjing.blueprint import Blueprint, Layer
+from penjing.training import teacher as module
+from penjing.training.tap import tapped
+from penjing.training.teacher import Noise, ensemble, teacher_outputs
+
+SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
+PARTS = ("states-0", "states-2", "first-1", "queries-1", "keys-2", "values-2")
+
+
+@pytest.fixture
+def encoded() -> Encoded:
+    random = np.random.default_rng(0)
+    rows = [random.integers(5, 40, random.integers(3, 12)).tolist() for _ in range(40)]
+    return Encoded.of(rows, [[0] * len(row) for row in rows])
+
+
+def feeds_of(encoded: Encoded, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(value) for name, value in encoded.padded(rows, 0).items()}
+
+
+def test_cached_parts_are_those_of_the_teacher(encoded: Encoded, tmp_path: Path) -> None:
+    teacher, rows = penjing_model(SMALL), np.array([3, 17, 5])
+    outputs, feeds = teacher_outputs(teacher, encoded, PARTS, tmp_path), feeds_of(encoded, rows)
+    found = outputs.batch_parts(rows, feeds)
+    mask = feeds["attention_mask"].bool()
+    with torch.no_grad(), tapped(teacher, PARTS) as caught:
+        logits = teacher(**feeds).logits
+    assert np.abs(outputs.logits[rows] - logits.numpy()).max() < 0.05
+    for name in PARTS:
+        a, b = (each if name.startswith("first") else each[mask] for each in (found[name], caught[name]))
+        assert a.shape == b.shape and float((a - b).abs().max()) < 0.05
+        assert name.startswith("first") or not found[name][~mask].any()
+
+
+def test_parts_that_are_too_many_are_computed_beside_the_student(encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, rows = penjing_model(SMALL), np.array([3, 17, 5])
+    feeds = feeds_of(encoded, rows)
+    kept = teacher_outputs(teacher, encoded, PARTS, tmp_path / "kept")
+    monkeypatch.setattr(module, "CACHE_LIMIT", 1000)
+    live = teacher_outputs(teacher, encoded, PARTS, tmp_path / "live")
+    assert live.parts == {} and not list((tmp_path / "live").rglob("states*"))
+    mask = feeds["attention_mask"].bool()
+    for name, value in live.batch_parts(rows, feeds).items():
+        a, b = (each if name.startswith("first") else each[mask] for each in (value, kept.batch_parts(rows, feeds)[name]))
+        assert float((a - b).abs().max()) < 0.05
+
+
+def test_what_is_there_is_not_computed_again(encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = penjing_model(SMALL)
+    teacher_outputs(teacher, encoded, ["states-1"], tmp_path)
+    asked: list[list[str]] = []
+    real = module._compute
+    monkeypatch.setattr(module, "_compute", lambda *given: (asked.append(list(given[2])), real(*given)))
+    teacher_outputs(teacher, encoded, ["states-1"], tmp_path)
+    teacher_outputs(teacher, encoded, ["states-1", "keys-1"], tmp_path)
+    assert asked == [["keys-1"]]
+    teacher.head.out.bias.data += 1
+    teacher_outputs(teacher, encoded, ["states-1"], tmp_path)
+    assert asked[-1] == ["logits", "states-1"]
+
+
+def test_a_kill_leaves_nothing_half_written(encoded: Encoded, tmp_path: Path) -> None:
+    teacher = penjing_model(SMALL)
+
+    def tick(done: int, total: int) -> None:
+        if done > 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teacher_outputs(teacher, encoded, ["states-1"], tmp_path, tick)
+    assert not list(tmp_path.rglob("*.npy"))
+    assert np.isfinite(teacher_outputs(teacher, encoded, ["states-1"], tmp_path).parts["states-1"]).all()
+
+
+def test_noise_changes_the_answers_and_its_mean_is_a_distribution(encoded: Encoded, tmp_path: Path) -> None:
+    teacher = penjing_model(SMALL)
+    plain = teacher_outputs(teacher, encoded, (), tmp_path).logits
+    assert np.array_equal(plain, teacher_outputs(teacher, encoded, (), tmp_path, noise=Noise(0.0, 9)).logits)
+    noisy = teacher_outputs(teacher, encoded, (), tmp_path, noise=Noise(0.5, 3)).logits
+    np.testing.assert_allclose(np.exp(noisy).sum(-1), 1.0, atol=1e-4)
+    assert np.abs(noisy - torch.log_softmax(torch.from_numpy(plain), -1).numpy()).max() > 0.01
+
+
+def test_several_teachers_are_their_mean_and_the_right_ones_count_more() -> None:
+    random = np.random.default_rng(0)
+    one, two = (random.normal(size=(6, 3)).astype(np.float32) for _ in range(2))
+    np.testing.assert_allclose(np.exp(ensemble([one, one])), torch.softmax(torch.from_numpy(one), -1), atol=1e-6)
+    mean = (torch.softmax(torch.from_numpy(one), -1) + torch.softmax(torch.from_numpy(two), -1)) / 2
+    np.testing.assert_allclose(np.exp(ensemble([one, two])), mean, atol=1e-6)
+    right, wrong = np.array([[4.0, 0.0]], np.float32), np.array([[0.0, 4.0]], np.float32)
+    assert np.exp(ensemble([right, wrong], np.array([0])))[0, 0] > 0.9 > 0.6 > np.exp(ensemble([right, wrong]))[0, 0]
+    np.testing.assert_allclose(ensemble([right, wrong], np.array([-100])), ensemble([right, wrong]), atol=1e-6)
+    np.testing.assert_allclose(np.exp(ensemble([one, two], np.arange(6) % 3)).sum(-1), 1.0, atol=1e-5)
