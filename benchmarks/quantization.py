@@ -84,7 +84,10 @@ def compare(name: str) -> dict[str, Any]:
     from penjing.steps.quantize import Quantize
     from penjing.tasks.judge import judge_pair
 
-    taught = quantize(name, f"{name}-qat", QAT_ROWS, "--scheme", "qat-int8", "--epochs", EPOCHS[name]) / "engine"
+    trained = {
+        scheme: quantize(name, f"{name}-{scheme}", QAT_ROWS, "--scheme", f"{scheme}-int8", "--epochs", EPOCHS[name]) / "engine"
+        for scheme in ("qat", "qat-dynamic")
+    }
     known, threads, teacher = loaded(name), cores(), HERE / f"{name}-teacher"
     model = read(model_of(name), head=known.task.head, labels=known.task.labels)
     texts = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:512]))
@@ -98,7 +101,8 @@ def compare(name: str) -> dict[str, Any]:
     nncf_int8(teacher / PORTABLE_FLOAT, texts.encoded, teacher)
     rows += [("peer", form, teacher) for form in NNCF_FORMS if not form.bucket]  # as they are served by others: dynamic lengths
     rows += [(f"{rounding_of(form)} int8", form, teacher) for form in INT8_FORMS]
-    rows += [("QAT int8", form, taught) for form in forms_of(read_description(taught))]
+    for scheme, taught in trained.items():
+        rows += [(f"{scheme} int8", form, taught) for form in forms_of(read_description(taught))]
     sets = {"dev": known.eval, "test": load_examples(known, str(data(name, "test")), print)}
     reference = {split: open_engine(EAGER, model_of(name), threads).logits(examples.encoded) for split, examples in sets.items()}
     measured = measure([Subject(form, place) for _, form, place in rows], known.eval.encoded, threads=threads, throughput_texts=256)

@@ -111,7 +111,7 @@ def test_training_in_few_bits_is_killed_and_goes_on_and_ends_the_same(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--scheme", "int4"], "allowed are dynamic-int8, static-int8, qat-int8, linear"),
+        (["--scheme", "int4"], "allowed are dynamic-int8, static-int8, qat-int8, qat-dynamic-int8, linear"),
         (["--scheme", "static-int8", "--bits", "4"], "--bits"),
         (["--scheme", "ternary", "--bits", "3"], "--bits: ternary has no 3; allowed are 2"),
         (["--scheme", "qat-int8", "--no-training"], "--no-training"),

@@ -32,7 +32,7 @@ def test_settings_that_differ_and_steps_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("destil: true", "'destil'; allowed are prune, gradual, sparsify, distill, store, quantize"),
+        ("destil: true", "'destil'; allowed are prune, gradual, sparsify, texts, distill, store, quantize"),
         ("distill: {schedule: {epochs: many}}", "epochs is 'many'; give a number like 3"),
         ("distill: {schedule: {epochs: 2.5}}", "epochs is 2.5"),
         ("- prune", "give a mapping"),
@@ -69,6 +69,10 @@ def test_settings_that_differ_and_steps_left_out(tmp_path: Path) -> None:
         ("sparsify: {rounds: 2.5}", "rounds is 2.5; give a number like 4, not below 1"),
         ("sparsify: {sparsity: 1}", "--sparsity: 1 is out of range"),
         ("a: [", "cannot be read as YAML"),
+        ("distill: {losses: {kd: 1}}", "'kd' is none; allowed are kl"),
+        ("distill: {losses: kl}", "give a mapping of names to weights"),
+        ("texts: {how: magic}", "allowed are neighbours"),
+        ("student: gpt", "'gpt' is none; allowed are bilstm"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:

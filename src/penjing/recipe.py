@@ -45,6 +45,8 @@ IMPORTANCE: dict[str, Criterion] = {
 }
 KEEP = ("measured", "uniform", "first", "last")
 """Which layers a shallower model keeps."""
+STUDENTS = ("bilstm", "logistic", "trees", "static")
+"""Students that are no BERT."""
 REAL = ("any", "dynamic", "static")
 """Schemes of real int8."""
 COMPARABLE = ("fisher", "block-fisher", "obs", "gates")
@@ -172,6 +174,8 @@ class Recipe:
     student: str = ""
 
     def __post_init__(self) -> None:
+        if self.student not in ("", *STUDENTS):
+            raise InputError(f"--recipe: the student {self.student!r} is none; allowed are {', '.join(STUDENTS)}")
         if self.gradual and not self.distill:
             raise InputError("--schedule: gradual structured pruning trains; leave --no-training out, or prune in one shot")
         if self.sparsify and not self.distill and (self.sparsify.schedule != "one-shot" or self.sparsify.importance not in UNTRAINED):
@@ -264,12 +268,13 @@ def pruning(
 SCHEMES = {
     "dynamic-int8": QuantizeSettings(scheme="dynamic"),
     "static-int8": QuantizeSettings(scheme="static"),
-    "qat-int8": QuantizeSettings(training=True),
+    "qat-int8": QuantizeSettings(scheme="static", training=True),
+    "qat-dynamic-int8": QuantizeSettings(scheme="dynamic", training=True),
 }
 """Real quantization, as `penjing quantize` calls it; every other scheme is stored."""
 QAT_RATE = 2e-5
 """The learning rate of quantization-aware training: the student is the teacher, and has little to learn."""
-TRAINED = ("qat-int8", "ternary", "binary")
+TRAINED = ("qat-int8", "qat-dynamic-int8", "ternary", "binary")
 """Schemes that lose too much where nothing is trained."""
 
 
@@ -281,8 +286,8 @@ def quantizing(
     if scheme in SCHEMES:
         if bits not in (None, 8) or activation_bits:
             raise InputError(f"--bits: engines compute in 8 bits, so {scheme} has no other; a stored scheme does, such as linear")
-        if scheme == "qat-int8" and distill is None:
-            raise InputError("--no-training: qat-int8 is trained; give static-int8, or leave the option out")
+        if SCHEMES[scheme].training and distill is None:
+            raise InputError(f"--no-training: {scheme} is trained; give {scheme.removeprefix('qat-')}, or leave the option out")
         quantize = replace(SCHEMES[scheme], calibration=calibration, texts=texts, divergence=divergence, smooth=smooth)
         if distill and quantize.training:
             return Recipe(
@@ -313,7 +318,9 @@ def teaching_step(
     if recipe.sparsify:
         return Sparsify(distill, recipe.sparsify)
     if quantize and quantize.training:
-        return QuantizationAware(distill, calibration(quantize.texts), safe_weight_bits(), calibration=quantize.calibration)
+        return QuantizationAware(
+            distill, calibration(quantize.texts), safe_weight_bits(), calibration=quantize.calibration, dynamic=quantize.scheme == "dynamic"
+        )  # fmt: skip
     if store and store.training:
         return LowBit(distill, schemes, store.activation_bits or None, squash=store.squash, halves=store.halves)
     return distill

@@ -56,8 +56,11 @@ class Teaching:
         if path is None:
             return self.teacher
         self._same_tokens(path, "student")
+        return self._given(path, self.data)
+
+    def _given(self, path: Path, data: Data) -> PenjingPreTrainedModel:
         torch.manual_seed(self.job.seed)  # a head that the student lacks is drawn at random
-        return read(path, head=self.data.task.head, labels=self.data.task.labels)
+        return read(path, head=data.task.head, labels=data.task.labels)
 
     def split(self) -> tuple[Examples, Examples]:
         """The texts that the weights are chosen by, and those that are learned from, as the recipe says.
@@ -101,7 +104,7 @@ class Teaching:
         texts = Texts(data, teacher, self.job.seed)
         dev, train = (texts.labelled(data.train.take(np.sort(rows))) for rows in texts.held_out())
         given = self.job.material.student
-        student = read(given, head=data.task.head, labels=data.task.labels) if given else cut(teacher, selection)
+        student = self._given(given, data) if given else cut(teacher, selection)
         distill = Distill(
             data.task, teacher, self._kept(selection), self.settings, dev, self.partial, hidden=selection.hidden, cache=self.cache
         )  # fmt: skip

@@ -97,6 +97,16 @@ def test_the_graph_answers_as_pytorch_does(kind: Kind, engine: Any) -> None:
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", [OnnxRuntimeEngine, OpenVinoEngine])
+def test_a_pair_of_one_text_is_answered_alike_everywhere(engine: Any) -> None:
+    model, lengths = student("pairs"), [6, 1, 6, 2]
+    whole = texts(lengths, pairs=False)
+    for types in (whole.types, whole.types + np.int8(1)):
+        encoded = Encoded(whole.ids, types, whole.offsets)
+        for a, b in zip(engine(graph(model).SerializeToString(), 1).logits(encoded), logits_of(model, encoded), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 # -- building and training ---------------------------------------------------------------------------------------
 
 

@@ -90,7 +90,7 @@ def test_a_linear_head_is_stored_as_logits_per_token_and_answers_the_same() -> N
     wide, narrow = (fit(encoded, targets(encoded), vectors(), settings=StaticSettings(epochs=0, hidden=h)) for h in (4, 0))
     assert wide.arrays["vectors"].shape == (40, 8) and narrow.arrays["vectors"].shape == (40, 2)
     np.testing.assert_allclose(logits(wide, encoded), logits(narrow, encoded), atol=0.02)
-    assert divergence(wide, encoded) < 0.7 * divergence(fit(encoded, targets(encoded), 0 * vectors(), settings=LINEAR), encoded)
+    assert divergence(wide, encoded) < 0.85 * divergence(fit(encoded, targets(encoded), 0 * vectors(), settings=LINEAR), encoded)
 
 
 def test_an_answer_hangs_neither_on_the_order_nor_on_special_tokens() -> None:

@@ -124,7 +124,7 @@ def places_text(out: Path) -> str:
 @app.command()
 def quantize(
     model: Model, task: TaskName, train: TrainFile, out: Out,
-    scheme: Annotated[str, typer.Option("--scheme", help="Real, faster: dynamic-int8, static-int8, qat-int8. Stored, smaller: linear, affine,"
+    scheme: Annotated[str, typer.Option("--scheme", help="Real, faster: dynamic-int8, static-int8, qat-int8, qat-dynamic-int8. Stored, smaller: linear, affine,"
         " log, kmeans, ternary, binary, mixed.")],
     eval: EvalFile = "",
     bits: Annotated[int | None, typer.Option("--bits", min=1, max=8, help="Of a stored weight (4); with mixed, of the average one.")] = None,
@@ -140,7 +140,7 @@ def quantize(
     smooth: Annotated[float, typer.Option("--smooth", help="How much of int8's activation outliers moves into the weights: SmoothQuant's"
         " alpha, 0.5 is the usual.")] = 0.0,
     max_drop: MaxDrop = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation with rounded weights; without it, qat-int8,"
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation with rounded weights; without it, qat,"
         " ternary and binary are trained, the others are not.")] = None,
     no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0,
     max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "accuracy",

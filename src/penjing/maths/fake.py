@@ -31,6 +31,25 @@ def affine(x: Tensor, scale: float, zero: int, bits: int = 8) -> Tensor:
     return cast(Tensor, _Affine.apply(x.float(), scale, -zero, 2**bits - 1 - zero))
 
 
+def affine_texts(x: Tensor, mask: Tensor | None = None, bits: int = 8) -> Tensor:
+    """S·(q - Z), S and Z from the extremes of each text by itself, as engines round activations as they come; ∂/∂x = 1.
+
+    Args:
+        x: (B, S, W), or (B, W).
+        mask: (B, S), True where there is a token; the others do not count. None: all do.
+    """
+    r, levels = x.detach().float(), 2**bits - 1
+    low, high = r.amin(-1), r.amax(-1)
+    if mask is not None and mask.shape == low.shape:
+        low, high = low.masked_fill(~mask, 0.0), high.masked_fill(~mask, 0.0)  # zero is always in the range
+    ends = (-1, *(1 for _ in x.shape[1:]))
+    least, most = low.view(len(x), -1).amin(1).clamp(max=0).view(ends), high.view(len(x), -1).amax(1).clamp(min=0).view(ends)
+    scale = (most - least) / levels
+    scale = torch.where(scale > 0, scale, 1.0)
+    zero = (-least / scale).round_()
+    return straight_through(x, ((r / scale).round_().add_(zero).clamp_(0, levels) - zero) * scale)
+
+
 def sign(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """α·sign(x - β), sign(0) = 1, with the gradient of α·clip(u, -1, 1) in x and β, u = (x - β)/α (Qin et al. 2022, section 3.1).
 

@@ -152,10 +152,12 @@ class Distill(Step[TeacherOutputs, Blueprint]):
             return None
         own, theirs = encoder_of(student), encoder_of(self.teacher)
         pairs = layer_map(settings.layer_map, len(own.config.layers), len(theirs.config.layers), self.kept)
-        return Objective(
-            settings.states, pairs, own, theirs, heads=settings.relation_heads, levels=settings.levels, hidden=self.hidden,
-            learned=settings.layer_map == "learned",
-        )  # fmt: skip
+        with torch.random.fork_rng():  # what is drawn is the same in a run that goes on
+            torch.manual_seed(settings.schedule.seed)
+            return Objective(
+                settings.states, pairs, own, theirs, heads=settings.relation_heads, levels=settings.levels, hidden=self.hidden,
+                learned=settings.layer_map == "learned",
+            )  # fmt: skip
 
     def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
         """The identity."""

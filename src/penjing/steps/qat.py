@@ -54,15 +54,15 @@ class RoundedWeight(nn.Module):
 class RoundedInput(nn.Module):
     """What a linear layer reads, rounded over [low, high]; in training the range follows the values of real tokens.
 
-    With `first_only` the first token alone is rounded: it is the only one that is computed where the model is run.
+    With `dynamic` each text is rounded over its own extremes instead. With `first_only` the first token alone is rounded: it is the only one that is computed where the model is run.
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, low: float, high: float, bits: int = 8, first_only: bool = False) -> None:
+    def __init__(self, low: float, high: float, bits: int = 8, first_only: bool = False, dynamic: bool = False) -> None:
         super().__init__()
-        self.bits, self.first_only, self.moving = bits, first_only, False
+        self.bits, self.first_only, self.dynamic, self.moving = bits, first_only, dynamic, False
         self.mask: Tensor | None = None
         self.register_buffer("low", torch.tensor(low))
         self.register_buffer("high", torch.tensor(high))
@@ -73,6 +73,8 @@ class RoundedInput(nn.Module):
         return self.rounded(x)
 
     def rounded(self, x: Tensor) -> Tensor:
+        if self.dynamic:
+            return fake.affine_texts(x, self.mask, self.bits)
         if self.moving and self.training:
             self.follow(x.detach())
         scale, zero = affine(self.low.item(), self.high.item(), self.bits)
@@ -90,12 +92,17 @@ class RoundedInput(nn.Module):
 
 @final
 class RoundedInputs:
-    """Rounded inputs of the linear layers of a model: hung on when this is made, off by `finish`."""
+    """Rounded inputs of the linear layers of a model: hung on when this is made, off by `finish`.
 
-    def __init__(self, model: PenjingPreTrainedModel, ranges: Ranges, layers: dict[str, nn.Linear], bits: int = 8) -> None:
-        first_only = first_token_layers(blueprint_of(model))
+    The fused file rounds what query, key and value read once, so there the query's is no first token alone.
+    """
+
+    def __init__(
+        self, model: PenjingPreTrainedModel, ranges: Ranges, layers: dict[str, nn.Linear], bits: int = 8, dynamic: bool = False
+    ) -> None:  # fmt: skip
+        first_only = {name for name in first_token_layers(blueprint_of(model)) if not (dynamic and name.endswith("query"))}
         self.layers = layers
-        self.each = {name: RoundedInput(*ranges[name], bits, name in first_only) for name in layers}
+        self.each = {name: RoundedInput(*ranges[name], bits, name in first_only, dynamic) for name in layers}
         self.hooks = [model.base_model.register_forward_pre_hook(self.look, with_kwargs=True)]
         for name, layer in layers.items():
             layer.add_module("input", self.each[name])
@@ -136,16 +143,19 @@ def linear_layers(model: PenjingPreTrainedModel) -> dict[str, nn.Linear]:
 
 @final
 class FakeQuantization:
-    """A model that computes what its portable int8 file will: rounded when this is made, plain again after `finish`.
+    """A model that computes what its portable int8 file will (`dynamic`: its fused one): rounded when this is made, plain again after
+    `finish`.
 
     Every linear layer but the last of the head and `float_layers` has weights rounded per output and its input per tensor; the
     word embedding is rounded per row. A row of it depends on itself alone, so only rows that a batch reads are rounded.
     """
 
-    def __init__(self, model: PenjingPreTrainedModel, ranges: Ranges, bits: int, float_layers: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: PenjingPreTrainedModel, ranges: Ranges, bits: int, float_layers: Collection[str] = (), dynamic: bool = False
+    ) -> None:  # fmt: skip
         left = FLOAT_ALWAYS.union(float_layers)
         self.layers = {name: layer for name, layer in linear_layers(model).items() if name not in left}
-        self.inputs = RoundedInputs(model, ranges, self.layers)
+        self.inputs = RoundedInputs(model, ranges, self.layers, dynamic=dynamic)
         for layer in self.layers.values():
             parametrize.register_parametrization(layer, "weight", RoundedWeight(lambda w: fake.symmetric_rows(w, bits)))
         word = cast(Any, model.base_model).embeddings.word
@@ -165,22 +175,18 @@ class QuantizationAware(Step[TeacherOutputs, Blueprint]):
 
     ranges_from: texts on which the ranges of the activations start, by `calibration`. Ranges of extremes then move with those of
     the training's batches; one that clips on purpose stays where it is.
-    bits: of the weights, as `safe_weight_bits` says. float_layers: names, without `encoder.`, of what is not rounded.
+    bits: of the weights, as `safe_weight_bits` says. float_layers: names, without `encoder.`, of what is not rounded. dynamic: activations
+    are rounded over each text's own extremes.
     """
 
     name = "qat"
 
     def __init__(
         self, distill: Distill, ranges_from: Encoded, bits: int = 8, float_layers: Collection[str] = (),
-        calibration: Calibration = "percentile",
+        calibration: Calibration = "percentile", dynamic: bool = False,
     ) -> None:  # fmt: skip
-        self.distill, self.ranges_from, self.bits, self.float_layers, self.calibration = (
-            distill,
-            ranges_from,
-            bits,
-            float_layers,
-            calibration,
-        )
+        self.distill, self.ranges_from, self.bits, self.float_layers = distill, ranges_from, bits, float_layers
+        self.calibration, self.dynamic = calibration, dynamic
         self.ranges: Ranges | None = None
         """Of the inputs of the linear layers, to export with, once applied."""
 
@@ -196,7 +202,7 @@ class QuantizationAware(Step[TeacherOutputs, Blueprint]):
         """Train a copy of `model` in rounded numbers, judged in them too; gives its float weights, and `ranges`."""
         ranges = calibrate(model, self.ranges_from, self.calibration)
         student = copy_of(model)
-        rounding = FakeQuantization(student, ranges, self.bits, self.float_layers)
+        rounding = FakeQuantization(student, ranges, self.bits, self.float_layers, self.dynamic)
         moving: dict[str, Any] = {"before_step": rounding.inputs.before_step} if self.calibration in OF_EXTREMES else {}
         self.distill.history = self.distill.lesson(evidence).teach(student, **moving)
         self.ranges = ranges | rounding.inputs.ranges

@@ -116,46 +116,54 @@ class _Emitter:
         both = [np.split(self.weights[f"lstm.{part}_l0{direction}"], 4) for direction in ("", "_reverse")]
         return np.stack([np.concatenate([i, o, f, g]) for i, f, g, o in both])
 
-    def lstm(self, ids: str, lengths: str) -> None:
-        """Words (B, S), their lengths or "" → `states` (S, 2, B, H), `last` (2, B, H)."""
+    def lstm(self, ids: str) -> None:
+        """Words (B, S) → `states` (S, 2, B, H), `last` (2, B, H)."""
         x = self.op("Gather", self.constant("word", self.weights["word.weight"]), self.op("Transpose", ids, perm=[1, 0]))
         matrices = [self.constant(f"lstm.{part}", self.gates(part)) for part in ("weight_ih", "weight_hh")]
         bias = self.constant("lstm.bias", np.concatenate([self.gates("bias_ih"), self.gates("bias_hh")], axis=1))
-        self.op(
-            "LSTM", x, *matrices, bias, lengths, outputs=("states", "last"), hidden_size=self.config.hidden_size, direction="bidirectional"
-        )
+        self.op("LSTM", x, *matrices, bias, outputs=("states", "last"), hidden_size=self.config.hidden_size, direction="bidirectional")
 
-    def halves(self) -> tuple[str, str]:
-        """Pairs → the first texts and then the second ones as 2·B texts, and their lengths."""
-        shape = self.op("Shape", "input_ids")
-        length = self.op("Gather", shape, self.constant("one", np.int64(1)))
-        second = self.op("ReduceSum", "token_type_ids", self.integers(1), keepdims=1)
-        first = self.op("Sub", length, second)
-        place = self.op("Range", self.constant("zero", np.int64(0)), length, self.constant("one", np.int64(1)))
-        moved = self.op("Min", self.op("Add", first, place), self.op("Sub", length, self.constant("one", np.int64(1))))
-        ids = self.op("Concat", "input_ids", self.op("GatherElements", "input_ids", moved, axis=1), axis=0)
-        lengths = self.op("Max", self.op("Concat", first, second, axis=0), self.integers(1))
-        return ids, self.op("Cast", self.op("Squeeze", lengths, self.integers(1)), to=TensorProto.INT32)
-
-    def features(self) -> str:
-        """What the dense layer reads: (B, 2·H), of pairs (B, 8·H)."""
-        self.lstm(*(self.halves() if self.pairs else ("input_ids", "")))
+    def of_text(self) -> str:
+        """The last state of both directions: (B, 2·H)."""
+        self.lstm("input_ids")
         shape = self.constant(POSITIONS, np.array([-1, 2 * self.config.hidden_size], np.int64))
-        last = self.op("Reshape", self.op("Transpose", "last", perm=[1, 0, 2]), shape)
-        if not self.pairs:
-            return last
-        both = self.op("Reshape", last, self.integers(2, -1, 2 * self.config.hidden_size))
-        u, v = (self.op("Gather", both, self.constant(f"half_{i}", np.int64(i))) for i in range(2))
+        return self.op("Reshape", self.op("Transpose", "last", perm=[1, 0, 2]), shape)
+
+    def of_pair(self) -> str:
+        """[h₁, h₂, h₁·h₂, |h₁ - h₂|]: (B, 8·H), from states within the pair (a, b) and the pair turned round (b, a).
+
+        OpenVINO's LSTM takes no length per text, and so none is given: forwards the first of two texts, and backwards the second, is
+        read from the initial state on.
+        """
+        zero, one = (self.constant(name, np.int64(value)) for name, value in (("zero", 0), ("one", 1)))
+        length = self.op("Gather", self.op("Shape", "input_ids"), one)
+        last = self.op("Sub", length, one)
+        second = self.op("Min", self.op("Max", self.op("ReduceSum", "token_type_ids", self.integers(1), keepdims=1), one), last)
+        first = self.op("Sub", length, second)
+        place = self.op("Mod", self.op("Add", first, self.op("Range", zero, length, one)), length)
+        self.lstm(self.op("Concat", "input_ids", self.op("GatherElements", "input_ids", place, axis=1), axis=0))
+        states, begins = self.op("Transpose", "states", perm=[2, 0, 1, 3]), self.op("Concat", first, second, axis=0)
+        ends = self.op("Max", self.op("Sub", begins, one), zero)
+        forwards, backwards = self.picked(states, zero, ends), self.picked(states, one, self.op("Min", begins, last))
+        u, v = (
+            self.op("Concat", self.op("Gather", forwards, mine), self.op("Gather", backwards, other), axis=1)
+            for mine, other in ((zero, one), (one, zero))
+        )
         return self.op("Concat", u, v, self.op("Mul", u, v), self.op("Abs", self.op("Sub", u, v)), axis=1)
+
+    def picked(self, states: str, direction: str, index: str) -> str:
+        """One direction of states (2·B, S, 2, H) at index (2·B, 1), as (2, B, H)."""
+        rows = self.op("GatherND", self.op("Gather", states, direction, axis=2), index, batch_dims=1)
+        return self.op("Reshape", rows, self.constant(POSITIONS, np.array([2, -1, self.config.hidden_size], np.int64)))
 
     def model(self) -> onnx.ModelProto:
         """The whole graph."""
         if self.per_token:
-            self.lstm("input_ids", "")
+            self.lstm("input_ids")
             shape = self.constant(POSITIONS, np.array([0, 0, 2 * self.config.hidden_size], np.int64))
             x = self.op("Reshape", self.op("Transpose", "states", perm=[2, 0, 1, 3]), shape)
         else:
-            x = self.op("Relu", self.linear(self.features(), "dense"))
+            x = self.op("Relu", self.linear(self.of_pair() if self.pairs else self.of_text(), "dense"))
         self.linear(x, "out")
         self.nodes[-1].output[0] = "logits"
         size: list[str | int] = ["batch", "length"]

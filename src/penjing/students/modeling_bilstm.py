@@ -60,11 +60,11 @@ class BilstmPreTrainedModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.word
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.word = value
 
     def read(self, input_ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """input_ids (B, S), lengths (B,) or all of S → the states of every token (B, S, 2·H), and the last of both directions (B, 2·H)."""
+        """input_ids (B, S), lengths (B,) or all of S → the states of every token (B, S, 2·H), the last of both directions (B, 2·H)."""
         x = self.dropout(self.word(input_ids))
         if lengths is None:
             states, (last, _) = self.lstm(x)
@@ -97,22 +97,26 @@ class BilstmForSequenceClassification(BilstmPreTrainedModel):
         Of single texts hidden_states holds one: the states of both directions (B, S, 2·H).
         """
         lengths = None if attention_mask is None else attention_mask.sum(dim=1)
+        states = None
         if self.config.pairs:
-            states, features = None, self.compare(input_ids, lengths, token_type_ids)
+            features = self.compare(input_ids, lengths, token_type_ids)
         else:
             states, features = self.read(input_ids, lengths)
         logits = self.out(self.dropout(torch.relu(self.dense(features))))
         loss = None if labels is None else F.cross_entropy(logits, labels)
-        wanted = output_hidden_states and states is not None
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(states,) if wanted else None)
+        hidden_states = (states,) if output_hidden_states and states is not None else None
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
 
     def compare(self, input_ids: Tensor, lengths: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
-        """[h₁, h₂, h₁·h₂, |h₁ - h₂|] of the two texts of each pair: (B, 8·H). The second are the last tokens, of type 1."""
+        """[h₁, h₂, h₁·h₂, |h₁ - h₂|] of the two texts of each pair: (B, 8·H).
+
+        The second are the last tokens, those of type 1; each has one token at least.
+        """
         if lengths is None:
             lengths = torch.full_like(input_ids[:, 0], input_ids.shape[1])
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
-        second = (types * (place < lengths[:, None])).sum(dim=1)
+        second = torch.minimum((types * (place < lengths[:, None])).sum(dim=1).clamp(min=1), lengths - 1)
         moved = torch.minimum((lengths - second)[:, None] + place, lengths[:, None] - 1)
         both = torch.cat([input_ids, input_ids.gather(1, moved)])
         _, last = self.read(both, torch.cat([lengths - second, second]).clamp(min=1))

@@ -1,7 +1,7 @@
 """Static embeddings: a vector per token, taken from the teacher, and their mean is the text (Tulkens & van Dongen 2024, Model2Vec).
 
-With a linear head this is a bag of tokens, and stored as one: a row of logits per token. A width pays where the head is not linear, or compares
-two texts.
+With a linear head this is a bag of tokens, and stored as one: a row of logits per token. A width pays where the head is not linear,
+or compares two texts.
 """
 
 from dataclasses import dataclass
@@ -153,7 +153,7 @@ class _Network(nn.Module):
 
 
 def _train(network: _Network, bags: Encoded, targets: Array, s: StaticSettings) -> None:
-    """The linear head by logistic regression, then vectors and head by `soft_kl`; the best state on the texts held out, the first included."""
+    """The linear head by logistic regression, then all by `soft_kl`: the state that is best on the texts held out, the first included."""
     logits = torch.from_numpy(np.log(np.maximum(targets, FLOOR))).float()
     random = np.random.default_rng(s.seed)
     held, rows = np.split(random.permutation(len(targets)), [max(1, round(s.held_out * len(targets))) if s.epochs else 0])
