@@ -1,6 +1,6 @@
 """Quantization on real data: the figures of docs/quantization.md.
 
-    python benchmarks/quantization.py [small] [real] [curve] [trained]
+    python benchmarks/quantization.py [small] [real] [curve] [trained] [plot]
 
 Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of
 main_job.py; results go to .cache/bench/quantization/, where a run that was stopped goes on. About
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from main_job import CACHE, SST2, data, penjing, run
+from main_job import CACHE, ROOT, SST2, data, penjing, run
 from peers import NNCF_FORMS, nncf_int8
 from pruning import TASKS, model_of
 
@@ -211,7 +211,63 @@ def small() -> None:
     )  # fmt: skip
 
 
-JOBS = {"small": small, "real": real, "trained": trained, "curve": curve}
+COLOURS = {
+    "linear": "#1f6fb2", "linear, rounded by its inputs": "#0b3c66", "affine": "#d1662b", "affine, rounded by its inputs": "#8a3d12",
+    "log": "#7b52a1", "kmeans": "#2f8f4e", "ternary": "#b5318a", "binary": "#555555",
+}  # fmt: skip
+LEFT, TOP, WIDE, HIGH = 60, 50, 560, 330
+MB, POINTS = (4.0, 26.0), (48.0, 92.0)
+
+
+def plot() -> None:
+    """docs/quantization.svg: accuracy against the bytes of the whole deployment; rings are trained."""
+    points = json.loads((HERE / "curve.json").read_text())["points"]
+    lines: dict[str, list[tuple[float, float, int]]] = {}
+    for p in points:
+        name = p["kind"] + (", rounded by its inputs" if p["how"] != "rounded" else "")
+        lines.setdefault(name, []).append((p["bytes"] / 1e6, p["quality"], p["bits"]))
+    taught = [json.loads(path.read_text()) for path in sorted(HERE.glob("sst2-*[1-8]/report.json"))]
+    (ROOT / "docs" / "quantization.svg").write_text(drawing(lines, taught), encoding="utf-8")
+
+
+def drawing(lines: dict[str, list[tuple[float, float, int]]], taught: list[dict[str, Any]]) -> str:
+    """An SVG of lines (MB, accuracy, bits), and of reports of trained models."""
+
+    def x(mb: float) -> float:
+        return float(LEFT + WIDE * np.log(mb / MB[0]) / np.log(MB[1] / MB[0]))
+
+    def y(quality: float) -> float:
+        return TOP + HIGH * (POINTS[1] - quality) / (POINTS[1] - POINTS[0])
+
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDE + 230} {TOP + HIGH + 60}" font-family="sans-serif" font-size="12">',
+           f'<rect width="{LEFT + WIDE + 230}" height="{TOP + HIGH + 60}" fill="white"/>',
+           f'<text x="{LEFT}" y="24" font-weight="bold">SST-2 dev accuracy against the bytes of the whole deployment</text>',
+           f'<text x="{LEFT + WIDE / 2}" y="{TOP + HIGH + 45}" text-anchor="middle">MB: weights, tokenizer, configuration (the float32 model: 91)</text>']  # fmt: skip
+    for value in range(50, 91, 10):
+        out.append(f'<line x1="{LEFT}" x2="{LEFT + WIDE}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#e4e4e4"/>')
+        out.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>')
+    for mb in (4, 5, 6, 8, 10, 12, 16, 20, 25):
+        out.append(f'<text x="{x(mb):.1f}" y="{TOP + HIGH + 20}" text-anchor="middle">{mb}</text>')
+    for i, (name, line) in enumerate(lines.items()):
+        path = " ".join(f"{x(mb):.1f},{y(quality):.1f}" for mb, quality, _ in line)
+        out.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="1.8"/>')
+        for mb, quality, bits in line:
+            out.append(
+                f'<circle cx="{x(mb):.1f}" cy="{y(quality):.1f}" r="3.5" fill="{COLOURS[name]}"><title>{name}, {bits} bits</title></circle>'
+            )
+        out.append(f'<circle cx="{LEFT + WIDE + 20}" cy="{TOP + 20 * i}" r="4.5" fill="{COLOURS[name]}"/>')
+        out.append(f'<text x="{LEFT + WIDE + 32}" y="{TOP + 20 * i + 4}">{name}</text>')
+    for report in taught:
+        (kind, bits), result = (report["asked"]["recipe"]["store"][key] for key in ("scheme", "bits")), report["result"]
+        px, py = x(result["bytes"] / 1e6), y(result["quality"])
+        out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="7" fill="none" stroke="{COLOURS[kind]}" stroke-width="2"/>')
+        out.append(
+            f'<text x="{px:.1f}" y="{py - 11:.1f}" text-anchor="middle" font-size="10" fill="{COLOURS[kind]}">{kind} {bits}, trained</text>'
+        )
+    return "\n".join([*out, "</svg>", ""])
+
+
+JOBS = {"small": small, "real": real, "trained": trained, "curve": curve, "plot": plot}
 
 if __name__ == "__main__":
     run(JOBS, real_table)

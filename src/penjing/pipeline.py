@@ -42,7 +42,7 @@ from penjing.steps.prune import Prune
 from penjing.steps.qat import QuantizationAware
 from penjing.steps.quantize import Quantize
 from penjing.steps.repair import Repair
-from penjing.steps.sensitivity import left_float
+from penjing.steps.sensitivity import best_calibration, left_float
 from penjing.steps.smooth import smooth
 from penjing.steps.sparsify import sparsify, sparsity_of
 from penjing.steps.step import Step
@@ -395,11 +395,17 @@ class _Compression:
                 "float_layers": [],
                 "note": f"{len(taught['ranges'])} inputs, in the ranges of the training",
             }
-        ranges = Quantize(settings.calibration).observe(student, self.texts.calibration(settings.texts))
+        calibration, seen = settings.calibration, self.texts.calibration(settings.texts)
+        if calibration == "measured":
+            calibration, ranges = (
+                ("mse", Quantize().observe(student, seen)) if settings.scheme == "dynamic" else best_calibration(student, seen.encoded)
+            )
+        else:
+            ranges = Quantize(calibration).observe(student, seen)
         texts = self.texts.calibration(SENSITIVITY_TEXTS).encoded
         moved, found = left_float(student, texts, None if settings.scheme == "dynamic" else ranges, settings.divergence)
         float_layers = sorted(found)
-        note = f"{len(ranges)} inputs calibrated ({settings.calibration}); the answers move by {moved:.4f} nats"
+        note = f"{len(ranges)} inputs calibrated ({calibration}); the answers move by {moved:.4f} nats"
         left = f"; left in float: {', '.join(float_layers)}" if float_layers else ""
         return {"ranges": ranges, "float_layers": float_layers, "divergence": moved, "note": note + left}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 import yaml
 
@@ -47,6 +47,7 @@ KEEP = ("measured", "uniform", "first", "last")
 """Which layers a shallower model keeps."""
 STUDENTS = ("bilstm", "logistic", "trees", "static")
 """Students that are no BERT."""
+CALIBRATIONS = ("measured", *get_args(Calibration))
 REAL = ("any", "dynamic", "static")
 """Schemes of real int8."""
 COMPARABLE = ("fisher", "block-fisher", "obs", "gates")
@@ -128,20 +129,20 @@ class QuantizeSettings:
     """Real int8, computed in integers by the engine.
 
     scheme: dynamic (activations rounded as they come), static (over calibrated ranges), any (whichever runs fastest and keeps the
-    quality). texts: how many training texts calibrate, by which calibration. training: quantization-aware, from the float
+    quality). texts: how many training texts calibrate, by which calibration (measured: whichever moves the answers least). training: quantization-aware, from the float
     teacher. divergence: nats that rounding may move the answers by on average; where it moves them further, the layers that do the
     most harm are left in float. smooth: how much of the activations' outliers moves into the weights (SmoothQuant's α); 0: none.
     """
 
     scheme: str = "any"
     texts: int = 512
-    calibration: Calibration = "percentile"
+    calibration: Calibration | Literal["measured"] = "measured"
     training: bool = False
     divergence: float = 0.02
     smooth: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("scheme", self.scheme, REAL), ("calibration", self.calibration, get_args(Calibration))):
+        for name, value, allowed in (("scheme", self.scheme, REAL), ("calibration", self.calibration, CALIBRATIONS)):
             if value not in allowed:
                 raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
         if self.divergence < 0:
@@ -280,7 +281,7 @@ TRAINED = ("qat-int8", "qat-dynamic-int8", "ternary", "binary")
 
 def quantizing(
     scheme: str, bits: int | None, distill: DistillSettings | None, *, group: int, clip: Clip, activation_bits: int,
-    calibration: Calibration, texts: int, divergence: float, smooth: float,
+    calibration: Any, texts: int, divergence: float, smooth: float,
 ) -> Recipe:  # fmt: skip
     """The recipe of one `penjing quantize`; `distill` None: nothing is trained."""
     if scheme in SCHEMES:

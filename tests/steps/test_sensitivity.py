@@ -16,7 +16,7 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.engines.calibrate import calibrate
 from penjing.engines.engine import Form, open_engine
 from penjing.engines.export import FUSED_INT8, PORTABLE_INT8, export
-from penjing.steps.sensitivity import Divergence, keep_float, roundable, sensitivity
+from penjing.steps.sensitivity import CANDIDATES, Divergence, best_calibration, keep_float, roundable, sensitivity
 
 BLUEPRINT = Blueprint(60, 16, 2, 20, 24, 8, (Layer(3, 40), Layer(2, 30)), "sequence", 3)
 BAD = "layers.0.feed_forward.down"
@@ -93,3 +93,15 @@ def test_the_fewest_of_the_worst_are_kept(errors: dict[str, float], limit: float
     assert all(errors[a] >= errors[b] for a in kept for b in rounded)
     if kept:
         assert divergence(rounded) + min(errors[name] for name in kept) > limit * (1 - 1e-9)
+
+
+def test_the_calibration_is_the_one_that_moves_the_answers_on_other_texts_least(model: Any, encoded: Encoded) -> None:
+    apart = np.arange(len(encoded)) % 4 == 0
+    moved = {}
+    for way in CANDIDATES:
+        divergence = Divergence(model, encoded.take(np.flatnonzero(apart)), calibrate(model, encoded.take(np.flatnonzero(~apart)), way))
+        moved[way] = divergence(divergence.layers)
+    way, ranges = best_calibration(model, encoded)
+    assert moved[way] == min(moved.values()) < max(moved.values())
+    assert ranges == calibrate(model, encoded.take(np.flatnonzero(~apart)), way)
+    assert best_calibration(model, encoded.take(np.array([0])))[0] in CANDIDATES

@@ -132,8 +132,8 @@ def quantize(
     clip: Annotated[str, typer.Option("--clip", help="The range of linear and affine: mse, percentile, none.")] = "mse",
     activation_bits: Annotated[int, typer.Option("--activation-bits", min=0, max=8, help="Of the inputs of linear layers, in training;"
         " 0: float.")] = 0,
-    calibration: Annotated[str, typer.Option("--calibration", help="Of int8's activations: min-max, moving-average, percentile, mse,"
-        " entropy.")] = "percentile",
+    calibration: Annotated[str, typer.Option("--calibration", help="Of int8's activations: measured (the best of three), min-max,"
+        " moving-average, percentile, mse, entropy.")] = "measured",
     texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that activations are calibrated on.")] = 512,
     divergence: Annotated[float, typer.Option("--divergence", min=0, help="Nats that int8 may move the answers by; the layers that do the"
         " most harm stay in float.")] = 0.02,

@@ -23,7 +23,7 @@ OF_HISTOGRAM = {"percentile": percentile, "mse": squared_error, "entropy": entro
 
 
 @torch.inference_mode()
-def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, method: Calibration = "percentile", batch: int = 16) -> Ranges:
+def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, method: Calibration = "mse", batch: int = 16) -> Ranges:
     """[low, high] of the input of every linear layer, over batches of `encoded`, in one pass; see `maths.calibration`.
 
     Where the exported graph computes the first token alone, its values alone count.

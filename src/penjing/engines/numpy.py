@@ -7,11 +7,12 @@
 The checksum is of the other fields and of the arrays. K n-grams, D outputs, F features, M nodes, R trees, V tokens, W width, G
 features of a text (W, or 4·W of a pair), H hidden units, C classes. D is C, or 1 of two classes, whose logits are then -z/2 and z/2.
 
-| kind     | settings                | arrays                                                                                     |
-| -------- | ----------------------- | ------------------------------------------------------------------------------------------ |
-| logistic | bits, orders            | `used`: a bit per bucket, the lowest of a byte first; `weights` (K, D): of those that are used; `bias` |
-| trees    | bits, orders, depth     | `buckets` (F,), ascending; per node `feature`, `child` (absent, present), a leaf's its own number, and `value`; `root` and `output` of each tree; `bias` |
-| static   | pairs, specials         | `vectors` (V, W), weighted; `hidden`, `hidden_bias`; `linear` (G, C), `out` (H, C), `bias` |
+| kind     | settings            | arrays                                                                                             |
+| -------- | ------------------- | -------------------------------------------------------------------------------------------------- |
+| logistic | bits, orders        | `used`: a bit per bucket, the lowest of a byte first; `weights` (K, D) of those used; `bias`       |
+| trees    | bits, orders, depth | `buckets` (F,), ascending; `feature`, `child` (absent, present; a leaf's is itself) and `value` of |
+|          |                     | each node; `root` and `output` of each tree; `bias`                                                |
+| static   | pairs, specials     | `vectors` (V, W), weighted; `hidden`, `hidden_bias`; `linear` (G, C), `out` (H, C), `bias`         |
 """
 
 import json

@@ -1,7 +1,7 @@
 """Quantization-aware training: teach a model while it computes in rounded numbers, exactly those that are exported as int8."""
 
 from collections.abc import Callable, Collection
-from typing import Any, cast, final
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from penjing.maths import fake
 from penjing.maths.rounding import affine
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.distill import Distill
+from penjing.steps.sensitivity import best_calibration
 from penjing.steps.step import Step
 from penjing.surgery import copy_of
 from penjing.tasks.task import Examples
@@ -183,7 +184,7 @@ class QuantizationAware(Step[TeacherOutputs, Blueprint]):
 
     def __init__(
         self, distill: Distill, ranges_from: Encoded, bits: int = 8, float_layers: Collection[str] = (),
-        calibration: Calibration = "percentile", dynamic: bool = False,
+        calibration: Calibration | Literal["measured"] = "mse", dynamic: bool = False,
     ) -> None:  # fmt: skip
         self.distill, self.ranges_from, self.bits, self.float_layers = distill, ranges_from, bits, float_layers
         self.calibration, self.dynamic = calibration, dynamic
@@ -200,7 +201,10 @@ class QuantizationAware(Step[TeacherOutputs, Blueprint]):
 
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
         """Train a copy of `model` in rounded numbers, judged in them too; gives its float weights, and `ranges`."""
-        ranges = calibrate(model, self.ranges_from, self.calibration)
+        if self.calibration == "measured":
+            self.calibration, ranges = best_calibration(model, self.ranges_from)
+        else:
+            ranges = calibrate(model, self.ranges_from, self.calibration)
         student = copy_of(model)
         rounding = FakeQuantization(student, ranges, self.bits, self.float_layers, self.dynamic)
         moving: dict[str, Any] = {"before_step": rounding.inputs.before_step} if self.calibration in OF_EXTREMES else {}

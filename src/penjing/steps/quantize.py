@@ -17,7 +17,7 @@ class Quantize(Step[Ranges, Blueprint]):
 
     name = "quantize"
 
-    def __init__(self, calibration: Calibration = "percentile") -> None:
+    def __init__(self, calibration: Calibration = "mse") -> None:
         self.calibration = calibration
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Ranges:

@@ -35,7 +35,7 @@ class StaticSettings:
     the texts chooses the epoch, and training stops after `patience` that are no better.
     """
 
-    frequent: float = 1e-3
+    frequent: float = 1e-2
     strength: float = 10.0
     hidden: int = 64
     epochs: int = 20

@@ -27,12 +27,12 @@ class TreesSettings:
     """
 
     bits: int = 18
-    orders: int = 3
+    orders: int = 2
     features: int = 2000
     least: int = 5
-    rounds: int = 300
+    rounds: int = 150
     leaves: int = 31
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     patience: int = 20
     seed: int = 0
 
@@ -88,7 +88,7 @@ def presence(text: Array, bucket: Array, buckets: Array, texts: int) -> NDArray[
 def _options(s: TreesSettings, hold_out: bool) -> dict[str, Any]:
     return {
         "max_iter": s.rounds, "max_leaf_nodes": s.leaves, "learning_rate": s.learning_rate, "min_samples_leaf": s.least,
-        "early_stopping": hold_out, "n_iter_no_change": s.patience, "random_state": s.seed,
+        "max_bins": 2, "early_stopping": hold_out, "n_iter_no_change": s.patience, "random_state": s.seed,
     }  # fmt: skip
 
 
