@@ -133,7 +133,7 @@ def test_pairs_learn_whether_two_texts_are_alike() -> None:
 def test_training_helps_on_texts_that_were_not_seen() -> None:
     train, test = texts(1000), texts(200, seed=1)
     start, trained = (
-        fit(train, targets(train), vectors(), settings=StaticSettings(epochs=epochs, learning_rate=1e-2)) for epochs in (0, 6)
+        fit(train, targets(train), vectors(), settings=StaticSettings(epochs=epochs, learning_rate=1e-2, hidden=64)) for epochs in (0, 6)
     )
     assert divergence(trained, test) < 0.7 * divergence(start, test)
 

@@ -31,7 +31,7 @@ class OpenVinoEngine(Engine):
             self.model = self.core.read_model(model)
             self.inputs = [value.get_any_name() for value in self.model.inputs]
             tables = [op.get_output_shape(0) for op in self.model.get_ordered_ops() if op.get_friendly_name() == "embeddings.position"]
-            self.positions = int(tables[0][0])
+            self.positions = int(tables[0][0]) if bucket else 0
         except Exception as error:
             raise InputError(f"engine: OpenVINO cannot load {name_of(model)} ({str(error).splitlines()[0][:200]})") from error
 

@@ -20,8 +20,6 @@ from penjing.students.modeling_bilstm import (
 from penjing.students.static import principal
 
 _KINDS: dict[str, Any] = {"sequence": BilstmForSequenceClassification, "token": BilstmForTokenClassification}
-POSITIONS = "embeddings.position"
-"""OpenVinoEngine wants a constant of this name; an LSTM has no positions, and runs without buckets, which alone read them."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class _Emitter:
     def of_text(self) -> str:
         """The last state of both directions: (B, 2·H)."""
         self.lstm("input_ids")
-        shape = self.constant(POSITIONS, np.array([-1, 2 * self.config.hidden_size], np.int64))
+        shape = self.constant("shape", np.array([-1, 2 * self.config.hidden_size], np.int64))
         return self.op("Reshape", self.op("Transpose", "last", perm=[1, 0, 2]), shape)
 
     def of_pair(self) -> str:
@@ -154,13 +152,13 @@ class _Emitter:
     def picked(self, states: str, direction: str, index: str) -> str:
         """One direction of states (2·B, S, 2, H) at index (2·B, 1), as (2, B, H)."""
         rows = self.op("GatherND", self.op("Gather", states, direction, axis=2), index, batch_dims=1)
-        return self.op("Reshape", rows, self.constant(POSITIONS, np.array([2, -1, self.config.hidden_size], np.int64)))
+        return self.op("Reshape", rows, self.constant("shape", np.array([2, -1, self.config.hidden_size], np.int64)))
 
     def model(self) -> onnx.ModelProto:
         """The whole graph."""
         if self.per_token:
             self.lstm("input_ids")
-            shape = self.constant(POSITIONS, np.array([0, 0, 2 * self.config.hidden_size], np.int64))
+            shape = self.constant("shape", np.array([0, 0, 2 * self.config.hidden_size], np.int64))
             x = self.op("Reshape", self.op("Transpose", "states", perm=[2, 0, 1, 3]), shape)
         else:
             x = self.op("Relu", self.linear(self.of_pair() if self.pairs else self.of_text(), "dense"))

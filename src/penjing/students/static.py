@@ -4,7 +4,7 @@ With a linear head this is a bag of tokens, and stored as one: a row of logits p
 or compares two texts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from penjing.students.logistic import regression
 Array = NDArray[Any]
 TOKENS = 512
 """Tokens of the vocabulary that the teacher reads at once."""
+PAIR_HIDDEN = 64
+"""ReLU units for pairs."""
 FLOOR = 1e-6
 """Least probability, so that it has a logarithm."""
 
@@ -31,13 +33,13 @@ class StaticSettings:
     """How tokens are weighted, the head, and the training of vectors and head together.
 
     `frequent`: a of the weight a / (a + p) of a token with frequency p (Arora et al. 2017, SIF). `strength`: of the linear head, as in
-    logistic.py. `hidden`: ReLU units beside the linear head. `epochs`: 0 trains the linear head alone. The part `held_out` of
+    logistic.py. `hidden`: ReLU units beside the linear head; None: `PAIR_HIDDEN` for pairs, else 0: they gained nothing there. `epochs`: 0 trains the linear head alone. The part `held_out` of
     the texts chooses the epoch, and training stops after `patience` that are no better.
     """
 
     frequent: float = 1e-2
     strength: float = 10.0
-    hidden: int = 64
+    hidden: int | None = None
     epochs: int = 20
     patience: int = 2
     batch_size: int = 64
@@ -98,6 +100,7 @@ def fit(texts: Encoded, targets: Array, vectors: Array, *, pairs: bool = False, 
         pairs: whether texts come in two; the features are then `engines.numpy.pair_features`.
     """
     s = settings or StaticSettings()
+    s = replace(s, hidden=(PAIR_HIDDEN if pairs else 0) if s.hidden is None else s.hidden)
     specials = sorted(set(frame_of(texts)))
     bags = segments(texts, specials, pairs)
     weighted = vectors * frequency_weights(bags, len(vectors), s.frequent)[:, None]
@@ -133,9 +136,10 @@ class _Network(nn.Module):
         self.bag = nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="mean")
         self.dropout = nn.Dropout(settings.dropout)
         self.linear, self.bias = nn.Parameter(torch.zeros(features, classes)), nn.Parameter(torch.zeros(classes))
-        self.hidden = nn.Parameter(torch.randn(features, settings.hidden) / features**0.5)
-        self.hidden_bias = nn.Parameter(torch.zeros(settings.hidden))
-        self.out = nn.Parameter(torch.zeros(settings.hidden, classes))
+        units = settings.hidden or 0
+        self.hidden = nn.Parameter(torch.randn(features, units) / features**0.5)
+        self.hidden_bias = nn.Parameter(torch.zeros(units))
+        self.out = nn.Parameter(torch.zeros(units, classes))
 
     def features(self, bags: Encoded, rows: Array) -> Tensor:
         """Of the texts `rows`: (N, G)."""

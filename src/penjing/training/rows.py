@@ -50,7 +50,7 @@ class RowAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One step."""
         for group in self.param_groups:
             (one, two), rate = group["betas"], group["lr"]
