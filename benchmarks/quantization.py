@@ -216,7 +216,7 @@ COLOURS = {
     "log": "#7b52a1", "kmeans": "#2f8f4e", "ternary": "#b5318a", "binary": "#555555",
 }  # fmt: skip
 LEFT, TOP, WIDE, HIGH = 60, 50, 560, 330
-MB, POINTS = (4.0, 26.0), (48.0, 92.0)
+MB, POINTS = (3.8, 52.0), (50.0, 92.0)
 
 
 def plot() -> None:
@@ -246,7 +246,7 @@ def drawing(lines: dict[str, list[tuple[float, float, int]]], taught: list[dict[
     for value in range(50, 91, 10):
         out.append(f'<line x1="{LEFT}" x2="{LEFT + WIDE}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#e4e4e4"/>')
         out.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>')
-    for mb in (4, 5, 6, 8, 10, 12, 16, 20, 25):
+    for mb in (4, 5, 6, 8, 10, 12, 16, 20, 25, 35, 50):
         out.append(f'<text x="{x(mb):.1f}" y="{TOP + HIGH + 20}" text-anchor="middle">{mb}</text>')
     for i, (name, line) in enumerate(lines.items()):
         path = " ".join(f"{x(mb):.1f},{y(quality):.1f}" for mb, quality, _ in line)

@@ -19,6 +19,7 @@ from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, forms_for
 from penjing.engines.numpy import FILE, NUMPY_FORM, Learned, NumpyEngine
 from penjing.errors import InputError
 from penjing.job import Job
+from penjing.maths.statistics import softmax
 from penjing.proof import baseline
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
@@ -30,7 +31,6 @@ from penjing.tasks.task import IGNORED, Examples
 from penjing.teaching import Teaching
 from penjing.training.loop import silent
 from penjing.training.predict import logits_of
-from penjing.training.sample import softmax
 from penjing.training.teacher import TeacherOutputs, teacher_outputs
 
 BILSTM = "bilstm"

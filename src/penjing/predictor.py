@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from penjing.engines.engine import DESCRIPTION, forms_of, open_engine, read_description
 from penjing.engines.machine import safe_weight_bits
 from penjing.errors import InputError
+from penjing.maths.statistics import softmax
 from penjing.tasks.task import Tagging, task_named
 
 Answer = dict[str, Any]
@@ -56,12 +55,7 @@ class Predictor:
         answers = self.task.decode(logits, first)
         if isinstance(self.task, Tagging):
             return [
-                {"labels": tags, "scores": [float(_softmax(row[t]).max()) if t >= 0 else 0.0 for t in tokens]}
+                {"labels": tags, "scores": [float(softmax(row[t]).max()) if t >= 0 else 0.0 for t in tokens]}
                 for tags, row, tokens in zip(answers, logits, first, strict=True)
             ]
-        return [{"label": name, "score": float(_softmax(row).max())} for name, row in zip(answers, logits, strict=True)]
-
-
-def _softmax(row: NDArray[np.float32]) -> NDArray[np.float32]:
-    e = np.exp(row - row.max())
-    return np.asarray(e / e.sum())
+        return [{"label": name, "score": float(softmax(row).max())} for name, row in zip(answers, logits, strict=True)]

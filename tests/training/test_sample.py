@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from penjing.errors import InputError
-from penjing.training.sample import BY_LOGITS, STRATEGIES, certain, choose, margin, per_text, softmax, uncertain
+from penjing.maths.statistics import softmax
+from penjing.training.sample import BY_LOGITS, STRATEGIES, certain, choose, margin, per_text, uncertain
 
 RATHER = {"uncertain": uncertain, "margin": margin, "certain": certain}
 

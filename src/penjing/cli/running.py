@@ -80,6 +80,8 @@ def run(
 
     if engine is not None and engine not in ENGINES:
         raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
+    if engine == "numpy" and not steps.student:
+        raise InputError("--engine: numpy runs students of arrays alone; give onnxruntime, openvino or torch")
     if corpus is not None and not corpus.is_file():
         raise InputError(f"--corpus: {corpus} is no file; give a text file, a text per line")
     data = load_data(model, task, train, eval, Reading(*how), tell)

@@ -46,3 +46,9 @@ def randomization_test(a: Stats, b: Stats, value: Value, draws: int = 2000, seed
     differences = value(a.sum(0) + moved) - value(b.sum(0) - moved)
     observed = abs(float(value(a.sum(0)) - value(b.sum(0))))
     return float((1 + np.sum(np.abs(differences) >= observed - 1e-9)) / (draws + 1))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Over the last axis, in double precision."""
+    z = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return np.asarray(z / z.sum(-1, keepdims=True))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.errors import InputError
+from penjing.maths.statistics import softmax
 
 Scores = NDArray[np.float64]
 Logits = NDArray[np.float32]
@@ -80,12 +81,6 @@ def per_text(scores: Scores, lengths: NDArray[np.int64]) -> Scores:
     if len(scores) == len(lengths):
         return scores
     return np.add.reduceat(scores, np.cumsum(lengths) - lengths) / lengths
-
-
-def softmax(logits: Logits) -> Scores:
-    """Over the last axis, in double precision."""
-    z = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return z / z.sum(-1, keepdims=True)
 
 
 def _first(count: int, scores: Scores, random: NDArray[np.int64]) -> NDArray[np.int64]:
