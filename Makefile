@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/penjing demo --out demo-run
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: install
 	$(BIN)/ruff check .
