@@ -7,6 +7,7 @@ go to .cache/bench/distillation/, where a run that was stopped goes on. About an
 the machine alone meanwhile. Presets are compared by their steps alone, without the engines that `penjing distill` measures.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -103,10 +104,12 @@ def trial(
     name: str, preset: str, rows: int | None, epochs: int, seed: int, texts: TextSettings | None = None, called: str = ""
 ) -> dict[str, Any]:
     """One student, once."""
-    file = HERE / f"{name}-{preset}{called}-{rows or 'all'}-{epochs}-{seed}.json"
+    recipe = recipe_of(preset, epochs, texts)
+    key = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
+    file = HERE / f"{name}-{preset}{called}-{rows or 'all'}-{epochs}-{seed}-{key}.json"
     if not file.is_file():
         torch.set_num_threads(cores())
-        found = distilled(name, recipe_of(preset, epochs, texts), rows, seed, HERE / "partial" / file.stem)
+        found = distilled(name, recipe, rows, seed, HERE / "partial" / file.stem)
         write_json(file, found | {"machine": machine(), "versions": versions(), "commit": commit()})
         print(file.stem, {key: round(value, 1) for key, value in found["seconds"].items()}, flush=True)
     return dict(json.loads(file.read_text()))
@@ -129,7 +132,7 @@ def row(name: str, label: str, trials: list[dict[str, Any]]) -> str:
     width = teacher.shape[1]
     low, high = bootstrap(paired, lambda sums: value(sums[..., :width]) - value(sums[..., width:]))
     lost = float(value(teacher.sum(0))) - float(value(np.mean(both, axis=0).sum(0)))
-    seconds = np.mean([sum(t["seconds"].values()) for t in trials])
+    seconds = np.mean([t["seconds"]["training"] for t in trials])
     split = " | ".join(f"{np.mean([float(value(np.array(t['stats'][s]).sum(0))) for t in trials]):.2f}" for s, _ in sets)
     spread = f" ± {np.std(qualities, ddof=1):.2f}" if len(qualities) > 1 else ""
     return f"| {label} | {split} | {np.mean(qualities):.2f}{spread} | {lost:.2f} ({low:.2f} … {high:.2f}) | {seconds:.0f} |"
@@ -139,7 +142,7 @@ def heading(name: str) -> str:
     """The first two lines of such a table."""
     splits = [split for split, _ in material(name)[2]]
     joined = " + ".join(splits)
-    return f"| {name} | {' | '.join(splits)} | {joined} ± over seeds | lost (95 %) | s |\n" + "| --- " * (4 + len(splits)) + "|"
+    return f"| {name} | {' | '.join(splits)} | {joined} ± over seeds | lost (95 %) | s of training |\n" + "| --- " * (4 + len(splits)) + "|"
 
 
 def presets() -> None:
@@ -151,7 +154,7 @@ def presets() -> None:
 
 
 def presets_table() -> str:
-    """What `presets` found, best first, as Markdown."""
+    """What `presets` found, as Markdown."""
     found = {p: [trial("sst2", p, ROWS, EPOCHS, seed) for seed in SEEDS] for p in BERTS}
     return "\n".join([heading("sst2"), *(row("sst2", preset, trials) for preset, trials in found.items())])
 
@@ -192,7 +195,10 @@ def texts() -> None:
 
 
 def peer() -> None:
-    """TextBrewer and ours: the same student, losses, texts and epochs; quality, and texts a second with the teacher's cost counted in."""
+    """TextBrewer and ours: the same student, losses, texts and epochs; quality, and texts a second with the teacher's cost counted in.
+
+    TextBrewer's cross-entropy is without T², hence our weight; it computes in float32, which is all that it does on a CPU.
+    """
     known, teacher, sets, _ = material("sst2")
     if not (HERE / "peer.json").is_file():
         torch.set_num_threads(cores())
@@ -200,6 +206,7 @@ def peer() -> None:
         labels = np.array([known.task.labels.index(gold) for gold in train.gold])
         selection = kept_layers(recipe_of("tinybert", 1).prune, blueprint_of(teacher), magnitude_l2(teacher, known.task, train, 0))
         student = Prune(known.task, magnitude_l2, train.encoded, "none", 0).apply(teacher, selection, None)  # type: ignore[arg-type]
+        student.config.hidden_dropout_prob = student.config.attention_probs_dropout_prob = 0.0
         write(student, HERE / "peer-start", tokenizer=SST2)
         figures = {}
         matches = [(2 * layer, layer) for layer in range(LAYERS + 1)]
@@ -209,7 +216,7 @@ def peer() -> None:
         )  # fmt: skip
         figures["textbrewer"] = {"texts_per_s": theirs["texts_per_s"], "model": HERE / "peer-textbrewer"}
         recipe = distilling(
-            "tinybert", PEER_EPOCHS, None, f"cross-entropy=1,tokens={len(matches)}",
+            "tinybert", PEER_EPOCHS, None, f"cross-entropy=0.25,tokens={len(matches)}",
             {"temperature": 2.0, "states_first": 0.0, "layer_map": ",".join(f"{b}:{a}" for a, b in matches)}, {"layers": LAYERS}, None,
             TextSettings(), given_student=False,
         )  # fmt: skip

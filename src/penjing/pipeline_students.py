@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ from penjing.tasks.task import IGNORED, Examples
 from penjing.teaching import Teaching
 from penjing.training.loop import silent
 from penjing.training.predict import logits_of
-from penjing.training.teacher import TeacherOutputs, teacher_outputs
+from penjing.training.teacher import TeacherOutputs, ensemble, teacher_outputs
 
 BILSTM = "bilstm"
 Tell = Callable[[str], None]
@@ -56,10 +57,23 @@ class _Teaching:
         engine = None if self.kind == BILSTM else "numpy"
         if job.engine not in (None, engine, *(("onnxruntime", "openvino") if self.kind == BILSTM else ())):
             raise InputError(f"--engine: {self.kind} does not run on {job.engine}; leave the option out")
-        assert job.recipe.distill
-        if job.recipe.distill.states:
+        settings, material = job.recipe.distill, job.material
+        assert settings
+        given = {
+            "general": material.general, "with": material.companions, "student": material.student, "noise": settings.noise, "anneal": settings.anneal,
+        }  # fmt: skip
+        for option in (name for name, value in given.items() if value):
+            raise InputError(f"--{option}: a {self.kind} student has nothing to do with it; leave it out")
+        unfit = set(settings.answers) - {"kl", HARD}
+        if self.kind != BILSTM and unfit:
+            raise InputError(f"--losses: {self.kind} learns probabilities, and {', '.join(sorted(unfit))} compares logits; give kl or hard")
+        if task.name == "pair" and self.kind in (BILSTM, "static") and not job.data.eval.encoded.types.any():
             raise InputError(
-                f"--losses: {', '.join(job.recipe.distill.states)} compare encoders, and {self.kind} is none; give {', '.join(ANSWERS)} or hard"
+                f"--preset: {self.kind} tells the texts of a pair by token types, which this tokenizer does not make; give a BERT"
+            )
+        if settings.states:
+            raise InputError(
+                f"--losses: {', '.join(settings.states)} compare encoders, and {self.kind} is none; give {', '.join(ANSWERS)} or hard"
             )
         self.teacher = read(locate(job.model), head=task.head, labels=task.labels)
         self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
@@ -112,7 +126,8 @@ class _Teaching:
 
     def outputs(self, encoded: Encoded) -> TeacherOutputs:
         """The teacher's logits on these texts, cached."""
-        return teacher_outputs(self.teacher, encoded, (), self.teaching.cache)
+        found = [teacher_outputs(each, encoded, (), self.teaching.cache) for each in (self.teacher, *self.teaching.others())]
+        return found[0] if len(found) == 1 else replace(found[0], logits=ensemble([each.logits for each in found]))
 
     def targets(self, train: Examples, outputs: TeacherOutputs | None) -> NDArray[np.float32]:
         """The probabilities (N, C) to learn: the teacher's at the temperature, and the labels, by their weights."""
@@ -150,7 +165,7 @@ class _Teaching:
         )
         with self.progress("distill") if self.progress else _quiet() as report:
             lesson = Lesson(
-                self.job.data.task, train, dev, outputs, lambda _: None, self.settings, self.folder.partial / "state.pt", report
+                self.job.data.task, train, dev, outputs, lambda _: None, replace(self.settings, dropout=student.config.dropout), self.folder.partial / "state.pt", report
             )  # fmt: skip
             history = lesson.teach(student)
         student.save_pretrained(folder / "model")

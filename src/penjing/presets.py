@@ -71,10 +71,16 @@ def distilling(
         raise InputError(f"--preset: {preset!r} is none; allowed are {', '.join(PRESETS)}")
     if chosen.student and (kept or keep or given_student):
         raise InputError(f"--preset: {preset} is no BERT; leave out --layers, --heads, --neurons, --hidden, --keep and --student")
+    if chosen.student not in ("", "bilstm") and (epochs or rate):
+        raise InputError(f"--preset: {preset} is fitted, not trained by epochs; leave out --epochs and --learning-rate")
     if not (chosen.student or kept or given_student):
         raise InputError("distill: the student would be the teacher itself; give --layers, or --student for one to start from")
     if given_student and (kept or keep):
         raise InputError("--student: it is taken as it is; leave out --layers, --heads, --neurons, --hidden and --keep")
+    taught = chosen.losses if losses is None else weights_of(losses)["losses"]
+    for name, loss in (("relation_heads", "relations"), ("levels", "levels"), ("alpha", "kl-entropy")):
+        if name in changes and loss not in taught:
+            raise InputError(f"--{name.replace('_', '-')}: it is of the loss {loss}; give that with --losses too")
     schedule = Schedule(epochs=epochs or chosen.epochs, learning_rate=rate or chosen.rate, patience=100)
     settings = DistillSettings(schedule, **({"losses": chosen.losses} | dict(chosen.changes) | weights_of(losses) | dict(changes)))
     prune = None

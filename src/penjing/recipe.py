@@ -177,6 +177,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.student not in ("", *STUDENTS):
             raise InputError(f"--recipe: the student {self.student!r} is none; allowed are {', '.join(STUDENTS)}")
+        if self.student and not self.distill:
+            raise InputError(f"--no-training: a {self.student} is nothing before it is taught; leave the option out")
         if self.gradual and not self.distill:
             raise InputError("--schedule: gradual structured pruning trains; leave --no-training out, or prune in one shot")
         if self.sparsify and not self.distill and (self.sparsify.schedule != "one-shot" or self.sparsify.importance not in UNTRAINED):

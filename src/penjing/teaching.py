@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing.checkpoint import head_of, read, write
+from penjing.checkpoint import blueprint_at, blueprint_of, head_of, label_names, read, write
 from penjing.errors import InputError
 from penjing.job import Job
 from penjing.modeling_penjing import PenjingForMaskedLM, PenjingPreTrainedModel
@@ -17,11 +17,14 @@ from penjing.steps.distill import Distill, DistillSettings
 from penjing.steps.multitask import Companion, Multitask
 from penjing.steps.objective import HARD
 from penjing.surgery import Selection, cut
-from penjing.tasks.task import Examples
+from penjing.tasks.task import Examples, Task
 from penjing.texts import Texts, TextSettings
 from penjing.training.loop import Progress
 from penjing.training.predict import quality_of
 from penjing.training.teacher import teacher_outputs
+
+SHARED = ("hidden", "head_width", "positions", "token_types", "embedding", "layers")
+"""What the blueprints of models that are to share an encoder have in common."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Teaching:
         path = self.job.material.student
         if path is None:
             return self.teacher
-        self._same_tokens(path, "student")
+        self._check(path, "student", self.data.task, taught=False)
         return self._given(path, self.data)
 
     def _given(self, path: Path, data: Data) -> PenjingPreTrainedModel:
@@ -74,22 +77,32 @@ class Teaching:
         def logits(examples: Examples) -> NDArray[np.float32]:
             return teacher_outputs(self.teacher, examples.encoded, (), self.cache).logits
 
-        masked = read(material.masked_lm, head="masked") if material.masked_lm else None
+        masked = None
+        if material.masked_lm:
+            self._same_tokens(material.masked_lm, "masked-lm")
+            if head_of(material.masked_lm) != "masked":
+                raise InputError(f"--masked-lm: {material.masked_lm} has no language model's head; give a masked language model")
+            masked = read(material.masked_lm, head="masked")
         wanted = self.job.recipe.texts or TextSettings()
         return dev, self.texts.learned(train, wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
 
     def distill(self, dev: Examples, selection: Selection, progress: Progress) -> Distill:
         """The step that teaches a student of this selection, or the one that is given."""
-        material, task, others = self.job.material, self.data.task, []
-        for path in material.teachers:
-            self._same_tokens(path, "teacher")
-            if head_of(path) != task.head:
-                raise InputError(f"--teacher: {path} has no trained head for {task.name}; make one with penjing train")
-            others.append(read(path, head=task.head, labels=task.labels))
+        material, task = self.job.material, self.data.task
+        if material.general and (material.companions or not self.settings.states):
+            raise InputError("--general: plain texts teach states, of one task; give a loss on states, and leave out --with")
         return Distill(
             task, self.teacher, self._kept(selection), self.settings, dev, self.partial, progress, hidden=selection.hidden, cache=self.cache,
-            others=others, general=material.general.encoded if material.general else None,
+            others=self.others(), general=material.general.encoded if material.general else None,
         )  # fmt: skip
+
+    def others(self) -> list[PenjingPreTrainedModel]:
+        """The further teachers."""
+        task, found = self.data.task, []
+        for path in self.job.material.teachers:
+            self._check(path, "teacher", task)
+            found.append(read(path, head=task.head, labels=task.labels))
+        return found
 
     def _kept(self, selection: Selection) -> list[int] | None:
         return None if self.job.material.student else [layer.layer for layer in selection.layers]
@@ -99,7 +112,10 @@ class Teaching:
         return [self._companion(path, data, selection) for path, data in self.job.material.companions]
 
     def _companion(self, path: Path, data: Data, selection: Selection) -> Companion:
-        self._same_tokens(path, "with")
+        self._check(path, "with", data.task)
+        own, theirs = blueprint_of(self.teacher), blueprint_at(path)
+        if any(getattr(own, name) != getattr(theirs, name) for name in SHARED):
+            raise InputError(f"--with: {path} is built otherwise than the model ({', '.join(SHARED)}); give one of the same base")
         teacher = read(path, head=data.task.head, labels=data.task.labels)
         texts = Texts(data, teacher, self.job.seed)
         dev, train = (texts.labelled(data.train.take(np.sort(rows))) for rows in texts.held_out())
@@ -119,6 +135,25 @@ class Teaching:
             before, after = (quality_of(data.task, data.eval)(each) for each in (teacher, model))
             said.append(f"{data.task.name} {before:.2f} -> {after:.2f}")
         return said
+
+    def _check(self, path: Path, option: str, task: Task, taught: bool = True) -> None:
+        """Refuse a model that cannot stand beside the teacher: other tokens, too few positions, another head or other labels."""
+        self._same_tokens(path, option)
+        positions = blueprint_at(path).positions
+        if positions < self.data.max_length:
+            raise InputError(
+                f"--{option}: {path} has {positions} positions, and texts up to {self.data.max_length}; give --max-length {positions}"
+            )
+        if not taught:
+            return
+        named, outputs = label_names(path), blueprint_at(path).outputs
+        if head_of(path) != task.head:
+            raise InputError(f"--{option}: {path} has no trained head for {task.name}; make one with penjing train")
+        if set(named or task.labels) != set(task.labels) or outputs != len(task.labels):
+            raise InputError(
+                f"--{option}: {path} answers with {', '.join(named) or f'{outputs} labels'}, and the task has {', '.join(task.labels)}; give"
+                " one of the same labels"
+            )
 
     def _same_tokens(self, path: Path, option: str) -> None:
         """Refuse a model whose tokenizer makes other tokens of the evaluation data than the teacher's."""

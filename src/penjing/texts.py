@@ -94,17 +94,19 @@ class Texts:
         return texts.with_texts(self._augmented(texts.encoded, settings, masked)) if settings.copies else texts
 
     def _augmented(self, texts: Encoded, settings: TextSettings, masked: PenjingForMaskedLM | None) -> Encoded:
-        words, mask = replaceable(self.data.tokenizer), mask_of(self.data.tokenizer)
+        words = replaceable(self.data.tokenizer)
         if settings.how == "masked-lm":
             if masked is None:
                 raise InputError("--augment: masked-lm takes a masked language model of the same vocabulary; give one with --masked-lm")
-            return by_masked_lm(texts, masked, mask, words, settings.copies, settings.rate, settings.candidates, self.seed)
+            return by_masked_lm(
+                texts, masked, mask_of(self.data.tokenizer), words, settings.copies, settings.rate, settings.candidates, self.seed
+            )
         table = encoder_of(self.model).embeddings.word.weight.detach().float().cpu().numpy()
         near = neighbours(table, words.whole[: len(table)], settings.candidates)
         if settings.how == "neighbours":
             return by_neighbours(texts, near, words, settings.copies, settings.rate, self.seed)
         moved = {"p_ngram": 0.0} if self.data.task.head == "token" else {}
-        return by_rules(texts, near, mask, words, settings.copies, self.seed, **moved)
+        return by_rules(texts, near, mask_of(self.data.tokenizer), words, settings.copies, self.seed, **moved)
 
 
 def mask_of(tokenizer: Tokenizer) -> int:

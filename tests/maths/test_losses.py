@@ -107,6 +107,13 @@ def test_losses_that_are_blind_to_scale(loss) -> None:
     assert loss(g, 2 * g) < 1e-6 < loss(h, g)
 
 
+def test_the_distances_of_a_student_that_grows_cost_nothing() -> None:
+    h, g = draw(1, 6, 8).requires_grad_(), draw(2, 6, 8)
+    (gradient,) = torch.autograd.grad(losses.rkd_distance(h, g), h)
+    assert (gradient * h).sum().abs() < 1e-6 < gradient.abs().max()
+    assert losses.rkd_distance(h[:1], g[:1]) == 0 == losses.rkd_angle(h[:1], g[:1])
+
+
 def test_patient_is_twice_the_cosine_distance() -> None:
     g, h = draw(1, 6, 8), draw(2, 6, 8)
     torch.testing.assert_close(losses.patient(h, g), 2 * losses.cosine(h, g))

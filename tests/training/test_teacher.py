@@ -86,7 +86,10 @@ def test_noise_changes_the_answers_and_its_mean_is_a_distribution(encoded: Encod
     teacher = penjing_model(SMALL)
     plain = teacher_outputs(teacher, encoded, (), tmp_path).logits
     assert np.array_equal(plain, teacher_outputs(teacher, encoded, (), tmp_path, noise=Noise(0.0, 9)).logits)
-    noisy = teacher_outputs(teacher, encoded, (), tmp_path, noise=Noise(0.5, 3)).logits
+    outputs = teacher_outputs(teacher, encoded, ["states-1"], tmp_path, noise=Noise(0.5, 3))
+    noisy = outputs.logits
+    clean = teacher_outputs(teacher, encoded, ["states-1"], tmp_path).parts["states-1"]
+    assert np.array_equal(outputs.parts["states-1"], clean)
     np.testing.assert_allclose(np.exp(noisy).sum(-1), 1.0, atol=1e-4)
     assert np.abs(noisy - torch.log_softmax(torch.from_numpy(plain), -1).numpy()).max() > 0.01
 

@@ -46,6 +46,7 @@ def distill(
     losses: Annotated[str | None, typer.Option("--losses", help="In place of the preset's, names and weights as kl=1,hidden=0.5: kl,"
         " cross-entropy, mse, kl-entropy, hard, states, tokens, hidden, cosine, first, attention, relations, levels, rkd-distance, rkd-angle,"
         " fsp, nst.")] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Of the loss kl-entropy: the weight of the student's entropy.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the teacher's answers.")] = None,
     layer_map: Annotated[str | None, typer.Option("--layer-map", help="Which layers are matched: descent, uniform, last, first, learned, or"
         " pairs as 1:2,2:4.")] = None,
@@ -55,15 +56,16 @@ def distill(
     anneal: Annotated[bool, typer.Option("--anneal", help="Go from the teacher's answers to the labels.")] = False,
     noise: Annotated[float | None, typer.Option("--noise", help="Of the word embeddings, in their standard deviations; the teacher's answers"
         " are then a mean over such noise.")] = None,
+    draws: Annotated[int | None, typer.Option("--draws", min=1, help="With --noise: how many the teacher's answer is the mean of; 4.")] = None,
     general: Annotated[Path | None, typer.Option("--general", help="Plain text, a text a line (also .gz), to learn states on first.")] = None,
-    general_texts: Annotated[int, typer.Option("--general-texts", min=1, help="Lines of it that are drawn.")] = 20_000,
+    general_texts: Annotated[int | None, typer.Option("--general-texts", min=1, help="Lines of it that are drawn; 20,000.")] = None,
     unlabelled: Annotated[str, typer.Option("--unlabelled", help="Further data, whose labels are not read: the teacher answers it.")] = "",
     augment: Annotated[str | None, typer.Option("--augment", help="Add changed copies of the texts: neighbours, masked-lm, rules.")] = None,
-    copies: Annotated[int, typer.Option("--copies", min=1, help="With --augment: of each text.")] = 1,
+    copies: Annotated[int | None, typer.Option("--copies", min=1, help="With --augment: of each text; 1.")] = None,
     masked_lm: Annotated[str, typer.Option("--masked-lm", help="With --augment masked-lm: the language model, of the same vocabulary.")] = "",
     part: Annotated[float, typer.Option("--part", help="Part of the training texts that is learned from.")] = 1.0,
-    sample: Annotated[str, typer.Option("--sample", help="How it is drawn: random, uncertain, margin, certain, mixed, short,"
-        " balanced-length.")] = "random",
+    sample: Annotated[str | None, typer.Option("--sample", help="With --part, how it is drawn: random, uncertain, margin, certain, mixed, short,"
+        " balanced-length.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="3; of a BiLSTM 10.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps the teacher's outputs for further runs.")] = None,
@@ -75,19 +77,25 @@ def distill(
     from penjing.presets import distilling
     from penjing.texts import TextSettings
 
-    if masked_lm and augment != "masked-lm":
-        raise InputError("--masked-lm: nothing asks it; give --augment masked-lm too")
+    idle = {
+        "--masked-lm": (masked_lm and augment != "masked-lm", "--augment masked-lm"), "--copies": (copies and not augment, "--augment"),
+        "--general-texts": (general_texts and not general, "--general"), "--sample": (sample and part == 1, "--part"),
+        "--draws": (draws and not noise, "--noise"), "--keep": (keep and layers is None, "--layers"),
+    }  # fmt: skip
+    for option, (alone, wanted) in idle.items():
+        if alone:
+            raise InputError(f"{option}: nothing asks for it; give {wanted} too")
     kept = {"layers": layers, "heads": heads, "neurons": neurons, "hidden": hidden}
     changes = {
         "temperature": temperature, "layer_map": layer_map, "relation_heads": relation_heads, "levels": levels, "states_first": states_first,
-        "anneal": anneal or None, "noise": noise,
+        "anneal": anneal or None, "noise": noise, "draws": draws, "alpha": alpha,
     }  # fmt: skip
-    texts = TextSettings(part, sample, copies if augment else 0, augment or "neighbours")
+    texts = TextSettings(part, sample or "random", (copies or 1) if augment else 0, augment or "neighbours")
     steps = distilling(
         preset, epochs, learning_rate, losses, {name: value for name, value in changes.items() if value is not None},
         {name: value for name, value in kept.items() if value is not None}, keep, texts, given_student=bool(student),
     )  # fmt: skip
-    more = More(student, teacher or (), general, general_texts, unlabelled, masked_lm, companion or (), cache)
+    more = More(student, teacher or (), general, general_texts or 20_000, unlabelled, masked_lm, companion or (), cache)
     reading = (text_columns, label_column, metric, max_length)
     report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, more=more)
     say(report, as_json, _distilled_text(report, out))

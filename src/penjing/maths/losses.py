@@ -28,7 +28,7 @@ def soft_kl(z: Tensor, t: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def logits_mse(z: Tensor, t: Tensor) -> Tensor:
-    """‖z - t‖² (Tang et al. 2019, equation 1)."""
+    """‖z - t‖² (Tang et al. 2019, section 3.2)."""
     return (z - t).square().sum(-1).mean()
 
 
@@ -56,7 +56,7 @@ def mse(h: Tensor, g: Tensor) -> Tensor:
 
 
 def cosine(h: Tensor, g: Tensor) -> Tensor:
-    """1 - cos(h, g) (Sanh et al. 2019, section 3: L_cos)."""
+    """1 - cos(h, g) (Sanh et al. 2019, section 2: L_cos)."""
     return 1 - F.cosine_similarity(h, g, dim=-1).mean()
 
 
@@ -84,7 +84,7 @@ def attention_mse(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 
 def relation_kl(x: Tensor, y: Tensor, mask: Tensor, heads: int) -> Tensor:
     """KL(R(y) ‖ R(x)), R(x) = softmax(x·xᵀ/√w) of each relation head, mean over heads and real tokens
-    (Wang et al. 2021, equations 4 to 7: MiniLMv2).
+    (Wang et al. 2021, MiniLMv2, section 3.1).
 
     Args:
         x, y: the queries, keys or values of all attention heads side by side, (B, S, W) of the student and (B, S, W') of the
@@ -100,17 +100,19 @@ def relation_kl(x: Tensor, y: Tensor, mask: Tensor, heads: int) -> Tensor:
 
 
 def rkd_distance(h: Tensor, g: Tensor) -> Tensor:
-    """Huber loss of the distances between texts, each divided by their mean (Park et al. 2019, equations 5 to 7); h (B, H), g (B, H')."""
+    """Huber loss of the distances between texts, each divided by their mean (Park et al. 2019, section 3.2.1); h (B, H), g (B, H')."""
+    if len(h) < 2:
+        return h.sum() * 0
     return F.smooth_l1_loss(_distances(h), _distances(g))
 
 
 def _distances(x: Tensor) -> Tensor:
     between = torch.pdist(x)
-    return between / between.detach().mean().clamp_min(1e-12)
+    return between / between.mean().clamp_min(1e-12)
 
 
 def rkd_angle(h: Tensor, g: Tensor) -> Tensor:
-    """Huber loss of the cosines of the angles that all triples of texts form (Park et al. 2019, equations 8 and 9)."""
+    """Huber loss of the cosines of the angles that all triples of texts form (Park et al. 2019, section 3.2.2)."""
     return F.smooth_l1_loss(_angles(h), _angles(g))
 
 
@@ -131,7 +133,7 @@ def fsp(h: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor], mask: Tensor) -> Ten
 
 
 def nst(h: Tensor, g: Tensor, mask: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of the units' activations over a text, kernel (x·y)² (Huang & Wang 2017, equations 4 to 7).
+    """Squared maximum mean discrepancy of the units' activations over a text, kernel (x·y)² (Huang & Wang 2017, section 3).
 
     A unit is a sample: its activation on each token of the text, of length one; h (B, S, H), g (B, S, H').
     """

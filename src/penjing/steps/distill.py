@@ -1,5 +1,6 @@
 """Teach a small model what its teacher answers (logits) and thinks (parts of its encoder)."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,6 +58,8 @@ class DistillSettings:
     def __post_init__(self) -> None:
         allowed = (*ANSWERS, HARD, *LOSSES)
         for name, weight in self.losses.items():
+            if not math.isfinite(weight):
+                raise InputError(f"--losses: {name} has the weight {weight}; give a number")
             if name not in allowed:
                 raise InputError(f"--losses: {name!r} is none; allowed are {', '.join(allowed)}")
             if weight < 0:
@@ -125,6 +128,8 @@ class Distill(Step[TeacherOutputs, Blueprint]):
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
         """The teacher's outputs on the training texts, cached."""
         self.data = data
+        if set(self.settings.answers) == {HARD} and not self.settings.states:  # nobody asks the teacher
+            return TeacherOutputs(np.zeros((0, 0), np.float32), {}, data.encoded.offsets)
         outputs = self._outputs(model, data.encoded, self._noise)
         if not self.others:
             return outputs
@@ -223,7 +228,7 @@ class Lesson:
         order = np.random.default_rng(self.settings.schedule.seed).permutation(len(texts))
         held, rows_of = np.sort(order[:GENERAL_HELD_OUT]), np.sort(order[GENERAL_HELD_OUT:])
         if not len(rows_of):
-            raise InputError(f"--corpus: {len(texts)} texts are too few to learn on; give more than {GENERAL_HELD_OUT}")
+            raise InputError(f"--general: {len(texts)} texts are too few to learn on; give more than {GENERAL_HELD_OUT}")
         schedule = Schedule(
             epochs=self.settings.general_epochs, batch_size=self.settings.schedule.batch_size,
             learning_rate=self.settings.schedule.learning_rate, seed=self.settings.schedule.seed, patience=100,

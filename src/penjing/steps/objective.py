@@ -76,7 +76,7 @@ def given_map(text: str, student_layers: int, teacher_layers: int) -> list[Pair]
             f"--layer-map: {text!r} is none; give {', '.join(MAPS)}, or pairs of layers from 1 as 1:2,2:4 (student up to {student_layers},"
             f" teacher up to {teacher_layers}; 0 is the embeddings)"
         )
-    return pairs
+    return sorted(pairs)
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ def _with_embeddings(pairs: list[Pair]) -> list[Pair]:
 
 
 def _last(pairs: list[Pair]) -> list[Pair]:
-    return pairs[-1:]
+    return _layers(pairs)[-1:]
 
 
 def _but_last(pairs: list[Pair]) -> list[Pair]:
-    return pairs[:-1] or pairs
+    return _layers(pairs)[:-1] or _layers(pairs)
 
 
 @final
@@ -230,7 +230,7 @@ def _per_pair(loss: Callable[[Tensor, Tensor], Tensor], kind: str = "states") ->
 
 
 def _hidden(objective: Objective, student: Parts, teacher: Parts, mask: Tensor, pairs: list[Pair]) -> Tensor:
-    """Through the learned linear map (Jiao et al. 2020, equation 8); with a learned layer map, each of the teacher's layers takes the
+    """Through a learned linear map, one for all layers and the embeddings (Jiao et al. 2020, equations 8 and 9, where they have two); with a learned layer map, each of the teacher's layers takes the
     nearest of the student's (Xia et al. 2022, section 3.2: CoFi)."""
     assert objective.map is not None
     mapped = {j: objective.map(student[f"states-{j}"][mask].float()) for j, _ in pairs}

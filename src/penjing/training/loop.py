@@ -151,6 +151,8 @@ def fit(
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         torch.set_rng_state(saved["rng"])
+        if saved["cuda"]:
+            torch.cuda.set_rng_state_all(saved["cuda"])
         history = History(**saved["history"])
         best_state, start, since_best, total, running = saved["best"], saved["step"], saved["since_best"], saved["total"], saved["running"]
 
@@ -190,6 +192,7 @@ def fit(
         if time.monotonic() - saved_at > save_every_s:
             _save_state(state_file, {
                 "model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "rng": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                 "history": vars(history), "best": best_state, "step": step + 1, "since_best": since_best,
                 "total": total, "running": running,
             })  # fmt: skip

@@ -7,6 +7,7 @@ stale is ever read; each array in it is whole or not there, and only those that 
 import hashlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,12 @@ from penjing.training.loop import mixed_precision
 from penjing.training.tap import FIRST, encoder_of, perturbed, split, tapped, width_of
 
 LOGITS = "logits"
+FORMAT = 1
+"""Of the cache; a change of what is computed takes another."""
+COMPUTED_WITH = ("hidden_act", "head_act", "layer_norm_eps", "head_width", "layers")
+"""What of the configuration changes the outputs, beside the weights."""
+STALE_S = 24 * 3600
+"""Age after which what a killed pass left is removed."""
 CACHE_LIMIT = 16 * 2**30
 """Bytes of cached parts at most, and never more than half of what the disk has left; beyond it the teacher runs beside the student."""
 
@@ -100,6 +107,9 @@ def teacher_outputs(
     kept = [] if live else sorted(parts)
     missing = [name for name in (LOGITS, *kept) if not (folder / f"{name}.npy").is_file()]
     if missing:
+        for left in folder.glob(".*.tmp"):
+            if time.time() - left.stat().st_mtime > STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
             _compute(teacher, encoded, missing, Path(temporary), tick, noise)
             for name in missing:
@@ -111,7 +121,8 @@ def teacher_outputs(
 
 
 def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, noise: Noise) -> str:
-    digest = hashlib.sha256(repr((mixed_precision(), noise if noise.size else None)).encode())
+    config = sorted((name, value) for name, value in teacher.config.to_dict().items() if name in COMPUTED_WITH)
+    digest = hashlib.sha256(repr((FORMAT, mixed_precision(), noise if noise.size else None, config)).encode())
     for name, value in sorted(teacher.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     for array in (encoded.ids, encoded.types, encoded.offsets):
@@ -142,8 +153,10 @@ def _compute(
         feeds = {name: torch.from_numpy(value).to(device) for name, value in encoded.feeds(rows).items()}
         feeds.pop("attention_mask")
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"), tapped(network, parts) as caught:
-            output = network(**feeds)
-            value = output.logits.float() if not noise.size else _mean_answer(network, feeds, noise, generator)
+            value = network(**feeds).logits.float()
+        if noise.size and LOGITS in names:  # the parts are those of the texts as they are
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"):
+                value = _mean_answer(network, feeds, noise, generator)
         per_token = value.ndim == 3
         if logits is None:
             logits = np.zeros((tokens if per_token else len(encoded), value.shape[-1]), np.float32)
