@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from conftest import tiny_teacher
 from test_bad_input import _fails
-from test_pipeline import _prepare, _run, _start
+from test_pipeline import _kill, _prepare, _run
 from test_prune_command import answers, fresh
 
 from penjing.checkpoint import blueprint_at, read, write
@@ -115,14 +113,8 @@ def test_a_bilstm_tags_and_is_loaded_by_transformers(tmp_path: Path) -> None:
 def test_distillation_is_killed_and_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     given = [*_prepare(tmp_path, "classification"), "--layers", "1", "--preset", "levels", "--epochs", "3", *ONE_ENGINE, *QUIET]
     _run("distill", *given, "--out", str(tmp_path / "whole"))
-    out, steps = tmp_path / "killed", tmp_path / "killed" / "steps"
-    process = _start("distill", *given, "--out", str(out))
-    deadline = time.monotonic() + 120
-    while not [*steps.glob(".05-distill.*.tmp"), *steps.glob("05-distill")]:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    out = tmp_path / "killed"
+    _kill("05-distill", out, "distill", *given)
     _run("distill", *given, "--out", str(out))
     same = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "killed")]
     assert same[0].read_bytes() == same[1].read_bytes()

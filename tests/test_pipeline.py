@@ -57,6 +57,17 @@ def _run(*arguments: str, status: int = 0) -> str:
     return out if status == 0 else err
 
 
+def _kill(step: str, out: Path, *arguments: str) -> None:
+    """Start the command and kill it as soon as it works on this step."""
+    process, steps = _start(*arguments, "--out", str(out)), out / "steps"
+    deadline = time.monotonic() + 120
+    while not [*steps.glob(f".{step}.*.tmp"), *steps.glob(step)]:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 @pytest.mark.parametrize("task", ["pair", "tagging"])
 def test_the_whole_job(tmp_path: Path, task: str) -> None:
     given = _prepare(tmp_path, task)
@@ -117,13 +128,7 @@ def test_killed_at_each_step_it_goes_on_and_ends_the_same(tmp_path: Path) -> Non
     whole = json.loads(_run("compress", *given, "--out", str(tmp_path / "whole")))
     out, steps = tmp_path / "killed", tmp_path / "killed" / "steps"
     for number, name in enumerate(STEPS, 1):
-        process = _start("compress", *given, "--out", str(out))
-        deadline = time.monotonic() + 120
-        while not [*steps.glob(f".{number:02d}-{name}.*.tmp"), *steps.glob(f"{number:02d}-{name}")]:
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        _kill(f"{number:02d}-{name}", out, "compress", *given)
         done = sorted(path.name for path in steps.glob("[0-9]*"))
         assert done == [f"{i:02d}-{step}" for i, step in enumerate(STEPS, 1)][: len(done)] and len(done) >= number - 1
         assert not (out / "report.json").exists()

@@ -1,17 +1,15 @@
 """`penjing prune` from the command line on a tiny teacher: what is cut is gone from the file, and the file lives on without Penjing."""
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import WITHOUT_PENJING
-from test_pipeline import _prepare, _run, _start
+from test_pipeline import _kill, _prepare, _run
 
 from penjing.checkpoint import read
 from penjing.steps.sparsify import sparsity_of
@@ -93,15 +91,9 @@ def test_single_weights_in_training_are_killed_and_go_on_and_end_the_same(tmp_pa
     alone = fresh(model)
     assert alone["same"] and alone["zeros"] >= 0.79 * 2 * 4 * 32 * 32
 
-    out, steps = tmp_path / "killed", tmp_path / "killed" / "steps"
-    for number, name in ((1, "vocabulary"), (5, "prune"), (6, "sparsify")):
-        process = _start("prune", *given, "--out", str(out))
-        deadline = time.monotonic() + 120
-        while not [*steps.glob(f".{number:02d}-{name}.*.tmp"), *steps.glob(f"{number:02d}-{name}")]:
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    out = tmp_path / "killed"
+    for step in ("01-vocabulary", "05-prune", "06-sparsify"):
+        _kill(step, out, "prune", *given)
     _run("prune", *given, "--out", str(out))
     assert (out / "model" / "packed.safetensors").read_bytes() == (model / "packed.safetensors").read_bytes()
 

@@ -1,8 +1,6 @@
 """`penjing quantize` from the command line on a tiny teacher, and the size that `compress` is asked for."""
 
 import json
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_bad_input import _fails
-from test_pipeline import _prepare, _run, _start
+from test_pipeline import _kill, _prepare, _run
 from test_prune_command import answers, fresh
 
 from penjing.checkpoint import read
@@ -95,14 +93,8 @@ def test_a_size_is_met_by_tokens_bits_and_rank_together(tmp_path: Path) -> None:
 def test_training_in_few_bits_is_killed_and_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     given = [*_prepare(tmp_path, "classification"), "--scheme", "binary", "--epochs", "2", *QUIET]
     _run("quantize", *given, "--out", str(tmp_path / "whole"))
-    out, steps = tmp_path / "killed", tmp_path / "killed" / "steps"
-    process = _start("quantize", *given, "--out", str(out))
-    deadline = time.monotonic() + 120
-    while not [*steps.glob(".03-low-bit.*.tmp"), *steps.glob("03-low-bit")]:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    out = tmp_path / "killed"
+    _kill("03-low-bit", out, "quantize", *given)
     _run("quantize", *given, "--out", str(out))
     same = [tmp_path / name / "model" / "packed.safetensors" for name in ("whole", "killed")]
     assert same[0].read_bytes() == same[1].read_bytes()
