@@ -57,7 +57,7 @@ CASES = {
     "an unknown engine": ({"engine": "tensorrt"}, "allowed are onnxruntime, openvino, torch"),
     "a speed-up of nothing": ({"speedup": 0}, "give a number above 0"),
     "a length beyond the positions": ({"max-length": 4096}, "the model has 64 positions"),
-    "an unknown setting in a recipe": ({"recipe": b"distill: {temprature: 2}"}, "'temprature'; allowed are schedule, temperature"),
+    "an unknown setting in a recipe": ({"recipe": b"distill: {temprature: 2}"}, "'temprature'; allowed are schedule, losses, temperature"),
 }  # fmt: skip
 
 
