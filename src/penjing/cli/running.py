@@ -58,7 +58,7 @@ class More:
             "teachers": [*teachers],
             "companions": [path for path, _ in companions],
         }
-        said = {name: [fingerprint(path) for path in paths if path] for name, paths in models.items()}
+        said = {name: [fingerprint(path) for path in paths if path] for name, paths in models.items() if any(paths)}
         texts = {name: texts.fingerprint() for name, texts in (("general", general), ("unlabelled", unlabelled)) if texts}
         texts |= {f"companion {i}": each.train.fingerprint() for i, (_, each) in enumerate(companions)}
         return Material(student, teachers, general, unlabelled, masked, companions, self.cache), said | texts
@@ -91,7 +91,7 @@ def run(
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": budget.speedup,
         "latency_ms": budget.latency_ms, "size_mb": budget.size_mb, "max_drop": budget.max_drop, "engine": engine,
         "threads": threads or cores(), "seed": seed, "max_length": data.max_length, "metric": how[2], "recipe": steps.to_dict(),
-        "corpus": fingerprint(corpus) if corpus else None, "material": said,
+        "corpus": fingerprint(corpus) if corpus else None, "material": said or None,
         "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
     }  # fmt: skip
     job = Job(

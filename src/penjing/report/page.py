@@ -282,7 +282,7 @@ def _figure(value: Any) -> str:
 def _words(value: Any) -> str:
     """A text, a pair of texts, a list of labels or a mapping as one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_words(part)}" for name, part in value.items() if part is not None)
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items() if part not in (None, ""))
     if isinstance(value, (list, tuple)):
         return " / ".join(map(_words, value))
     return "–" if value is None else str(value)
