@@ -31,7 +31,7 @@ from penjing.report.page import page
 from penjing.run import Run, fingerprint
 from penjing.search import plan as plans
 from penjing.search.size import least_bits, mixed, rank_for, room_for_blocks, within
-from penjing.sources import encoded_by, tokenizer_of, with_tokenizer
+from penjing.sources import encoded_by, tokenizer_file, tokenizer_of, with_tokenizer
 from penjing.steps.factorise import Factorise
 from penjing.steps.gates import learn_head_weights
 from penjing.steps.gptq import round_model
@@ -50,9 +50,8 @@ from penjing.steps.store import MIXED, uniform
 from penjing.steps.vocabulary import PruneVocabulary
 from penjing.surgery import Selection
 from penjing.tasks.judge import quality_of
-from penjing.teaching import Teaching
+from penjing.teaching import Teaching, shown
 from penjing.texts import Texts
-from penjing.training.loop import silent
 from penjing.training.predict import logits_of
 from penjing.vocabulary import write_pruned
 
@@ -308,7 +307,7 @@ class _Compression:
         if recipe.sparsify and not recipe.distill:
             return self.keep(folder, sparsify(student, recipe.sparsify, job.seed), "at once, not trained")
         assert recipe.distill
-        with _bar(self.progress, recipe.teaching) as report:
+        with shown(self.progress, recipe.teaching) as report:
             dev, train = self.teaching.split()
             distill = self.teaching.distill(dev, selection, report)
             step: Step[Any, Any] = teaching_step(
@@ -416,12 +415,7 @@ class _Compression:
 
     def tokenizer_file(self) -> Path:
         """The tokenizer.json, made into partial/ where the teacher has none."""
-        own, made = self.tokenizer / "tokenizer.json", self.folder.partial / "tokenizer"
-        if own.is_file():
-            return own
-        made.mkdir(parents=True, exist_ok=True)
-        copy_tokenizer(self.tokenizer, made)
-        return made / "tokenizer.json"
+        return tokenizer_file(self.tokenizer, self.folder.partial / "tokenizer")
 
     def verify(
         self, exported: Path, outcome: Outcome, forms: Sequence[Form], teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]
@@ -459,9 +453,3 @@ class _Compression:
 
 def _ranges(record: dict[str, Any]) -> Ranges:
     return {name: (low, high) for name, (low, high) in record["ranges"].items()}
-
-
-def _bar(progress: Callable[[str], Any] | None, title: str) -> Any:
-    from contextlib import nullcontext
-
-    return progress(title) if progress else nullcontext(silent)

@@ -24,13 +24,13 @@ from penjing.maths.statistics import softmax
 from penjing.proof import baseline
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
+from penjing.sources import tokenizer_file
 from penjing.steps.distill import Lesson, targets_of
 from penjing.steps.objective import ANSWERS, HARD
 from penjing.students import bilstm, logistic, static, trees
 from penjing.tasks.judge import quality_of
 from penjing.tasks.task import IGNORED, Examples
-from penjing.teaching import Teaching
-from penjing.training.loop import silent
+from penjing.teaching import Teaching, shown
 from penjing.training.predict import logits_of
 from penjing.training.teacher import TeacherOutputs, ensemble, teacher_outputs
 
@@ -163,13 +163,12 @@ class _Teaching:
         student = bilstm.build(
             self.teacher, self.job.data.task.head, pairs=self.segments, settings=bilstm.BilstmSettings(seed=self.job.seed)
         )
-        with self.progress("distill") if self.progress else _quiet() as report:
+        with shown(self.progress, "distill") as report:
             lesson = Lesson(
                 self.job.data.task, train, dev, outputs, lambda _: None, replace(self.settings, dropout=student.config.dropout), self.folder.partial / "state.pt", report
             )  # fmt: skip
             history = lesson.teach(student)
         student.save_pretrained(folder / "model")
-        copy_tokenizer(locate(self.job.model), folder / "model")
         return sum(p.numel() for p in student.parameters()), f"; {history.steps} steps"
 
     def own(self, model: Path) -> Callable[[Encoded], Logits]:
@@ -199,13 +198,8 @@ class _Teaching:
         return {"bytes": size, "note": f"{size / 1e6:.1f} MB of weights"}
 
     def tokenizer_file(self) -> Path:
-        """The teacher's tokenizer.json, made where there is none."""
-        made = self.folder.partial / "tokenizer"
-        own = locate(self.job.model) / "tokenizer.json"
-        if not own.is_file():
-            made.mkdir(parents=True, exist_ok=True)
-            copy_tokenizer(locate(self.job.model), made)
-        return own if own.is_file() else made / "tokenizer.json"
+        """The teacher's tokenizer.json, made into partial/ where it has none."""
+        return tokenizer_file(locate(self.job.model), self.folder.partial / "tokenizer")
 
     def verify(self, model: Path, exported: Path, teacher: Path, known: dict[str, Any]) -> dict[str, Any]:
         """Everything that is said of the student, and which form is shipped."""
@@ -231,9 +225,3 @@ class _Teaching:
             for name in {*(form.file for form in self.forms), "tokenizer.json"}:
                 shutil.copyfile(exported / name, folder / name)
             describe(folder, self.job.data, [chosen, *(form for form in self.forms if form != chosen)])
-
-
-def _quiet() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext(silent)

@@ -138,11 +138,17 @@ def make_task(name: str, reading: Reading) -> Task:
 
 def tokenizer_of(folder: Path) -> Tokenizer:
     """The folder's tokenizer, made from its vocabulary where there is no tokenizer.json."""
-    if (folder / "tokenizer.json").is_file():
-        return _read_tokenizer(folder / "tokenizer.json")
     with TemporaryDirectory() as made:
-        copy_tokenizer(folder, Path(made))
-        return _read_tokenizer(Path(made) / "tokenizer.json")
+        return _read_tokenizer(tokenizer_file(folder, Path(made)))
+
+
+def tokenizer_file(folder: Path, made: Path) -> Path:
+    """The folder's tokenizer.json; where it has none, one that is made in the folder `made`."""
+    if (folder / "tokenizer.json").is_file():
+        return folder / "tokenizer.json"
+    made.mkdir(parents=True, exist_ok=True)
+    copy_tokenizer(folder, made)
+    return made / "tokenizer.json"
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

@@ -1,8 +1,10 @@
 """How a job's student is taught: where it starts, on which texts, by which teachers."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from penjing.steps.objective import HARD
 from penjing.surgery import Selection, cut
 from penjing.tasks.task import Examples, Task
 from penjing.texts import Texts, TextSettings
-from penjing.training.loop import Progress
+from penjing.training.loop import Progress, silent
 from penjing.training.predict import quality_of
 from penjing.training.teacher import teacher_outputs
 
@@ -162,3 +164,8 @@ class Teaching:
             raise InputError(
                 f"--{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary"
             )
+
+
+def shown(progress: Callable[[str], Any] | None, title: str) -> Any:
+    """A context whose value is told how far a training is: a bar of this title, or nobody."""
+    return progress(title) if progress else nullcontext(silent)

@@ -39,12 +39,16 @@ class Network:
     epsilon: float
 
 
-def first_token_layers(blueprint: Blueprint) -> frozenset[str]:
-    """The linear layers that the graph computes for the first token alone: of the last layer, where the head reads no other."""
+def first_token_layers(blueprint: Blueprint, fused: bool = False) -> frozenset[str]:
+    """The linear layers that the graph computes for the first token alone: of the last layer, where the head reads no other.
+
+    The fused graph takes query, key and value together, so of all tokens.
+    """
     if blueprint.head != "sequence" or not blueprint.layers:
         return frozenset()
     last = f"layers.{len(blueprint.layers) - 1}"
-    return frozenset(f"{last}.{name}" for name in ("attention.query", "attention.output", "feed_forward.up", "feed_forward.down"))
+    names = ("attention.output", "feed_forward.up", "feed_forward.down", *(() if fused else ("attention.query",)))
+    return frozenset(f"{last}.{name}" for name in names)
 
 
 def build_graph(

@@ -64,7 +64,8 @@ class Learned:
         try:
             with safetensors.safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+                names = file.keys()
+                arrays = {name: file.get_tensor(name) for name in names}
             header = json.loads(metadata[_HEADER])
             if header["format"] != FORMAT:
                 raise InputError(f"engine: {path} has format {header['format']!r}, and this code reads {FORMAT}; take a newer Penjing")

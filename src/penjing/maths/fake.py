@@ -38,16 +38,21 @@ def affine_texts(x: Tensor, mask: Tensor | None = None, bits: int = 8) -> Tensor
         x: (B, S, W), or (B, W).
         mask: (B, S), True where there is a token; the others do not count. None: all do.
     """
-    r, levels = x.detach().float(), 2**bits - 1
+    r = x.detach().float()
     low, high = r.amin(-1), r.amax(-1)
     if mask is not None and mask.shape == low.shape:
         low, high = low.masked_fill(~mask, 0.0), high.masked_fill(~mask, 0.0)  # zero is always in the range
     ends = (-1, *(1 for _ in x.shape[1:]))
-    least, most = low.view(len(x), -1).amin(1).clamp(max=0).view(ends), high.view(len(x), -1).amax(1).clamp(min=0).view(ends)
-    scale = (most - least) / levels
-    scale = torch.where(scale > 0, scale, 1.0)
-    zero = (-least / scale).round_()
-    return straight_through(x, ((r / scale).round_().add_(zero).clamp_(0, levels) - zero) * scale)
+    least, most = low.view(len(x), -1).amin(1).view(ends), high.view(len(x), -1).amax(1).view(ends)
+    return straight_through(x, affine_rounded(r, least, most, bits))
+
+
+def affine_rounded(x: Tensor, low: Tensor, high: Tensor, bits: int = 8) -> Tensor:
+    """`maths.rounding.affine_round` in torch; low, high: any shape that broadcasts against x. No gradient of its own."""
+    low, high, levels = low.clamp(max=0), high.clamp(min=0), 2**bits - 1
+    scale = torch.where(high > low, (high - low) / levels, 1.0)
+    zero = (-low / scale).round().clamp(0, levels)
+    return scale * ((x / scale).round().add(zero).clamp(0, levels) - zero)
 
 
 def sign(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:

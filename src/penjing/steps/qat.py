@@ -55,7 +55,8 @@ class RoundedWeight(nn.Module):
 class RoundedInput(nn.Module):
     """What a linear layer reads, rounded over [low, high]; in training the range follows the values of real tokens.
 
-    With `dynamic` each text is rounded over its own extremes instead. With `first_only` the first token alone is rounded: it is the only one that is computed where the model is run.
+    With `dynamic` each text is rounded over its own extremes instead. With `first_only` the first token alone is rounded: it is the only
+    one that is computed where the model is run.
     """
 
     low: Tensor
@@ -93,15 +94,12 @@ class RoundedInput(nn.Module):
 
 @final
 class RoundedInputs:
-    """Rounded inputs of the linear layers of a model: hung on when this is made, off by `finish`.
-
-    The fused file rounds what query, key and value read once, so there the query's is no first token alone.
-    """
+    """Rounded inputs of the linear layers of a model: hung on when this is made, off by `finish`."""
 
     def __init__(
         self, model: PenjingPreTrainedModel, ranges: Ranges, layers: dict[str, nn.Linear], bits: int = 8, dynamic: bool = False
     ) -> None:  # fmt: skip
-        first_only = {name for name in first_token_layers(blueprint_of(model)) if not (dynamic and name.endswith("query"))}
+        first_only = first_token_layers(blueprint_of(model), fused=dynamic)
         self.layers = layers
         self.each = {name: RoundedInput(*ranges[name], bits, name in first_only, dynamic) for name in layers}
         self.hooks = [model.base_model.register_forward_pre_hook(self.look, with_kwargs=True)]

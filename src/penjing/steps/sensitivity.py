@@ -19,6 +19,7 @@ from penjing.checkpoint import blueprint_of
 from penjing.engines.calibrate import Calibration, calibrate
 from penjing.engines.graph import FLOAT_ALWAYS, Ranges, first_token_layers
 from penjing.engines.machine import safe_weight_bits
+from penjing.maths import fake
 from penjing.maths.rounding import affine, symmetric
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.surgery import copy_of
@@ -33,14 +34,6 @@ def roundable(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in found.items() if name not in FLOAT_ALWAYS}
 
 
-def affine_rounded(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """`maths.rounding.affine_round` in torch; low, high: any shape that broadcasts against x."""
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    S = torch.where(high > low, (high - low) / 255, 1.0)
-    Z = (-low / S).round().clamp(0, 255)
-    return S * ((x / S).round().add(Z).clamp(0, 255) - Z)
-
-
 @contextmanager
 def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Ranges | None, weight_bits: int) -> Iterator[None]:
     """Within, the named linear layers compute with rounded weights and inputs, as the exported int8 graph does.
@@ -49,7 +42,7 @@ def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Range
         ranges: of the static form; None rounds each text over its own range, as the dynamic form does.
     """
     modules = roundable(model)
-    first_only = first_token_layers(blueprint_of(model))
+    first_only = first_token_layers(blueprint_of(model), fused=ranges is None)
     weights = {name: modules[name].weight.data for name in names}
 
     def rounding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
@@ -58,10 +51,9 @@ def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Range
             if ranges is not None:
                 S, Z = affine(*ranges[name])
                 return (float(S) * ((x / float(S)).round().add(int(Z)).clamp(0, 255) - int(Z)),)
-            # The dynamic form takes query, key and value together, so of all tokens.
-            read = x[:, :1] if name in first_only and not name.endswith("query") else x
+            read = x[:, :1] if name in first_only else x
             axes = tuple(range(1, x.ndim))
-            return (affine_rounded(x, read.amin(axes, keepdim=True), read.amax(axes, keepdim=True)),)
+            return (fake.affine_rounded(x, read.amin(axes, keepdim=True), read.amax(axes, keepdim=True)),)
 
         return hook
 
