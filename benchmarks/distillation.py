@@ -150,13 +150,8 @@ def presets() -> None:
     for seed in SEEDS:
         for preset in BERTS:
             trial("sst2", preset, ROWS, EPOCHS, seed)
-    print(presets_table())
-
-
-def presets_table() -> str:
-    """What `presets` found, as Markdown."""
     found = {p: [trial("sst2", p, ROWS, EPOCHS, seed) for seed in SEEDS] for p in BERTS}
-    return "\n".join([heading("sst2"), *(row("sst2", preset, trials) for preset, trials in found.items())])
+    print("\n".join([heading("sst2"), *(row("sst2", preset, trials) for preset, trials in found.items())]))
 
 
 def whole() -> None:
@@ -295,4 +290,4 @@ def engine() -> None:
 JOBS = {"presets": presets, "whole": whole, "peer": peer, "students": students, "tasks": tasks, "texts": texts, "engine": engine}
 
 if __name__ == "__main__":
-    run(JOBS, lambda: "\n\n".join([presets_table(), students_table()]))
+    run(JOBS)

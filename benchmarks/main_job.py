@@ -117,8 +117,8 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def run(jobs: dict[str, Callable[[], None]], table: Callable[[], str]) -> None:
-    """The jobs named on the command line, or all of them, and then the table."""
+def run(jobs: dict[str, Callable[[], None]], table: Callable[[], str] = str) -> None:
+    """The jobs named on the command line, or all of them, and then the table of them all, where there is one."""
     wanted = sys.argv[1:] or list(jobs)
     unknown = [name for name in wanted if name not in jobs]
     if unknown:

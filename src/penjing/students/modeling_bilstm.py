@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
@@ -64,14 +63,26 @@ class BilstmPreTrainedModel(PreTrainedModel):
         self.word = value
 
     def read(self, input_ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """input_ids (B, S), lengths (B,) or all of S → the states of every token (B, S, 2·H), the last of both directions (B, 2·H)."""
+        """input_ids (B, S), lengths (B,) or all of S → the states of every token (B, S, 2·H), the last of both directions (B, 2·H).
+
+        Not packed: step by step, as PyTorch computes a packed batch on a CPU, takes three times as long as the whole batch in oneDNN.
+        """
         x = self.dropout(self.word(input_ids))
         if lengths is None:
             states, (last, _) = self.lstm(x)
-        else:
-            packed, (last, _) = self.lstm(pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False))
-            states, _ = pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])
-        return states, torch.cat([last[0], last[1]], dim=-1)
+            return states, torch.cat([last[0], last[1]], dim=-1)
+        place, rows, end = torch.arange(x.shape[1], device=x.device), torch.arange(len(x), device=x.device), (lengths - 1).clamp(min=0)
+        inside = place < lengths[:, None]
+        turned = torch.where(inside, lengths[:, None] - 1 - place, place)
+        forwards, backwards = self.direction(x, ""), self.direction(x[rows[:, None], turned], "_reverse")
+        states = torch.cat([forwards, backwards[rows[:, None], turned]], dim=-1) * inside[:, :, None]
+        return states, torch.cat([forwards[rows, end], backwards[rows, end]], dim=-1)
+
+    def direction(self, x: Tensor, suffix: str) -> Tensor:
+        """One direction over words (B, S, E), from the first on: its states (B, S, H)."""
+        weights = [getattr(self.lstm, f"{part}_l0{suffix}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        zero = x.new_zeros(1, len(x), self.lstm.hidden_size)
+        return torch.lstm(x, (zero, zero), weights, True, 1, 0.0, self.training, False, True)[0]
 
 
 class BilstmForSequenceClassification(BilstmPreTrainedModel):

@@ -9,16 +9,18 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
 
-from penjing.modeling_penjing import MaskedHead, PenjingModel
+from penjing.modeling_penjing import MaskedHead
 
 
 def word_tables(model: nn.Module) -> list[nn.Embedding]:
     """The word tables inside a model that are read by their rows alone: not rounded as a whole, nor shared with a language model's head."""
     if any(isinstance(module, MaskedHead) for module in model.modules()):
         return []
-    tables = [module.embeddings.word for module in model.modules() if isinstance(module, PenjingModel)]
-    return [table for table in tables if not parametrize.is_parametrized(table)]
+    found = [module.get_input_embeddings() for module in model.modules() if isinstance(module, PreTrainedModel)]
+    tables = {id(table): table for table in found if isinstance(table, nn.Embedding)}
+    return [table for table in tables.values() if not parametrize.is_parametrized(table)]
 
 
 def sparse_words(model: nn.Module, *, on: bool) -> None:
