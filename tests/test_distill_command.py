@@ -134,7 +134,6 @@ def test_distillation_is_killed_and_goes_on_and_ends_the_same(tmp_path: Path) ->
         (["--layers", "1", "--masked-lm", "x"], "--augment masked-lm"),
         (["--layers", "1", "--augment", "masked-lm"], "takes a masked language model"),
         (["--layers", "9"], "more than the model has"),
-        (["--layers", "1", "--copies", "2"], "give --augment too"),
         (["--layers", "1", "--levels", "2"], "of the loss levels"),
         (["--layers", "1", "--losses", "kl=nan"], "has the weight nan"),
         (["--preset", "static", "--epochs", "9"], "fitted, not trained"),
@@ -157,3 +156,9 @@ def test_every_preset_is_a_recipe(preset: str) -> None:
     recipe = distilling(preset, None, None, None, {}, kept, None, TextSettings(), given_student=False)
     assert recipe.distill and recipe.quantize is None and np.isfinite(list(recipe.distill.losses.values())).all()
     assert json.loads(json.dumps(recipe.to_dict()))["distill"]["losses"] == dict(PRESETS[preset].losses)
+
+
+@pytest.mark.parametrize(("losses", "copies", "expected"), [(None, None, 2), ("hard=1", None, 0), (None, 0, 0), (None, 1, 1)])
+def test_copies_are_the_presets_where_the_teacher_answers_them(losses: str | None, copies: int | None, expected: int) -> None:
+    recipe = distilling("static", None, None, losses, {}, {}, None, TextSettings(), copies, given_student=False)
+    assert (recipe.texts or TextSettings()).copies == expected

@@ -1,12 +1,13 @@
 """Distillation by name: each preset as its paper says it, on the student that its paper starts from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penjing.errors import InputError
 from penjing.recipe import PruneSettings, Recipe
 from penjing.steps.distill import DistillSettings
+from penjing.steps.objective import HARD
 from penjing.texts import TextSettings
 from penjing.training.loop import Schedule
 
@@ -16,7 +17,8 @@ class Preset:
     """The losses and their weights, and what else differs from `DistillSettings`.
 
     keep: which of the teacher's layers the student starts from. repair: of the layers that are left, before any training. student: what
-    it is where it is no BERT. rate, epochs: of its training.
+    it is where it is no BERT. rate, epochs: of its training. copies: changed ones of each text, where the teacher answers and nothing is
+    said of it.
     """
 
     losses: Mapping[str, float]
@@ -26,6 +28,7 @@ class Preset:
     student: str = ""
     rate: float = 1e-4
     epochs: int = 3
+    copies: int = 0
 
 
 PRESETS = {
@@ -41,9 +44,9 @@ PRESETS = {
     "cofi": Preset({"kl": 1.0, "hidden": 1.0}, {"layer_map": "learned"}),
     "levels": Preset({"kl": 1.0, "levels": 1.0}, {"layer_map": "uniform"}),
     "bilstm": Preset({"mse": 1.0}, student="bilstm", rate=1e-3, epochs=10),
-    "logistic": Preset({"kl": 1.0}, {"temperature": 1.0}, student="logistic"),
+    "logistic": Preset({"kl": 1.0}, {"temperature": 1.0}, student="logistic", copies=2),
     "trees": Preset({"kl": 1.0}, {"temperature": 1.0}, student="trees"),
-    "static": Preset({"kl": 1.0}, {"temperature": 1.0}, student="static"),
+    "static": Preset({"kl": 1.0}, {"temperature": 1.0}, student="static", copies=2),
 }
 """states: ours, what `compress` does: the teacher's layers that are missed least, repaired, each taught the state that the next one was
 trained to read. labels: no teacher, the rival of all others. hinton: Hinton et al. 2015. distilbert: Sanh et al. 2019, the weights of
@@ -55,7 +58,7 @@ on n-grams; static embeddings, in the manner of Model2Vec."""
 
 def distilling(
     preset: str, epochs: int | None, rate: float | None, losses: str | None, changes: Mapping[str, Any], kept: Mapping[str, Any],
-    keep: str | None, texts: TextSettings, *, given_student: bool,
+    keep: str | None, texts: TextSettings, copies: int | None = None, *, given_student: bool,
 ) -> Recipe:  # fmt: skip
     """The recipe of one `penjing distill`, in float32.
 
@@ -65,6 +68,7 @@ def distilling(
         changes: of `DistillSettings`, beside the preset's.
         kept: the parts and counts of `PruneSettings` that the student has of the teacher.
         keep: which layers; None as the preset says.
+        copies: changed ones of each text; None as the texts or the preset say.
     """
     chosen = PRESETS.get(preset)
     if chosen is None:
@@ -83,7 +87,9 @@ def distilling(
             raise InputError(f"--{name.replace('_', '-')}: it is of the loss {loss}; give that with --losses too")
     schedule = Schedule(epochs=epochs or chosen.epochs, learning_rate=rate or chosen.rate, patience=100)
     settings = DistillSettings(schedule, **({"losses": chosen.losses} | dict(chosen.changes) | weights_of(losses) | dict(changes)))
-    prune = None
+    if copies is None:
+        copies = texts.copies or (chosen.copies if set(settings.answers) != {HARD} else 0)
+    texts, prune = replace(texts, copies=copies), None
     if kept:
         fine = {"heads", "neurons", "hidden"} & set(kept)
         prune = PruneSettings(keep=keep or chosen.keep, repair="weights" if fine else chosen.repair, **kept)

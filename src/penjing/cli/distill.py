@@ -61,7 +61,8 @@ def distill(
     general_texts: Annotated[int | None, typer.Option("--general-texts", min=1, help="Lines of it that are drawn; 20,000.")] = None,
     unlabelled: Annotated[str, typer.Option("--unlabelled", help="Further data, whose labels are not read: the teacher answers it.")] = "",
     augment: Annotated[str | None, typer.Option("--augment", help="Add changed copies of the texts: neighbours, masked-lm, rules.")] = None,
-    copies: Annotated[int | None, typer.Option("--copies", min=1, help="With --augment: of each text; 1.")] = None,
+    copies: Annotated[int | None, typer.Option("--copies", min=0, help="How many of each text; with --augment 1, else 0, and 2 for the presets"
+        " logistic and static.")] = None,
     masked_lm: Annotated[str, typer.Option("--masked-lm", help="With --augment masked-lm: the language model, of the same vocabulary.")] = "",
     part: Annotated[float, typer.Option("--part", help="Part of the training texts that is learned from.")] = 1.0,
     sample: Annotated[str | None, typer.Option("--sample", help="With --part, how it is drawn: random, uncertain, margin, certain, mixed, short,"
@@ -78,9 +79,9 @@ def distill(
     from penjing.texts import TextSettings
 
     idle = {
-        "--masked-lm": (masked_lm and augment != "masked-lm", "--augment masked-lm"), "--copies": (copies and not augment, "--augment"),
-        "--general-texts": (general_texts and not general, "--general"), "--sample": (sample and part == 1, "--part"),
-        "--draws": (draws and not noise, "--noise"), "--keep": (keep and layers is None, "--layers"),
+        "--masked-lm": (masked_lm and augment != "masked-lm", "--augment masked-lm"), "--sample": (sample and part == 1, "--part"),
+        "--general-texts": (general_texts and not general, "--general"), "--draws": (draws and not noise, "--noise"),
+        "--keep": (keep and layers is None, "--layers"),
     }  # fmt: skip
     for option, (alone, wanted) in idle.items():
         if alone:
@@ -90,10 +91,12 @@ def distill(
         "temperature": temperature, "layer_map": layer_map, "relation_heads": relation_heads, "levels": levels, "states_first": states_first,
         "anneal": anneal or None, "noise": noise, "draws": draws, "alpha": alpha,
     }  # fmt: skip
-    texts = TextSettings(part, sample or "random", (copies or 1) if augment else 0, augment or "neighbours")
+    texts = TextSettings(part, sample or "random", how=augment or "neighbours")
+    if augment and copies is None:
+        copies = 1
     steps = distilling(
         preset, epochs, learning_rate, losses, {name: value for name, value in changes.items() if value is not None},
-        {name: value for name, value in kept.items() if value is not None}, keep, texts, given_student=bool(student),
+        {name: value for name, value in kept.items() if value is not None}, keep, texts, copies, given_student=bool(student),
     )  # fmt: skip
     more = More(student, teacher or (), general, general_texts or 20_000, unlabelled, masked_lm, companion or (), cache)
     reading = (text_columns, label_column, metric, max_length)

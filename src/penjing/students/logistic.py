@@ -50,19 +50,25 @@ def fit(texts: Encoded, targets: Array, settings: LogisticSettings | None = None
 
 
 def regression(x: Any, targets: Array, strength: float) -> tuple[Array, Array]:
-    """Weights (F, C) and biases (C,) of least Σ cross-entropy(targets, softmax) + ‖w‖²/(2·`strength`), x (N, F) dense or sparse.
-
-    Each text is repeated once per class, weighted by its probability: that is the same sum.
-    """
-    rows, classes = np.nonzero(targets > NEGLIGIBLE)
+    """Weights (F, C) and biases (C,) of least Σ cross-entropy(targets, softmax) + ‖w‖²/(2·`strength`), x (N, F) dense or sparse."""
+    rows, classes, weight = repeated(targets)
     present = classes_of(classes)
-    model = LogisticRegression(C=strength, max_iter=500).fit(x[rows], classes, sample_weight=targets[rows, classes])
+    model = LogisticRegression(C=strength, max_iter=500).fit(x[rows], classes, sample_weight=weight)
     coef, intercept = model.coef_, model.intercept_
     if len(present) == 2:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
     weights, bias = np.zeros((x.shape[1], targets.shape[1])), np.full(targets.shape[1], ABSENT)
     weights[:, present], bias[present] = coef.T, intercept
     return weights, bias
+
+
+def repeated(targets: Array) -> tuple[Array, Array, Array]:
+    """Targets (N, C) as labels: row numbers, classes and weights (M,), each text once per class, weighted by its probability.
+
+    The cross-entropy with these is that with `targets`.
+    """
+    rows, classes = np.nonzero(targets > NEGLIGIBLE)
+    return rows, classes, targets[rows, classes]
 
 
 def classes_of(labels: Array) -> Array:

@@ -18,6 +18,7 @@ from penjing.engines.numpy import Learned
 from penjing.maths.losses import soft_kl
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.students.logistic import regression
+from penjing.training.rows import RowAdamW
 
 Array = NDArray[Any]
 TOKENS = 512
@@ -133,7 +134,7 @@ class _Network(nn.Module):
     def __init__(self, vectors: Tensor, pairs: bool, classes: int, settings: StaticSettings) -> None:
         super().__init__()
         self.parts, features = (2, 4 * vectors.shape[1]) if pairs else (1, vectors.shape[1])
-        self.bag = nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="mean")
+        self.bag = nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="mean", sparse=True)
         self.dropout = nn.Dropout(settings.dropout)
         self.linear, self.bias = nn.Parameter(torch.zeros(features, classes)), nn.Parameter(torch.zeros(classes))
         units = settings.hidden or 0
@@ -164,15 +165,20 @@ def _train(network: _Network, bags: Encoded, targets: Array, s: StaticSettings) 
     _start(network, bags, targets, rows, s)
     if not s.epochs:
         return
-    optimizer = torch.optim.AdamW(network.parameters(), lr=s.learning_rate, weight_decay=0.0)
+    others = [p for p in network.parameters() if p is not network.bag.weight]
+    optimizers = [
+        RowAdamW([{"params": [network.bag.weight]}], s.learning_rate),
+        torch.optim.AdamW(others, s.learning_rate, weight_decay=0.0),
+    ]
     best, state, since = _held_loss(network, bags, logits, held, s), _copy(network), 0
     for _ in range(s.epochs):
         network.train()
         order = random.permutation(rows)
         for batch in np.split(order, range(s.batch_size, len(order), s.batch_size)):
-            optimizer.zero_grad()
+            network.zero_grad()
             _loss(network, bags, logits, batch, s).backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         loss = _held_loss(network, bags, logits, held, s)
         since = 0 if loss < best else since + 1
         if not since:

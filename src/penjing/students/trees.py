@@ -5,17 +5,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned, ngrams
-from penjing.students.logistic import ABSENT, classes_of, margins
+from penjing.students.logistic import ABSENT, classes_of, repeated
 
 Array = NDArray[Any]
-FLOOR = 1e-4
-"""Least probability whose logarithm is learned."""
 MANY = 100
-"""Texts (of labels, per class) from which on some are held out."""
+"""Texts per class from which on some are held out."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,16 @@ class Grown:
 
 
 def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None) -> Learned:
-    """Trees for `targets` (N, C): probabilities by least squares on their logarithms, labels (ones and zeros) by the log-loss."""
+    """Trees of least cross-entropy with `targets`, probabilities (N, C) or labels as ones and zeros."""
     s = settings or TreesSettings()
     text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
     buckets = strongest(text, bucket, targets, s.features, s.least, 1 << s.bits)
     x = presence(text, bucket, buckets, len(texts))
-    grown = _grow_for_labels(x, targets, s) if np.isin(targets, (0, 1)).all() else _grow_for_logarithms(x, targets, s)
+    grown, present = _grow(x, targets, s)
     classes = targets.shape[1]
     bias = np.full(1 if classes == 2 else classes, 0.0 if classes == 2 else ABSENT, np.float32)
     if classes > 2:
-        bias[targets.max(axis=0) > 0] = 0
+        bias[present] = 0
     for each in grown:
         bias[each.output] = each.base
     arrays, depth = _arrays(grown, buckets)
@@ -92,22 +90,14 @@ def _options(s: TreesSettings, hold_out: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _grow_for_labels(x: Array, targets: Array, s: TreesSettings) -> list[Grown]:
-    labels = targets.argmax(axis=1)
+def _grow(x: Array, targets: Array, s: TreesSettings) -> tuple[list[Grown], Array]:
+    """The trees of each output, and the classes that there are."""
+    rows, labels, weights = repeated(targets)
     present = classes_of(labels)
     hold_out = len(x) >= MANY * len(present) and np.bincount(labels)[present].min() > 1
-    bases, trees = grown_trees(HistGradientBoostingClassifier(**_options(s, bool(hold_out))).fit(x, labels))
+    bases, trees = grown_trees(HistGradientBoostingClassifier(**_options(s, bool(hold_out))).fit(x[rows], labels, sample_weight=weights))
     outputs = [0] if targets.shape[1] == 2 else present[-len(bases) :].tolist()
-    return [Grown(*each) for each in zip(outputs, bases, trees, strict=True)]
-
-
-def _grow_for_logarithms(x: Array, targets: Array, s: TreesSettings) -> list[Grown]:
-    logarithms = np.log(np.maximum(targets, FLOOR))
-    grown = []
-    for output, z in enumerate(margins(logarithms - logarithms.mean(axis=1, keepdims=True)).T):
-        (base,), (trees,) = grown_trees(HistGradientBoostingRegressor(**_options(s, len(x) >= MANY)).fit(x, z))
-        grown.append(Grown(output, base, trees))
-    return grown
+    return [Grown(*each) for each in zip(outputs, bases, trees, strict=True)], present
 
 
 def grown_trees(model: Any) -> tuple[list[float], list[list[Array]]]:
