@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from penjing.engines.engine import EngineName
+from penjing.errors import InputError
 from penjing.recipe import Recipe
 from penjing.sources import Data
+from penjing.steps.objective import HARD
 from penjing.tasks.task import Examples
 
 
@@ -63,3 +65,14 @@ class Job:
     corpus: Path | None = None
     """Further texts, a line each, whose tokens are kept where the vocabulary is pruned."""
     material: Material = field(default_factory=Material)
+
+    def __post_init__(self) -> None:
+        distill, texts = self.recipe.distill, self.recipe.texts
+        more = "unlabelled" if self.material.unlabelled else "copies" if texts and texts.copies else ""
+        if more and distill and not distill.states and set(distill.answers) == {HARD}:
+            raise InputError(f"--{more}: these texts have no labels, and nothing but labels is taught; give --losses kl=1, or leave it out")
+        if self.material.companions and (texts or self.material.unlabelled or self.material.teachers):
+            raise InputError(
+                "--with: several tasks are taught on their own texts, each by its own teacher; leave out --part, --augment,"
+                " --copies, --unlabelled and --teacher"
+            )

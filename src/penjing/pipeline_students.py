@@ -25,14 +25,15 @@ from penjing.proof import baseline
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
 from penjing.sources import tokenizer_file
-from penjing.steps.distill import Lesson, targets_of
+from penjing.steps.distill import Distill, DistillSettings, targets_of
 from penjing.steps.objective import ANSWERS, HARD
 from penjing.students import bilstm, logistic, static, trees
 from penjing.tasks.judge import quality_of
 from penjing.tasks.task import IGNORED, Examples
 from penjing.teaching import Teaching, shown
+from penjing.training.loop import Progress, silent
 from penjing.training.predict import logits_of
-from penjing.training.teacher import TeacherOutputs, ensemble, teacher_outputs
+from penjing.training.teacher import TeacherOutputs
 
 BILSTM = "bilstm"
 Tell = Callable[[str], None]
@@ -60,7 +61,8 @@ class _Teaching:
         settings, material = job.recipe.distill, job.material
         assert settings
         given = {
-            "general": material.general, "with": material.companions, "student": material.student, "noise": settings.noise, "anneal": settings.anneal,
+            "general": material.general, "with": material.companions, "student": material.student, "noise": settings.noise,
+            "anneal": settings.anneal and self.kind != BILSTM,
         }  # fmt: skip
         for option in (name for name, value in given.items() if value):
             raise InputError(f"--{option}: a {self.kind} student has nothing to do with it; leave it out")
@@ -108,15 +110,9 @@ class _Teaching:
 
     def teach(self, folder: Path) -> dict[str, Any]:
         """The student, taught what the teacher answers, or the labels."""
-        settings, task = self.settings, self.job.data.task
+        task = self.job.data.task
         dev, train = self.teaching.split()
-        soft = bool(set(settings.answers) - {HARD})
-        outputs = self.outputs(train.encoded) if soft or self.kind == BILSTM else None
-        if self.kind == BILSTM:
-            assert outputs
-            parameters, note = self.teach_bilstm(folder, train, dev, outputs)
-        else:
-            parameters, note = self.teach_arrays(folder, train, self.targets(train, outputs))
+        parameters, note = self.teach_bilstm(folder, train, dev) if self.kind == BILSTM else self.teach_arrays(folder, train, dev)
         quality = quality_of(task, self.job.data.eval, self.own(folder / "model")(self.job.data.eval.encoded))
         size = sum(file.stat().st_size for file in (folder / "model").iterdir())
         return {
@@ -124,50 +120,51 @@ class _Teaching:
             "note": f"{task.metric().name} {quality:.2f}, {parameters / 1e6:.2f} million numbers learned from {len(train)} texts{note}",
         }  # fmt: skip
 
-    def outputs(self, encoded: Encoded) -> TeacherOutputs:
-        """The teacher's logits on these texts, cached."""
-        found = [teacher_outputs(each, encoded, (), self.teaching.cache) for each in (self.teacher, *self.teaching.others())]
-        return found[0] if len(found) == 1 else replace(found[0], logits=ensemble([each.logits for each in found]))
+    def step(self, settings: DistillSettings, dev: Examples, progress: Progress = silent) -> Distill:
+        """What is taught, and by whom."""
+        task, teaching = self.job.data.task, self.teaching
+        return Distill(
+            task, self.teacher, None, settings, dev, self.folder.partial, progress, cache=teaching.cache, others=teaching.others()
+        )  # fmt: skip
 
-    def targets(self, train: Examples, outputs: TeacherOutputs | None) -> NDArray[np.float32]:
+    def targets(self, texts: Examples, outputs: TeacherOutputs) -> NDArray[np.float32]:
         """The probabilities (N, C) to learn: the teacher's at the temperature, and the labels, by their weights."""
         settings, classes = self.settings, len(self.job.data.task.labels)
         hard = settings.answers.get(HARD, 0.0)
         soft = sum(weight for name, weight in settings.answers.items() if name != HARD)
-        labels = np.concatenate(targets_of(self.job.data.task, train))
+        labels = np.concatenate(targets_of(self.job.data.task, texts))
         known = (labels != IGNORED)[:, None]
         given = np.eye(classes, dtype=np.float32)[np.where(labels == IGNORED, 0, labels)]
-        if outputs is None:
-            if not known.all():
-                raise InputError("--losses: hard alone cannot learn from texts without labels; give kl=1 too")
+        if not soft:
             return given
         said = softmax(outputs.logits / settings.temperature)
         return np.asarray(np.where(known, (hard * given + soft * said) / (hard + soft), said), np.float32)
 
-    def teach_arrays(self, folder: Path, train: Examples, targets: NDArray[np.float32]) -> tuple[int, str]:
-        """A student of arrays: one file."""
-        seed, encoded = self.job.seed, train.encoded
+    def teach_arrays(self, folder: Path, train: Examples, dev: Examples) -> tuple[int, str]:
+        """A student of arrays: one file. What is held out says when trees and static embeddings have learned enough."""
+        step, seed = self.step(self.settings, dev), self.job.seed
+        learned_from, judged_by = (self.targets(texts, step.observe(self.teacher, texts)) for texts in (train, dev))
+        encoded, targets = Encoded.joined([train.encoded, dev.encoded]), np.concatenate([learned_from, judged_by])
+        held = np.arange(len(train), len(encoded))
         if self.kind == "logistic":
-            learned = logistic.fit(encoded, targets)
+            learned = logistic.fit(train.encoded, learned_from)
         elif self.kind == "trees":
-            learned = trees.fit(encoded, targets, trees.TreesSettings(seed=seed))
+            learned = trees.fit(encoded, targets, trees.TreesSettings(seed=seed), held=held)
         else:
             vectors = static.token_vectors(self.teacher, static.frame_of(encoded), seed=seed)
-            learned = static.fit(encoded, targets, vectors, pairs=self.segments, settings=static.StaticSettings(seed=seed))
+            learned = static.fit(encoded, targets, vectors, held=held, pairs=self.segments, settings=static.StaticSettings(seed=seed))
         learned.write(folder / "model" / FILE)
         return sum(int(array.size) for array in learned.arrays.values()), ""
 
-    def teach_bilstm(self, folder: Path, train: Examples, dev: Examples, outputs: TeacherOutputs) -> tuple[int, str]:
+    def teach_bilstm(self, folder: Path, train: Examples, dev: Examples) -> tuple[int, str]:
         """A BiLSTM: a folder that transformers loads."""
         torch.manual_seed(self.job.seed)
         student = bilstm.build(
             self.teacher, self.job.data.task.head, pairs=self.segments, settings=bilstm.BilstmSettings(seed=self.job.seed)
         )
         with shown(self.progress, "distill") as report:
-            lesson = Lesson(
-                self.job.data.task, train, dev, outputs, lambda _: None, replace(self.settings, dropout=student.config.dropout), self.folder.partial / "state.pt", report
-            )  # fmt: skip
-            history = lesson.teach(student)
+            step = self.step(replace(self.settings, dropout=student.config.dropout), dev, report)
+            history = step.lesson(step.observe(self.teacher, train)).teach(student)
         student.save_pretrained(folder / "model")
         return sum(p.numel() for p in student.parameters()), f"; {history.steps} steps"
 

@@ -7,7 +7,7 @@ from typing import Any
 from penjing.errors import InputError
 from penjing.recipe import PruneSettings, Recipe
 from penjing.steps.distill import DistillSettings
-from penjing.steps.objective import HARD
+from penjing.steps.objective import HARD, LOSSES
 from penjing.texts import TextSettings
 from penjing.training.loop import Schedule
 
@@ -82,11 +82,17 @@ def distilling(
     if given_student and (kept or keep):
         raise InputError("--student: it is taken as it is; leave out --layers, --heads, --neurons, --hidden and --keep")
     taught = chosen.losses if losses is None else weights_of(losses)["losses"]
-    for name, loss in (("relation_heads", "relations"), ("levels", "levels"), ("alpha", "kl-entropy")):
-        if name in changes and loss not in taught:
-            raise InputError(f"--{name.replace('_', '-')}: it is of the loss {loss}; give that with --losses too")
+    own = dict(chosen.changes)
+    if losses is not None and not set(taught) & set(LOSSES):
+        own.pop("states_first", None)
+    for name, of in (
+        ("relation_heads", ["relations"]), ("levels", ["levels"]), ("alpha", ["kl-entropy"]), ("layer_map", LOSSES),
+        ("temperature", ["kl", "cross-entropy", "kl-entropy"]),
+    ):  # fmt: skip
+        if name in changes and not set(of) & set(taught):
+            raise InputError(f"--{name.replace('_', '-')}: it goes with {', '.join(of)}, which is not taught; give that with --losses too")
     schedule = Schedule(epochs=epochs or chosen.epochs, learning_rate=rate or chosen.rate, patience=100)
-    settings = DistillSettings(schedule, **({"losses": chosen.losses} | dict(chosen.changes) | weights_of(losses) | dict(changes)))
+    settings = DistillSettings(schedule, **({"losses": chosen.losses} | own | weights_of(losses) | dict(changes)))
     if copies is None:
         copies = texts.copies or (chosen.copies if set(settings.answers) != {HARD} else 0)
     texts, prune = replace(texts, copies=copies), None

@@ -114,9 +114,9 @@ def test_the_distances_of_a_student_that_grows_cost_nothing() -> None:
     assert losses.rkd_distance(h[:1], g[:1]) == 0 == losses.rkd_angle(h[:1], g[:1])
 
 
-def test_patient_is_twice_the_cosine_distance() -> None:
+def test_patient_is_twice_the_cosine_distance_of_a_unit() -> None:
     g, h = draw(1, 6, 8), draw(2, 6, 8)
-    torch.testing.assert_close(losses.patient(h, g), 2 * losses.cosine(h, g))
+    torch.testing.assert_close(losses.patient(h, g), 2 * losses.cosine(h, g) / h.shape[1])
 
 
 def test_relations_are_blind_to_rotation_and_to_width() -> None:

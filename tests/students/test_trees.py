@@ -1,5 +1,6 @@
 """Trees: the arrays answer as scikit-learn does, and the n-grams are those that tell most."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,20 @@ def test_arrays_answer_as_the_classifier_does(classes: int, hard: bool) -> None:
     if hard:
         targets = np.eye(classes)[targets.argmax(1)]
         targets[:20] = np.roll(targets[:20], 1, axis=1)
-    found = logits(fit(train, targets, SMALL), other)
+    found = logits(fit(train, targets, SMALL, held=np.zeros(0, np.int64)), other)
     rows, labels = np.nonzero(targets)
-    model = HistGradientBoostingClassifier(**_options(SMALL, True))
+    model = HistGradientBoostingClassifier(**_options(SMALL, False))
     model.fit(features(train, targets, train)[rows], labels, sample_weight=targets[rows, labels])
     expected = model.decision_function(features(train, targets, other))
     np.testing.assert_allclose(found[:, 1] - found[:, 0] if classes == 2 else found, expected, atol=1e-4)
+
+
+def test_a_text_that_says_when_to_stop_is_not_learned_from() -> None:
+    train, held = texts(600), np.arange(300, 600)
+    turned = soft(train, 2)
+    turned[held] = turned[held, ::-1]  # what is held out contradicts what is learned: nothing helps there
+    stopped, grown = (fit(train, turned, replace(SMALL, patience=3), held=rows) for rows in (held, held[:0]))
+    assert len(stopped.arrays["root"]) <= 4 < len(grown.arrays["root"]) == SMALL.rounds
 
 
 def test_trees_learn_what_no_sum_over_ngrams_does() -> None:

@@ -54,7 +54,7 @@ def distill(
     levels: Annotated[int | None, typer.Option("--levels", min=1, help="How many matched layers the loss levels takes.")] = None,
     states_first: Annotated[float | None, typer.Option("--states-first", help="Part of the steps that teach states alone, before the answers.")] = None,
     anneal: Annotated[bool, typer.Option("--anneal", help="Go from the teacher's answers to the labels.")] = False,
-    noise: Annotated[float | None, typer.Option("--noise", help="Of the word embeddings, in their standard deviations; the teacher's answers"
+    noise: Annotated[float | None, typer.Option("--noise", min=0, help="Of the word embeddings, in their standard deviations; the teacher's answers"
         " are then a mean over such noise.")] = None,
     draws: Annotated[int | None, typer.Option("--draws", min=1, help="With --noise: how many the teacher's answer is the mean of; 4.")] = None,
     general: Annotated[Path | None, typer.Option("--general", help="Plain text, a text a line (also .gz), to learn states on first.")] = None,
@@ -81,11 +81,11 @@ def distill(
     idle = {
         "--masked-lm": (masked_lm and augment != "masked-lm", "--augment masked-lm"), "--sample": (sample and part == 1, "--part"),
         "--general-texts": (general_texts and not general, "--general"), "--draws": (draws and not noise, "--noise"),
-        "--keep": (keep and layers is None, "--layers"),
+        "--keep": (keep and layers is None, "--layers"), "--augment": (augment and copies == 0, "at least one with --copies"),
     }  # fmt: skip
     for option, (alone, wanted) in idle.items():
         if alone:
-            raise InputError(f"{option}: nothing asks for it; give {wanted} too")
+            raise InputError(f"{option}: nothing asks for it; give {wanted}")
     kept = {"layers": layers, "heads": heads, "neurons": neurons, "hidden": hidden}
     changes = {
         "temperature": temperature, "layer_map": layer_map, "relation_heads": relation_heads, "levels": levels, "states_first": states_first,

@@ -59,9 +59,11 @@ class More:
             "companions": [path for path, _ in companions],
         }
         said = {name: [fingerprint(path) for path in paths if path] for name, paths in models.items() if any(paths)}
-        texts = {name: texts.fingerprint() for name, texts in (("general", general), ("unlabelled", unlabelled)) if texts}
-        texts |= {f"companion {i}": each.train.fingerprint() for i, (_, each) in enumerate(companions)}
-        return Material(student, teachers, general, unlabelled, masked, companions, self.cache), said | texts
+        marks: dict[str, Any] = {name: texts.fingerprint() for name, texts in (("general", general), ("unlabelled", unlabelled)) if texts}
+        marks |= {
+            f"companion {i}": [each.task.name, each.train.fingerprint(), each.eval.fingerprint()] for i, (_, each) in enumerate(companions)
+        }
+        return Material(student, teachers, general, unlabelled, masked, companions, self.cache), said | marks
 
 
 def run(

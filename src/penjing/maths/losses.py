@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NEAR = 1e-3
+"""Two texts whose states differ by less than this part of their size form no angle: they are the same text."""
+
 # -- answers -----------------------------------------------------------------------------------------------------
 
 
@@ -61,8 +64,11 @@ def cosine(h: Tensor, g: Tensor) -> Tensor:
 
 
 def patient(h: Tensor, g: Tensor) -> Tensor:
-    """‖h/‖h‖ - g/‖g‖‖² of the first tokens' states (Sun et al. 2019, equation 7: patient knowledge distillation)."""
-    return (F.normalize(h, dim=-1) - F.normalize(g, dim=-1)).square().sum(-1).mean()
+    """‖h/‖h‖ - g/‖g‖‖²/H of the first tokens' states (Sun et al. 2019, equation 7: patient knowledge distillation).
+
+    The equation sums over the units, and the paper's weights of 10 … 1000 are for their mean, as the authors' program has it.
+    """
+    return F.mse_loss(F.normalize(h, dim=-1), F.normalize(g, dim=-1))
 
 
 # -- attention ---------------------------------------------------------------------------------------------------
@@ -117,7 +123,8 @@ def rkd_angle(h: Tensor, g: Tensor) -> Tensor:
 
 
 def _angles(x: Tensor) -> Tensor:
-    sides = F.normalize(x[None] - x[:, None], dim=-1)
+    sides = x[None] - x[:, None]
+    sides = F.normalize(sides, dim=-1, eps=NEAR * float(x.detach().norm(dim=-1).mean() + 1e-12))
     return sides @ sides.transpose(1, 2)
 
 

@@ -90,12 +90,13 @@ class DistillSettings:
         return {name: weight for name, weight in self.losses.items() if name not in LOSSES and weight}
 
     def answer_weights(self, done: float) -> dict[str, float]:
-        """Weights of the losses on answers after this part of the steps."""
+        """Weights of the losses on answers after this part of the steps; annealing begins where answers do."""
         if done < self.states_first:
             return {}
         if not self.anneal:
             return self.answers
-        return {name: weight * (done if name == HARD else 1 - done) for name, weight in self.answers.items()}
+        share = (done - self.states_first) / (1 - self.states_first)
+        return {name: weight * (share if name == HARD else 1 - share) for name, weight in self.answers.items()}
 
 
 @final
@@ -280,8 +281,9 @@ class Lesson:
         for name, weight in settings.answer_weights(done).items():
             if name == HARD:
                 labels = pad_rows([self.targets[i] for i in rows], mask.shape[1]).to(mask.device)
+                texts = (labels != IGNORED).reshape(len(rows), -1).any(1).float().mean()  # a text without a label weighs nothing
                 labels = labels[mask] if per_token else labels
-                value = nn.functional.cross_entropy(z, labels, reduction="sum") / (labels != IGNORED).sum().clamp_min(1)
+                value = texts * nn.functional.cross_entropy(z, labels, reduction="sum") / (labels != IGNORED).sum().clamp_min(1)
             else:
                 t = self.outputs.batch_logits(rows, per_token).to(mask.device)
                 value = answer_loss(name, z, t, settings.temperature, settings.alpha)

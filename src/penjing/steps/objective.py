@@ -126,10 +126,15 @@ class Objective(nn.Module):
         hidden: Sequence[int] | None = None, learned: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.weights, self.hidden, self.learned, self.levels = dict(weights), hidden, learned, levels
+        self.weights, self.hidden, self.learned = dict(weights), hidden, learned
         self.heads, self.head_width = heads or max((h for h, _ in teacher.config.layers), default=1), int(teacher.config.head_width)
         self.taken = {name: LOSSES[name].takes(list(pairs)) for name in self.weights}
         if "levels" in self.taken:
+            if levels > len(self.taken["levels"]):
+                raise InputError(
+                    f"--levels: {levels} are more than the {len(self.taken['levels'])} that are matched; give at most as many, or match more,"
+                    " as --layer-map 1:1,1:2,2:3,2:4"
+                )
             self.taken["levels"] = spread(self.taken["levels"], levels)
         own, theirs = student.config.hidden_size, teacher.config.hidden_size
         if own != theirs and hidden is None and (set(weights) & NARROW):

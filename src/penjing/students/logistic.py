@@ -62,6 +62,11 @@ def regression(x: Any, targets: Array, strength: float) -> tuple[Array, Array]:
     return weights, bias
 
 
+def drawn(texts: int, seed: int) -> Array:
+    """The numbers of a tenth of the texts, at least one, at random: those to choose by."""
+    return np.sort(np.random.default_rng(seed).permutation(texts)[: max(1, texts // 10)])
+
+
 def repeated(targets: Array) -> tuple[Array, Array, Array]:
     """Targets (N, C) as labels: row numbers, classes and weights (M,), each text once per class, weighted by its probability.
 

@@ -17,7 +17,7 @@ from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned
 from penjing.maths.losses import soft_kl
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.students.logistic import regression
+from penjing.students.logistic import drawn, regression
 from penjing.training.rows import RowAdamW
 
 Array = NDArray[Any]
@@ -34,8 +34,8 @@ class StaticSettings:
     """How tokens are weighted, the head, and the training of vectors and head together.
 
     `frequent`: a of the weight a / (a + p) of a token with frequency p (Arora et al. 2017, SIF). `strength`: of the linear head, as in
-    logistic.py. `hidden`: ReLU units beside the linear head; None: `PAIR_HIDDEN` for pairs, else 0: they gained nothing there. `epochs`: 0 trains the linear head alone. The part `held_out` of
-    the texts chooses the epoch, and training stops after `patience` that are no better.
+    logistic.py. `hidden`: ReLU units beside the linear head; None: `PAIR_HIDDEN` for pairs, else 0: they gained nothing there. `epochs`: 0 trains the linear head alone.
+    Training stops after `patience` epochs that are no better; the best is kept.
     """
 
     frequent: float = 1e-2
@@ -47,7 +47,6 @@ class StaticSettings:
     learning_rate: float = 1e-3
     dropout: float = 0.2
     temperature: float = 1.0
-    held_out: float = 0.1
     seed: int = 0
 
 
@@ -94,10 +93,13 @@ def frequency_weights(texts: Encoded, vocabulary: int, a: float) -> Array:
 # -- fit ---------------------------------------------------------------------------------------------------------
 
 
-def fit(texts: Encoded, targets: Array, vectors: Array, *, pairs: bool = False, settings: StaticSettings | None = None) -> Learned:
+def fit(
+    texts: Encoded, targets: Array, vectors: Array, *, held: Array | None = None, pairs: bool = False, settings: StaticSettings | None = None,
+) -> Learned:  # fmt: skip
     """A head on the means of the tokens' `vectors` (V, W), and then both together, for `targets`, probabilities (N, C).
 
     Args:
+        held: numbers of the texts that the epoch is chosen by, and nothing learned from; None: a tenth.
         pairs: whether texts come in two; the features are then `engines.numpy.pair_features`.
     """
     s = settings or StaticSettings()
@@ -110,7 +112,7 @@ def fit(texts: Encoded, targets: Array, vectors: Array, *, pairs: bool = False, 
     with torch.random.fork_rng():
         torch.manual_seed(s.seed)
         network = _Network(torch.from_numpy(weighted[seen]).float(), pairs, targets.shape[1], s)
-        _train(network, bags, targets, s)
+        _train(network, bags, targets, drawn(len(texts), s.seed) if held is None else held, s)
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     weighted[seen] = state.pop("bag.weight")
     if not pairs and not s.hidden and state["linear"].shape[1] < weighted.shape[1]:
@@ -157,11 +159,10 @@ class _Network(nn.Module):
         return x @ self.linear + torch.relu(x @ self.hidden + self.hidden_bias) @ self.out + self.bias
 
 
-def _train(network: _Network, bags: Encoded, targets: Array, s: StaticSettings) -> None:
+def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: StaticSettings) -> None:
     """The linear head by logistic regression, then all by `soft_kl`: the state that is best on the texts held out, the first included."""
     logits = torch.from_numpy(np.log(np.maximum(targets, FLOOR))).float()
-    random = np.random.default_rng(s.seed)
-    held, rows = np.split(random.permutation(len(targets)), [max(1, round(s.held_out * len(targets))) if s.epochs else 0])
+    random, rows = np.random.default_rng(s.seed), np.setdiff1d(np.arange(len(targets)), held)
     _start(network, bags, targets, rows, s)
     if not s.epochs:
         return

@@ -9,19 +9,18 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned, ngrams
-from penjing.students.logistic import ABSENT, classes_of, repeated
+from penjing.students.logistic import ABSENT, classes_of, drawn, repeated
 
 Array = NDArray[Any]
 MANY = 100
-"""Texts per class from which on some are held out."""
+"""Texts per class from which on some are held out where nobody says which."""
 
 
 @dataclass(frozen=True)
 class TreesSettings:
     """`features` n-grams of at least `least` texts; up to `rounds` trees per output, of `leaves` leaves.
 
-    Of many texts a tenth is held out, and growing stops after `patience` rounds that do not help there. Memory while learning
-    is 8 bytes per text and feature.
+    Growing stops after `patience` rounds that do not help on the texts held out. Memory while learning is 8 bytes per text and feature.
     """
 
     bits: int = 18
@@ -44,13 +43,19 @@ class Grown:
     trees: list[Array]
 
 
-def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None) -> Learned:
-    """Trees of least cross-entropy with `targets`, probabilities (N, C) or labels as ones and zeros."""
+def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None, *, held: Array | None = None) -> Learned:
+    """Trees of least cross-entropy with `targets`, probabilities (N, C) or labels as ones and zeros.
+
+    Args:
+        held: numbers of the texts that say when to stop, and nothing is learned from; None: a tenth of many texts, of few none.
+    """
     s = settings or TreesSettings()
     text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
     buckets = strongest(text, bucket, targets, s.features, s.least, 1 << s.bits)
     x = presence(text, bucket, buckets, len(texts))
-    grown, present = _grow(x, targets, s)
+    if held is None:
+        held = drawn(len(texts), s.seed) if len(texts) >= MANY * targets.shape[1] else np.zeros(0, np.int64)
+    grown, present = _grow(x, targets, held, s)
     classes = targets.shape[1]
     bias = np.full(1 if classes == 2 else classes, 0.0 if classes == 2 else ABSENT, np.float32)
     if classes > 2:
@@ -90,12 +95,17 @@ def _options(s: TreesSettings, hold_out: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _grow(x: Array, targets: Array, s: TreesSettings) -> tuple[list[Grown], Array]:
-    """The trees of each output, and the classes that there are."""
-    rows, labels, weights = repeated(targets)
-    present = classes_of(labels)
-    hold_out = len(x) >= MANY * len(present) and np.bincount(labels)[present].min() > 1
-    bases, trees = grown_trees(HistGradientBoostingClassifier(**_options(s, bool(hold_out))).fit(x[rows], labels, sample_weight=weights))
+def _grow(x: Array, targets: Array, held: Array, s: TreesSettings) -> tuple[list[Grown], Array]:
+    """The trees of each output, and the classes that there are. A text has rows of several classes, and is held out with all of them."""
+    learned = np.setdiff1d(np.arange(len(x)), held)
+    rows, labels, weights = repeated(targets[learned])
+    present, judged = classes_of(labels), {}
+    if len(held):
+        others, theirs, heavy = repeated(targets[held])
+        known = np.isin(theirs, present)
+        judged = {"X_val": x[held[others[known]]], "y_val": theirs[known], "sample_weight_val": heavy[known]}
+    model = HistGradientBoostingClassifier(**_options(s, bool(judged)))
+    bases, trees = grown_trees(model.fit(x[learned[rows]], labels, sample_weight=weights, **judged))
     outputs = [0] if targets.shape[1] == 2 else present[-len(bases) :].tolist()
     return [Grown(*each) for each in zip(outputs, bases, trees, strict=True)], present
 
@@ -103,7 +113,7 @@ def _grow(x: Array, targets: Array, s: TreesSettings) -> tuple[list[Grown], Arra
 def grown_trees(model: Any) -> tuple[list[float], list[list[Array]]]:
     """The base value and the trees of each output of a fitted model.
 
-    scikit-learn has no public way to them: `_predictors` and `_baseline_prediction` are as in 1.0 to 1.9, and a test compares the answers.
+    scikit-learn has no public way to them: `_predictors` and `_baseline_prediction` are as in 1.7 to 1.9, and a test compares the answers.
     """
     return model._baseline_prediction.ravel().tolist(), [[tree.nodes for tree in trees] for trees in zip(*model._predictors, strict=True)]
 

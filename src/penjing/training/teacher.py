@@ -103,7 +103,7 @@ def teacher_outputs(
     tokens, encoder = int(encoded.offsets[-1]), encoder_of(teacher)
     size = sum(2 * width_of(encoder, part) * (len(encoded) if split(part)[0] == FIRST else tokens) for part in parts)
     missing = [part for part in parts if not (folder / f"{part}.npy").is_file()]
-    live = bool(missing) and size > min(CACHE_LIMIT, shutil.disk_usage(folder).free // 2)
+    live = bool(missing) and _beside(folder, parts, size)
     kept = [] if live else sorted(parts)
     missing = [name for name in (LOGITS, *kept) if not (folder / f"{name}.npy").is_file()]
     if missing:
@@ -118,6 +118,15 @@ def teacher_outputs(
     return TeacherOutputs(
         np.load(folder / f"{LOGITS}.npy"), found, encoded.offsets, teacher.eval() if live else None, tuple(sorted(parts)) if live else ()
     )
+
+
+def _beside(folder: Path, parts: Collection[str], size: int) -> bool:
+    """Whether parts of so many bytes are too many to keep; what was decided once stays so, for a run that goes on."""
+    decided = folder / f"beside-{hashlib.sha256(repr(sorted(parts)).encode()).hexdigest()[:8]}"
+    left = sum(file.stat().st_size for file in folder.glob(".*.tmp/*"))  # of a pass that was killed
+    if size > min(CACHE_LIMIT, (shutil.disk_usage(folder).free + left) // 2):
+        decided.touch()
+    return decided.is_file()
 
 
 def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, noise: Noise) -> str:
