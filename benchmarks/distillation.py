@@ -67,9 +67,8 @@ def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path)
     assert recipe.prune and recipe.distill
     every = np.random.default_rng(0).permutation(len(known.train))[: rows or len(known.train)]
     train = known.train.take(np.sort(every))
-    held = np.random.default_rng(seed).permutation(len(train))
-    count = max(1, min(1000, round(0.05 * len(train))))
-    dev, learned = train.take(np.sort(held[:count])), train.take(np.sort(held[count:]))
+    texts = Texts(replace(known, train=train), teacher, seed)
+    dev, learned = (train.take(np.sort(rows)) for rows in texts.held_out())
     began = time.monotonic()
     calibration = learned.take(np.sort(np.random.default_rng(seed).permutation(len(learned))[:1000]))
     removed = len(teacher.config.layers) - LAYERS if recipe.prune.keep == "measured" else 0
@@ -79,7 +78,6 @@ def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path)
     student = pruner.apply(teacher, selection, importance)
     started = time.monotonic()
     if recipe.texts:
-        texts = Texts(replace(known, train=learned), teacher, seed)
         learned = texts.learned(learned, recipe.texts, lambda examples: teacher_outputs(teacher, examples.encoded, (), kept).logits)
     settings = replace(recipe.distill, schedule=replace(recipe.distill.schedule, seed=seed))
     step = Distill(known.task, teacher, [layer.layer for layer in selection.layers], settings, dev, out, cache=kept)
@@ -92,7 +90,7 @@ def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path)
     shutil.rmtree(out, ignore_errors=True)
     stats = {split: statistics_of(known.task, examples, logits_of(result, examples.encoded)) for split, examples in sets}
     return {
-        "student": describe(selection, blueprint_of(teacher)), "seconds": seconds, "steps": step.history.steps, "texts": len(learned),
+        "student": describe(selection, blueprint_of(teacher)), "seconds": seconds, "steps": step.history.steps, "best_step": step.history.best_step, "texts": len(learned),
         "stats": {split: np.asarray(values).tolist() for split, values in stats.items()},
     }  # fmt: skip
 
@@ -102,13 +100,11 @@ def recipe_of(preset: str, epochs: int, texts: TextSettings | None = None) -> Re
     return distilling(preset, epochs, None, None, {}, {"layers": LAYERS}, None, texts or TextSettings(), given_student=False)
 
 
-def trial(
-    name: str, preset: str, rows: int | None, epochs: int, seed: int, texts: TextSettings | None = None, called: str = ""
-) -> dict[str, Any]:
+def trial(name: str, preset: str, rows: int | None, epochs: int, seed: int, texts: TextSettings | None = None) -> dict[str, Any]:
     """One student, once."""
     recipe = recipe_of(preset, epochs, texts)
     key = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
-    file = HERE / f"{name}-{preset}{called}-{rows or 'all'}-{epochs}-{seed}-{key}.json"
+    file = HERE / f"{name}-{preset}-{rows or 'all'}-{epochs}-{seed}-{key}.json"
     if not file.is_file():
         torch.set_num_threads(cores())
         found = distilled(name, recipe, rows, seed, HERE / "partial" / file.stem)
@@ -159,7 +155,7 @@ def presets() -> None:
 def whole() -> None:
     """The default preset, and labels alone, on all training rows."""
     print(heading("sst2"))
-    for preset in ("states", "labels"):
+    for preset in ("states", "tinybert", "labels"):
         print(row("sst2", preset, [trial("sst2", preset, None, WHOLE_EPOCHS, 0)]))
 
 
@@ -171,23 +167,23 @@ def tasks() -> None:
         print("\n".join([heading(name), *(row(name, preset, trials) for preset, trials in found.items())]))
 
 
+THIRD = 0.33
 TEXTS = {
-    "all": TextSettings(),
-    "a third, random": TextSettings(0.33),
-    "a third, uncertain": TextSettings(0.33, "uncertain"),
-    "a third, mixed": TextSettings(0.33, "mixed"),
-    "a third, short": TextSettings(0.33, "short"),
-    "and 2 copies, neighbours": TextSettings(copies=2),
-    "and 2 copies, rules": TextSettings(copies=2, how="rules"),
+    "all": (TextSettings(), EPOCHS),
+    "all, a third of the epochs": (TextSettings(), EPOCHS // 3),
+    "a third, random": (TextSettings(THIRD), EPOCHS),
+    "a third, uncertain": (TextSettings(THIRD, "uncertain"), EPOCHS),
+    "a third, mixed": (TextSettings(THIRD, "mixed"), EPOCHS),
+    "a third, short": (TextSettings(THIRD, "short"), EPOCHS),
+    "and 2 copies, neighbours, as many steps": (TextSettings(copies=2), EPOCHS // 3),
+    "and 2 copies, rules, as many steps": (TextSettings(copies=2, how="rules"), EPOCHS // 3),
 }
+"""Texts, and epochs over them."""
 
 
 def texts() -> None:
     """Which texts the default preset learns from."""
-    found = {
-        label: [trial("sst2", "states", ROWS, EPOCHS, seed, each, f" {label}" if label != "all" else "") for seed in FEWER]
-        for label, each in TEXTS.items()
-    }
+    found = {label: [trial("sst2", "states", ROWS, epochs, seed, each) for seed in FEWER] for label, (each, epochs) in TEXTS.items()}
     print("\n".join([heading("sst2"), *(row("sst2", label, trials) for label, trials in found.items())]))
 
 
@@ -238,32 +234,43 @@ def peer() -> None:
     print((HERE / "peer.json").read_text())
 
 
+WAYS = {
+    "the teacher": [],
+    "the teacher, no copies": ["--copies", 0],
+    "labels": ["--losses", "hard=1"],
+}
+"""How a student that is no BERT is taught; copies of texts, which nobody has labelled, are those of the presets that make them."""
+
+
+def ways(preset: str) -> dict[str, Path]:
+    """Where the results of a preset are, by how it is taught."""
+    return {how: HERE / f"{preset}-{i}" for i, how in enumerate(WAYS) if PRESETS[preset].copies or "copies" not in how}
+
+
 def students() -> None:
-    """Students that are no BERT, on all training rows: taught by the teacher, and by the labels alone."""
+    """Students that are no BERT, on all training rows: taught by the teacher, and by the labels alone; one thread."""
     for preset in OTHERS:
-        for how, options in (("taught", []), ("labels", ["--losses", "hard=1"])):
+        for how, out in ways(preset).items():
             penjing(
                 "distill", "--model", SST2, "--task", "classification", "--train", data("sst2", "train"), "--eval", data("sst2", "dev"), "--test",
-                data("sst2", "test"), "--max-length", 128, "--preset", preset, "--cache", HERE / "cache", "--out", HERE / f"{preset}-{how}", *options,
+                data("sst2", "test"), "--max-length", 128, "--preset", preset, "--cache", HERE / "cache", "--out", out, "--threads", 1, *WAYS[how],
             )  # fmt: skip
     print(students_table())
 
 
 def students_table() -> str:
     """What `students` found, as Markdown."""
-    lines = ["| student | learned from | dev (95 %) | test | MB | ms | texts/s | teacher, eager, texts/s |", "| --- " * 8 + "|"]
+    lines = ["| student | learned from | dev (95 %) | test | MB | ms | texts/s | × eager |", "| --- " * 8 + "|"]
     for preset in OTHERS:
-        for how in ("taught", "labels"):
-            path = HERE / f"{preset}-{how}" / "report.json"
-            if path.is_file():
-                report = json.loads(path.read_text())
-                result, (test,) = report["result"], report["tests"]
-                low, high = result["quality_ci95"]
-                lines.append(
-                    f"| {preset} | {'the teacher' if how == 'taught' else 'labels'} | {result['quality']:.2f} ({low:.2f} … {high:.2f}) |"
-                    f" {test['quality']:.2f} | {result['bytes'] / 1e6:.2f} | {result['latency_ms']:.3f} | {result['throughput_per_s']:.0f} |"
-                    f" {report['teacher']['throughput_per_s']:.0f} |"
-                )
+        for how, out in ways(preset).items():
+            report = json.loads((out / "report.json").read_text())
+            result, (test,) = report["result"], report["tests"]
+            low, high = result["quality_ci95"]
+            lines.append(
+                f"| {preset} | {how} | {result['quality']:.2f} ({low:.2f} … {high:.2f}) | {test['quality']:.2f} | {result['bytes'] / 1e6:.2f} |"
+                f" {result['latency_ms']:.3f} | {result['throughput_per_s']:.0f} |"
+                f" {result['throughput_per_s'] / report['teacher']['throughput_per_s']:.0f} |"
+            )
     return "\n".join(lines)
 
 
@@ -289,7 +296,15 @@ def engine() -> None:
         print(f"{form.name}, {len(texts) / (time.monotonic() - began):.0f} texts/s")
 
 
-JOBS = {"presets": presets, "whole": whole, "peer": peer, "students": students, "tasks": tasks, "texts": texts, "engine": engine}
+JOBS = {
+    "presets": presets,
+    "whole": whole,
+    "peer": peer,
+    "students": students,
+    "tasks": tasks,
+    "texts": texts,
+    "engine": engine,
+}
 
 if __name__ == "__main__":
     run(JOBS)

@@ -32,7 +32,7 @@ class Preset:
 
 
 PRESETS = {
-    "states": Preset({"kl": 1.0, "states": 1.0}, {}, "measured", "weights"),
+    "states": Preset({"kl": 1.0, "states": 1.0}, {"temperature": 1.0, "layer_map": "uniform", "states_first": 0.6}),
     "labels": Preset({"hard": 1.0}, {}),
     "hinton": Preset({"kl": 0.5, "hard": 0.5}, {}),
     "distilbert": Preset({"kl": 5.0, "hard": 2.0, "cosine": 1.0}, {"layer_map": "uniform"}),
@@ -48,8 +48,8 @@ PRESETS = {
     "trees": Preset({"kl": 1.0}, {"temperature": 1.0}, student="trees"),
     "static": Preset({"kl": 1.0}, {"temperature": 1.0}, student="static", copies=2),
 }
-"""states: ours, what `compress` does: the teacher's layers that are missed least, repaired, each taught the state that the next one was
-trained to read. labels: no teacher, the rival of all others. hinton: Hinton et al. 2015. distilbert: Sanh et al. 2019, the weights of
+"""states: ours, TinyBERT's without attention and learned map: every matched layer's states in proportion to the teacher's own size, first
+alone, then the answers alone. labels: no teacher, the rival of all others. hinton: Hinton et al. 2015. distilbert: Sanh et al. 2019, the weights of
 its published training. pkd: Sun et al. 2019, T, α and β from the middle of their grids. tinybert: Jiao et al. 2020, states first, then
 answers; with plain text its general stage before. minilm: Wang et al. 2021 (MiniLMv2), relations first, then answers. cofi: the losses
 of Xia et al. 2022. levels: the multi-level scheme. The others are no BERT: bilstm: Tang et al. 2019; logistic regression and boosted trees

@@ -1,0 +1,141 @@
+"""Distillation as a step: killed at any point it ends with the same weights, and each text counts for what is known of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import penjing_model
+
+from penjing.arrays import Encoded
+from penjing.blueprint import Blueprint, Layer
+from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.steps import distill, multitask
+from penjing.steps.distill import Distill, DistillSettings
+from penjing.steps.multitask import Companion, Multitask
+from penjing.students import bilstm
+from penjing.tasks.task import Classification, Examples
+from penjing.training.loop import Schedule, fit, silent
+from penjing.training.teacher import TeacherOutputs
+
+DEEP = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32),) * 4, "sequence", 2)
+SHALLOW, NARROW = replace(DEEP, layers=DEEP.layers[:2]), Blueprint(60, 24, 2, 12, 12, 4, (Layer(3, 20),) * 2, "sequence", 2)
+TASK = Classification(("no", "yes"))
+SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=1e-3, patience=100)
+
+
+class Killed(Exception):
+    pass
+
+
+def texts(count: int = 40, seed: int = 0) -> Examples:
+    random = np.random.default_rng(seed)
+    rows = [random.integers(1, 60, random.integers(3, 12)).tolist() for _ in range(count)]
+    gold = ["yes" if row[0] > 30 else "no" for row in rows]
+    return Examples(Encoded.of(rows, [[0] * len(row) for row in rows]), [""] * count, gold, [[]] * count, 0)
+
+
+def model(blueprint: Blueprint, seed: int) -> PenjingPreTrainedModel:
+    """A random one, the same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return penjing_model(blueprint, seed)
+
+
+def step(
+    folder: Path, progress: Any = silent, *, others: Sequence[PenjingPreTrainedModel] = (), general: Encoded | None = None, **what: Any
+) -> Distill:
+    settings = DistillSettings(SCHEDULE, **what)
+    return Distill(TASK, model(DEEP, 0), None, settings, texts(16, 3), folder, progress, others=others, general=general)
+
+
+def taught(given: Distill, student: Any = None) -> dict[str, torch.Tensor]:
+    start = student or model(SHALLOW, 5)
+    return given.apply(start, None, given.observe(start, texts())).state_dict()  # type: ignore[arg-type]
+
+
+def two_stages(folder: Path, progress: Any) -> Any:
+    return taught(step(folder, progress, losses={"kl": 1, "hidden": 1, "attention": 1}, states_first=0.5, layer_map="uniform"))
+
+
+def plain_text_first(folder: Path, progress: Any) -> Any:
+    general = texts(100, 9).encoded
+    return taught(step(folder, progress, general=general, losses={"kl": 1, "hidden": 1, "levels": 1}), model(NARROW, 5))
+
+
+def annealed_with_noise(folder: Path, progress: Any) -> Any:
+    other = model(DEEP, 8)
+    return taught(step(folder, progress, others=[other], losses={"kl": 1, "hard": 1, "states": 1}, anneal=True, noise=0.2, dropout=0.1))
+
+
+def two_tasks(folder: Path, progress: Any) -> Any:
+    first, second = (step(folder, progress, losses={"kl": 1, "hidden": 1}) for _ in range(2))
+    student = model(SHALLOW, 5)
+    together = Multitask(first, [Companion(second, texts(24, 4), model(SHALLOW, 6))])
+    return together.apply(student, None, together.observe(student, texts())).state_dict()  # type: ignore[arg-type]
+
+
+def a_bilstm(folder: Path, progress: Any) -> Any:
+    given = step(folder, progress, losses={"mse": 1}, dropout=0.1)
+    student = bilstm.build(given.teacher, "sequence", settings=bilstm.BilstmSettings(8, 4, 4))
+    given.lesson(given.observe(given.teacher, texts())).teach(student)
+    return student.state_dict()
+
+
+@pytest.mark.parametrize("teach", [two_stages, plain_text_first, annealed_with_noise, two_tasks, a_bilstm])
+@pytest.mark.parametrize("kill_at", [1, 4, 7, 15])
+def test_killed_at_any_point_it_ends_with_the_same_weights(
+    teach: Callable[[Path, Any], Any], kill_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (distill, multitask):
+        monkeypatch.setattr(module, "fit", partial(fit, save_every_s=0))
+    seen = 0
+
+    def kill(done: int, total: int, **figures: float) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == kill_at:
+            raise Killed
+
+    torch.manual_seed(1)
+    whole = teach(tmp_path / "whole", silent)
+    torch.manual_seed(2)  # another process has another random state
+    with pytest.raises(Killed):
+        teach(tmp_path / "killed", kill)
+    torch.manual_seed(3)
+    resumed = teach(tmp_path / "killed", silent)
+    assert list(whole) == list(resumed)
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def loss_of(rows: list[int], data: Examples, folder: Path, **losses: float) -> float:
+    """Of these texts in one batch, for a student that is drawn at random."""
+    given = step(folder, losses=losses)
+    outputs = given.observe(given.teacher, data)
+    feeds = {name: torch.from_numpy(value) for name, value in data.encoded.padded(np.array(rows), 0).items()}
+    with torch.no_grad():
+        return given.lesson(outputs).loss(model(SHALLOW, 5), feeds, np.array(rows)).item()
+
+
+def test_a_text_without_a_label_weighs_nothing_among_labels(tmp_path: Path) -> None:
+    data = texts(8).with_texts(texts(8, 4).encoded)
+    labelled, both = loss_of([0, 1, 2], data, tmp_path, hard=1), loss_of([0, 1, 2, 8, 9, 10], data, tmp_path, hard=1)
+    assert both == pytest.approx(labelled / 2, rel=1e-5)
+    assert loss_of([8, 9], data, tmp_path, hard=1) == 0 < loss_of([8, 9], data, tmp_path, kl=1)
+
+
+def test_labels_alone_ask_no_teacher(tmp_path: Path) -> None:
+    given = step(tmp_path, losses={"hard": 1})
+    outputs: TeacherOutputs = given.observe(given.teacher, texts())
+    assert not len(outputs.logits) and not tmp_path.joinpath("teacher").exists()
+
+
+def test_annealing_begins_where_answers_do() -> None:
+    settings = DistillSettings(losses={"kl": 1, "hard": 1, "states": 1}, anneal=True, states_first=0.5)
+    assert settings.answer_weights(0.4) == {}
+    assert settings.answer_weights(0.5) == {"kl": 1, "hard": 0} and settings.answer_weights(1.0) == {"kl": 0, "hard": 1}
