@@ -10,11 +10,13 @@ the machine alone meanwhile. Presets are compared by their steps alone, without 
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,15 +31,19 @@ from penjing.cli.options import cores
 from penjing.engines.machine import commit, machine, versions
 from penjing.maths.statistics import bootstrap
 from penjing.presets import PRESETS, distilling
-from penjing.recipe import Recipe
+from penjing.recipe import PruneSettings, Recipe
 from penjing.search.plan import describe, kept_layers
 from penjing.sources import load_examples
-from penjing.steps.distill import Distill
+from penjing.steps.distill import Distill, DistillSettings
 from penjing.steps.importance import magnitude_l2
 from penjing.steps.prune import Prune
+from penjing.surgery import cut
 from penjing.tasks.judge import statistics_of
 from penjing.tasks.task import Examples
 from penjing.texts import Texts, TextSettings
+from penjing.training import loop
+from penjing.training import teacher as teacher_cache
+from penjing.training.loop import Schedule
 from penjing.training.predict import logits_of
 from penjing.training.teacher import teacher_outputs
 
@@ -63,7 +69,7 @@ def material(name: str) -> tuple[Any, Any, list[tuple[str, Examples]], Path]:
 
 def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path) -> dict[str, Any]:
     """The steps of one `penjing distill`: what is right on each example, and the seconds that each part took."""
-    known, teacher, sets, kept = material(name)
+    known, teacher, _, kept = material(name)
     assert recipe.prune and recipe.distill
     every = np.random.default_rng(0).permutation(len(known.train))[: rows or len(known.train)]
     train = known.train.take(np.sort(every))
@@ -88,11 +94,21 @@ def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path)
     assert step.history
     seconds = {"start": started - began, "teacher": told - started, "training": time.monotonic() - told}
     shutil.rmtree(out, ignore_errors=True)
-    stats = {split: statistics_of(known.task, examples, logits_of(result, examples.encoded)) for split, examples in sets}
     return {
         "student": describe(selection, blueprint_of(teacher)), "seconds": seconds, "steps": step.history.steps, "best_step": step.history.best_step, "texts": len(learned),
-        "stats": {split: np.asarray(values).tolist() for split, values in stats.items()},
+        "stats": answered(name, result),
     }  # fmt: skip
+
+
+def answered(name: str, model: Any) -> dict[str, Any]:
+    """What a model gets right on each example of each split."""
+    known, _, sets, _ = material(name)
+    return {split: np.asarray(statistics_of(known.task, each, logits_of(model, each.encoded))).tolist() for split, each in sets}
+
+
+def about() -> dict[str, Any]:
+    """Where, with what, and by which code a figure was made."""
+    return {"machine": machine(), "versions": versions(), "commit": commit()}
 
 
 def recipe_of(preset: str, epochs: int, texts: TextSettings | None = None) -> Recipe:
@@ -108,15 +124,15 @@ def trial(name: str, preset: str, rows: int | None, epochs: int, seed: int, text
     if not file.is_file():
         torch.set_num_threads(cores())
         found = distilled(name, recipe, rows, seed, HERE / "partial" / file.stem)
-        write_json(file, found | {"machine": machine(), "versions": versions(), "commit": commit()})
+        write_json(file, found | about())
         print(file.stem, {key: round(value, 1) for key, value in found["seconds"].items()}, flush=True)
     return dict(json.loads(file.read_text()))
 
 
+@cache
 def teacher_stats(name: str) -> dict[str, Any]:
     """What the teacher gets right."""
-    known, teacher, sets, _ = material(name)
-    return {split: statistics_of(known.task, examples, logits_of(teacher, examples.encoded)) for split, examples in sets}
+    return answered(name, material(name)[1])
 
 
 def row(name: str, label: str, trials: list[dict[str, Any]]) -> str:
@@ -187,51 +203,70 @@ def texts() -> None:
     print("\n".join([heading("sst2"), *(row("sst2", label, trials) for label, trials in found.items())]))
 
 
-def peer() -> None:
-    """TextBrewer and ours: the same student, losses, texts and epochs; quality, and texts a second with the teacher's cost counted in.
+MATCHES = [(2 * layer, layer) for layer in range(LAYERS + 1)]
+"""States that `peer` compares: the teacher's, the student's."""
 
-    TextBrewer's cross-entropy is without T², hence our weight; it computes in float32, which is all that it does on a CPU.
+
+def peer() -> None:
+    """TextBrewer and ours in turn: the same student, losses, texts, epochs and threads; the teacher's cost is counted in.
+
+    TextBrewer's cross-entropy is without T², hence our weight. It computes in float32, which is all that it does on a CPU; ours is timed
+    in mixed precision, as it comes, and in float32.
     """
-    known, teacher, sets, _ = material("sst2")
-    if not (HERE / "peer.json").is_file():
-        torch.set_num_threads(cores())
-        train = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:PEER_ROWS]))
-        labels = np.array([known.task.labels.index(gold) for gold in train.gold])
-        selection = kept_layers(recipe_of("tinybert", 1).prune, blueprint_of(teacher), magnitude_l2(teacher, known.task, train, 0))
-        student = Prune(known.task, magnitude_l2, train.encoded, "none", 0).apply(teacher, selection, None)  # type: ignore[arg-type]
-        student.config.hidden_dropout_prob = student.config.attention_probs_dropout_prob = 0.0
-        write(student, HERE / "peer-start", tokenizer=SST2)
-        figures = {}
-        matches = [(2 * layer, layer) for layer in range(LAYERS + 1)]
-        theirs = textbrewer_distil(
-            SST2, HERE / "peer-start", train.encoded, labels, matches, HERE / "peer-textbrewer", temperature=2.0, epochs=PEER_EPOCHS,
-            learning_rate=1e-4, threads=cores(),
-        )  # fmt: skip
-        figures["textbrewer"] = {"texts_per_s": theirs["texts_per_s"], "model": HERE / "peer-textbrewer"}
-        recipe = distilling(
-            "tinybert", PEER_EPOCHS, None, f"cross-entropy=0.25,tokens={len(matches)}",
-            {"temperature": 2.0, "states_first": 0.0, "layer_map": ",".join(f"{b}:{a}" for a, b in matches)}, {"layers": LAYERS}, None,
-            TextSettings(), given_student=False,
-        )  # fmt: skip
-        assert recipe.distill
-        shutil.rmtree(HERE / "peer-cache", ignore_errors=True)
+    known, teacher, _, _ = material("sst2")
+    train = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:PEER_ROWS]))
+    selection = kept_layers(
+        PruneSettings(layers=LAYERS, keep="uniform"), blueprint_of(teacher), magnitude_l2(teacher, known.task, train, 0)
+    )
+    student = cut(teacher, selection)
+    student.config.hidden_dropout_prob = student.config.attention_probs_dropout_prob = 0.0
+    write(student, HERE / "peer-start", tokenizer=SST2)
+    torch.set_num_threads(cores())
+    teach = {"TextBrewer": peer_theirs, "Penjing": peer_ours, "Penjing in float32": peer_in_float32}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in teach}
+    for seed in SEEDS:
+        for name, by in teach.items():
+            file = HERE / f"peer-{name.lower().replace(' ', '-')}-{seed}.json"
+            if not file.is_file():
+                model, seconds = by(student, train, seed)
+                write_json(file, {"stats": answered("sst2", model), "seconds": {"training": seconds}, **about()})
+                print(f"{name}, {PEER_EPOCHS * len(train) / seconds:.0f} texts/s", flush=True)
+            found[name].append(json.loads(file.read_text()))
+    print("\n".join([heading("sst2"), *(row("sst2", name, trials) for name, trials in found.items())]))
+    for name, trials in found.items():
+        speeds = sorted(PEER_EPOCHS * len(train) / each["seconds"]["training"] for each in trials)
+        print(f"{name}: {speeds[len(speeds) // 2]:.0f} texts/s ({speeds[0]:.0f} … {speeds[-1]:.0f})")
+
+
+def peer_theirs(student: Any, train: Examples, seed: int) -> tuple[Any, float]:
+    """What TextBrewer makes of the student in peer-start/, and its seconds."""
+    known, out = material("sst2")[0], HERE / "peer-textbrewer"
+    labels = np.array([known.task.labels.index(gold) for gold in train.gold])
+    found = textbrewer_distil(
+        SST2, HERE / "peer-start", train.encoded, labels, MATCHES, out, temperature=2.0, epochs=PEER_EPOCHS, learning_rate=1e-4,
+        threads=cores(), seed=seed,
+    )  # fmt: skip
+    return read(out, head="sequence", labels=known.task.labels), found["seconds"]
+
+
+def peer_ours(student: Any, train: Examples, seed: int) -> tuple[Any, float]:
+    """The same by our own step; the weights are the last ones, as TextBrewer's are."""
+    known, teacher, _, _ = material("sst2")
+    schedule = Schedule(epochs=PEER_EPOCHS, learning_rate=1e-4, evaluations=1, seed=seed)
+    settings = DistillSettings(
+        schedule, {"cross-entropy": 0.25, "tokens": len(MATCHES)}, temperature=2.0, layer_map=",".join(f"{b}:{a}" for a, b in MATCHES)
+    )
+    with tempfile.TemporaryDirectory(dir=HERE) as folder:
         began = time.monotonic()
-        step = Distill(
-            known.task, teacher, None, recipe.distill, train.take(np.arange(64)), HERE / "partial" / "peer", cache=HERE / "peer-cache"
-        )
-        evidence = step.observe(student, train)
-        ours = step.apply(student, blueprint_of(student), evidence)
-        seconds = time.monotonic() - began
-        write(ours, HERE / "peer-ours", tokenizer=SST2)
-        figures["penjing"] = {"texts_per_s": PEER_EPOCHS * len(train) / seconds, "model": HERE / "peer-ours"}
-        for name, figure in figures.items():
-            model = read(figure.pop("model"), head="sequence", labels=known.task.labels)
-            for split, examples in sets:
-                stats = statistics_of(known.task, examples, logits_of(model, examples.encoded))
-                figure[split] = [float(known.task.metric().value(stats.sum(0))), *bootstrap(stats, known.task.metric().value)]
-            print(name, figure, flush=True)
-        write_json(HERE / "peer.json", {"figures": figures, "machine": machine(), "versions": versions(), "commit": commit()})
-    print((HERE / "peer.json").read_text())
+        step = Distill(known.task, teacher, None, settings, train.take(np.arange(8)), Path(folder))
+        result = step.apply(student, blueprint_of(student), step.observe(student, train))
+        return result, time.monotonic() - began
+
+
+def peer_in_float32(student: Any, train: Examples, seed: int) -> tuple[Any, float]:
+    """The same without mixed precision."""
+    with patch.object(loop, "mixed_precision", lambda: "no"), patch.object(teacher_cache, "mixed_precision", lambda: "no"):
+        return peer_ours(student, train, seed)
 
 
 WAYS = {

@@ -1,6 +1,7 @@
 """The teacher's outputs: cached and fresh agree, nothing half-written is read, noise and several teachers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,26 @@ def test_parts_that_are_too_many_are_computed_beside_the_student(encoded: Encode
     for name, value in live.batch_parts(rows, feeds).items():
         a, b = (each if name.startswith("first") else each[mask] for each in (value, kept.batch_parts(rows, feeds)[name]))
         assert float((a - b).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize("limits", [(1000, 2**30), (2**30, 1000)])
+def test_where_parts_are_computed_stays_as_it_was_decided(
+    limits: tuple[int, int], encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = penjing_model(SMALL)
+    for limit in limits:
+        monkeypatch.setattr(module, "CACHE_LIMIT", limit)
+        outputs = teacher_outputs(teacher, encoded, PARTS, tmp_path)
+        assert (outputs.live is not None) == (limits[0] == 1000)
+
+
+def test_what_a_killed_pass_left_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / ".killed.tmp"
+    left.mkdir()
+    (left / "states-1.npy").write_bytes(bytes(600))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    assert not module._beside(tmp_path, ["states-1"], 800)
+    assert module._beside(tmp_path, ["states-1"], 801)
 
 
 def test_what_is_there_is_not_computed_again(encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
