@@ -4,7 +4,8 @@
 
 Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of main_job.py; results
 go to .cache/bench/distillation/, where a run that was stopped goes on. About an hour in all; `peer` and `students` time things, so leave
-the machine alone meanwhile. Presets are compared by their steps alone, without the engines that `penjing distill` measures.
+the machine alone meanwhile. Presets are compared by their steps alone, without the engines that `penjing distill` measures;
+their seconds are the processor's.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from main_job import CACHE, SST2, data, penjing, run
 from peers import textbrewer_distil
 from pruning import model_of
@@ -68,31 +70,31 @@ def material(name: str) -> tuple[Any, Any, list[tuple[str, Examples]], Path]:
 
 
 def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path) -> dict[str, Any]:
-    """The steps of one `penjing distill`: what is right on each example, and the seconds that each part took."""
+    """The steps of one `penjing distill`: what is right on each example, and the processor's seconds that each part took."""
     known, teacher, _, kept = material(name)
     assert recipe.prune and recipe.distill
     every = np.random.default_rng(0).permutation(len(known.train))[: rows or len(known.train)]
     train = known.train.take(np.sort(every))
     texts = Texts(replace(known, train=train), teacher, seed)
     dev, learned = (train.take(np.sort(rows)) for rows in texts.held_out())
-    began = time.monotonic()
+    began = time.process_time()
     calibration = learned.take(np.sort(np.random.default_rng(seed).permutation(len(learned))[:1000]))
     removed = len(teacher.config.layers) - LAYERS if recipe.prune.keep == "measured" else 0
     pruner = Prune(known.task, magnitude_l2, calibration.encoded, recipe.prune.repair, removed, seed)
     importance = pruner.observe(teacher, calibration)
     selection = kept_layers(recipe.prune, blueprint_of(teacher), importance)
     student = pruner.apply(teacher, selection, importance)
-    started = time.monotonic()
+    started = time.process_time()
     if recipe.texts:
         learned = texts.learned(learned, recipe.texts, lambda examples: teacher_outputs(teacher, examples.encoded, (), kept).logits)
     settings = replace(recipe.distill, schedule=replace(recipe.distill.schedule, seed=seed))
     step = Distill(known.task, teacher, [layer.layer for layer in selection.layers], settings, dev, out, cache=kept)
     torch.manual_seed(seed)
     evidence = step.observe(student, learned)
-    told = time.monotonic()
+    told = time.process_time()
     result = step.apply(student, blueprint_of(student), evidence)
     assert step.history
-    seconds = {"start": started - began, "teacher": told - started, "training": time.monotonic() - told}
+    seconds = {"start": started - began, "teacher": told - started, "training": time.process_time() - told}
     shutil.rmtree(out, ignore_errors=True)
     return {
         "student": describe(selection, blueprint_of(teacher)), "seconds": seconds, "steps": step.history.steps, "best_step": step.history.best_step, "texts": len(learned),
@@ -156,7 +158,7 @@ def heading(name: str) -> str:
     """The first two lines of such a table."""
     splits = [split for split, _ in material(name)[2]]
     joined = " + ".join(splits)
-    return f"| {name} | {' | '.join(splits)} | {joined} ± over seeds | lost (95 %) | s of training |\n" + "| --- " * (4 + len(splits)) + "|"
+    return f"| {name} | {' | '.join(splits)} | {joined} ± over seeds | lost (95 %) | s |\n" + "| --- " * (4 + len(splits)) + "|"
 
 
 def presets() -> None:
@@ -265,8 +267,11 @@ def peer_ours(student: Any, train: Examples, seed: int) -> tuple[Any, float]:
 
 def peer_in_float32(student: Any, train: Examples, seed: int) -> tuple[Any, float]:
     """The same without mixed precision."""
+    AcceleratorState._reset_state(True)  # accelerate keeps the precision that it was first asked for
     with patch.object(loop, "mixed_precision", lambda: "no"), patch.object(teacher_cache, "mixed_precision", lambda: "no"):
-        return peer_ours(student, train, seed)
+        result = peer_ours(student, train, seed)
+    AcceleratorState._reset_state(True)
+    return result
 
 
 WAYS = {
