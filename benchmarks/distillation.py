@@ -1,6 +1,6 @@
 """Distillation on real data: the figures of docs/distillation.md.
 
-    python benchmarks/distillation.py [presets] [whole] [peer] [students] [tasks] [texts] [engine]
+    python benchmarks/distillation.py [presets] [whole] [peer] [students] [tasks] [texts] [again] [engine]
 
 Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of main_job.py; results
 go to .cache/bench/distillation/, where a run that was stopped goes on. About an hour in all; `peer` and `students` time things, so leave
@@ -22,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState
-from main_job import CACHE, SST2, data, penjing, run
+from main_job import CACHE, SST2, base_model, data, penjing, run
 from peers import textbrewer_distil
 from pruning import model_of
 from quantization import loaded
@@ -34,11 +34,10 @@ from penjing.engines.machine import commit, machine, versions
 from penjing.maths.statistics import bootstrap
 from penjing.presets import PRESETS, distilling
 from penjing.recipe import PruneSettings, Recipe
-from penjing.search.plan import describe, kept_layers
+from penjing.search.plan import kept_layers
 from penjing.sources import load_examples
 from penjing.steps.distill import Distill, DistillSettings
 from penjing.steps.importance import magnitude_l2
-from penjing.steps.prune import Prune
 from penjing.surgery import cut
 from penjing.tasks.judge import statistics_of
 from penjing.tasks.task import Examples
@@ -69,35 +68,40 @@ def material(name: str) -> tuple[Any, Any, list[tuple[str, Examples]], Path]:
     return known, teacher, [*splits, ("test", load_examples(known, str(data(name, "test")), print))], HERE / "cache"
 
 
+def started(name: str, recipe: Recipe, seed: int) -> tuple[Any, list[int] | None]:
+    """What is taught: some of the teacher's layers, and which; or the pretrained base that the teacher came from."""
+    known, teacher, _, _ = material(name)
+    if recipe.prune is None:
+        torch.manual_seed(seed)
+        return read(base_model(), head=known.task.head, labels=known.task.labels), None
+    assert recipe.prune.keep != "measured" and recipe.prune.repair == "none"
+    selection = kept_layers(recipe.prune, blueprint_of(teacher), magnitude_l2(teacher, known.task, known.eval, seed))
+    return cut(teacher, selection), [layer.layer for layer in selection.layers]
+
+
 def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path) -> dict[str, Any]:
     """The steps of one `penjing distill`: what is right on each example, and the processor's seconds that each part took."""
     known, teacher, _, kept = material(name)
-    assert recipe.prune and recipe.distill
+    assert recipe.distill
     every = np.random.default_rng(0).permutation(len(known.train))[: rows or len(known.train)]
     train = known.train.take(np.sort(every))
     texts = Texts(replace(known, train=train), teacher, seed)
     dev, learned = (train.take(np.sort(rows)) for rows in texts.held_out())
+    student, layers = started(name, recipe, seed)
     began = time.process_time()
-    calibration = learned.take(np.sort(np.random.default_rng(seed).permutation(len(learned))[:1000]))
-    removed = len(teacher.config.layers) - LAYERS if recipe.prune.keep == "measured" else 0
-    pruner = Prune(known.task, magnitude_l2, calibration.encoded, recipe.prune.repair, removed, seed)
-    importance = pruner.observe(teacher, calibration)
-    selection = kept_layers(recipe.prune, blueprint_of(teacher), importance)
-    student = pruner.apply(teacher, selection, importance)
-    started = time.process_time()
     if recipe.texts:
         learned = texts.learned(learned, recipe.texts, lambda examples: teacher_outputs(teacher, examples.encoded, (), kept).logits)
     settings = replace(recipe.distill, schedule=replace(recipe.distill.schedule, seed=seed))
-    step = Distill(known.task, teacher, [layer.layer for layer in selection.layers], settings, dev, out, cache=kept)
+    step = Distill(known.task, teacher, layers, settings, dev, out, cache=kept)
     torch.manual_seed(seed)
     evidence = step.observe(student, learned)
     told = time.process_time()
     result = step.apply(student, blueprint_of(student), evidence)
     assert step.history
-    seconds = {"start": started - began, "teacher": told - started, "training": time.process_time() - told}
+    seconds = {"teacher": told - began, "training": time.process_time() - told}
     shutil.rmtree(out, ignore_errors=True)
     return {
-        "student": describe(selection, blueprint_of(teacher)), "seconds": seconds, "steps": step.history.steps, "best_step": step.history.best_step, "texts": len(learned),
+        "layers": layers, "seconds": seconds, "steps": step.history.steps, "best_step": step.history.best_step, "texts": len(learned),
         "stats": answered(name, result),
     }  # fmt: skip
 
@@ -113,14 +117,17 @@ def about() -> dict[str, Any]:
     return {"machine": machine(), "versions": versions(), "commit": commit()}
 
 
-def recipe_of(preset: str, epochs: int, texts: TextSettings | None = None) -> Recipe:
-    """What `penjing distill --preset P --layers 3` does."""
-    return distilling(preset, epochs, None, None, {}, {"layers": LAYERS}, None, texts or TextSettings(), given_student=False)
+def recipe_of(preset: str, epochs: int, texts: TextSettings | None = None, layers: int | None = LAYERS) -> Recipe:
+    """What `penjing distill --preset P --layers 3` does; without layers `--student BASE`."""
+    kept = {"layers": layers} if layers else {}
+    return distilling(preset, epochs, None, None, {}, kept, None, texts or TextSettings(), given_student=not layers)
 
 
-def trial(name: str, preset: str, rows: int | None, epochs: int, seed: int, texts: TextSettings | None = None) -> dict[str, Any]:
+def trial(
+    name: str, preset: str, rows: int | None, epochs: int, seed: int, texts: TextSettings | None = None, layers: int | None = LAYERS
+) -> dict[str, Any]:
     """One student, once."""
-    recipe = recipe_of(preset, epochs, texts)
+    recipe = recipe_of(preset, epochs, texts, layers)
     key = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
     file = HERE / f"{name}-{preset}-{rows or 'all'}-{epochs}-{seed}-{key}.json"
     if not file.is_file():
@@ -183,6 +190,13 @@ def tasks() -> None:
         rows, epochs = (None, 6) if name == "mrpc" else (ROWS, EPOCHS)
         found = {preset: [trial(name, preset, rows, epochs, seed) for seed in FEWER] for preset in OTHER_TASKS}
         print("\n".join([heading(name), *(row(name, preset, trials) for preset, trials in found.items())]))
+
+
+def again() -> None:
+    """Born again (Furlanello et al. 2018): a student as large as its teacher, from the base that the teacher came from."""
+    print(heading("mrpc"))
+    for preset in ("hinton", "labels"):
+        print(row("mrpc", f"{preset}, six layers", [trial("mrpc", preset, None, 6, seed, layers=None) for seed in FEWER]))
 
 
 THIRD = 0.33
@@ -343,6 +357,7 @@ JOBS = {
     "students": students,
     "tasks": tasks,
     "texts": texts,
+    "again": again,
     "engine": engine,
 }
 
