@@ -1,5 +1,6 @@
 """Static embeddings: vectors are the teacher's, answers do not hang on the order of tokens, training helps."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,16 @@ def test_training_helps_on_texts_that_were_not_seen() -> None:
         fit(train, targets(train), vectors(), settings=StaticSettings(epochs=epochs, learning_rate=1e-2, hidden=64)) for epochs in (0, 6)
     )
     assert divergence(trained, test) < 0.7 * divergence(start, test)
+
+
+def test_hidden_units_are_there_where_they_help_and_the_vectors_are_narrow_then() -> None:
+    train, test, few = texts(1500), texts(300, seed=1), texts(40)
+    rate = StaticSettings(learning_rate=1e-2, width=6)
+    learned, linear = (fit(train, targets(train), vectors(), settings=s) for s in (rate, replace(rate, hidden=0)))
+    assert learned.arrays["hidden"].shape == (6, 64) and learned.arrays["vectors"].shape == (40, 6)
+    assert divergence(learned, test) < 0.9 * divergence(linear, test)
+    labels = np.eye(2)[(few.lengths > 6).astype(int)]  # nothing that the tokens say
+    assert not fit(few, labels, vectors(), settings=rate).arrays["hidden"].shape[1]
 
 
 def test_training_that_does_not_help_is_not_kept() -> None:

@@ -1,7 +1,7 @@
 """Static embeddings: a vector per token, taken from the teacher, and their mean is the text (Tulkens & van Dongen 2024, Model2Vec).
 
 With a linear head this is a bag of tokens, and stored as one: a row of logits per token. A width pays where the head is not linear,
-or compares two texts.
+which takes many texts to learn, or compares two texts.
 """
 
 from dataclasses import dataclass, replace
@@ -23,8 +23,8 @@ from penjing.training.rows import RowAdamW
 Array = NDArray[Any]
 TOKENS = 512
 """Tokens of the vocabulary that the teacher reads at once."""
-PAIR_HIDDEN = 64
-"""ReLU units for pairs."""
+HIDDEN = 64
+"""ReLU units, where nobody says how many."""
 FLOOR = 1e-6
 """Least probability, so that it has a logarithm."""
 
@@ -34,13 +34,15 @@ class StaticSettings:
     """How tokens are weighted, the head, and the training of vectors and head together.
 
     `frequent`: a of the weight a / (a + p) of a token with frequency p (Arora et al. 2017, SIF). `strength`: of the linear head, as in
-    logistic.py. `hidden`: ReLU units beside the linear head; None: `PAIR_HIDDEN` for pairs, else 0: they gained nothing there. `epochs`: 0 trains the linear head alone.
+    logistic.py. `hidden`: ReLU units beside the linear head; None: `HIDDEN` for pairs, for single texts whichever of them and none is
+    better on the texts held out. `width`: of a single text's vectors with hidden units. `epochs`: 0 trains the linear head alone.
     Training stops after `patience` epochs that are no better; the best is kept.
     """
 
     frequent: float = 1e-2
     strength: float = 10.0
     hidden: int | None = None
+    width: int = 64
     epochs: int = 20
     patience: int = 2
     batch_size: int = 64
@@ -103,19 +105,24 @@ def fit(
         pairs: whether texts come in two; the features are then `engines.numpy.pair_features`.
     """
     s = settings or StaticSettings()
-    s = replace(s, hidden=(PAIR_HIDDEN if pairs else 0) if s.hidden is None else s.hidden)
     specials = sorted(set(frame_of(texts)))
     bags = segments(texts, specials, pairs)
-    weighted = vectors * frequency_weights(bags, len(vectors), s.frequent)[:, None]
+    vectors = vectors * frequency_weights(bags, len(vectors), s.frequent)[:, None]
     seen = np.unique(bags.ids)
     bags = Encoded(np.searchsorted(seen, bags.ids).astype(np.int32), bags.types, bags.offsets)
-    with torch.random.fork_rng():
-        torch.manual_seed(s.seed)
-        network = _Network(torch.from_numpy(weighted[seen]).float(), pairs, targets.shape[1], s)
-        _train(network, bags, targets, drawn(len(texts), s.seed) if held is None else held, s)
+    held = drawn(len(texts), s.seed) if held is None else held
+    units = [s.hidden] if s.hidden is not None else [HIDDEN] if pairs else [0, HIDDEN] if s.epochs else [0]
+    found = []
+    for each in (replace(s, hidden=number) for number in units):
+        weighted = vectors[:, : s.width] if each.hidden and not pairs else vectors
+        with torch.random.fork_rng():
+            torch.manual_seed(s.seed)
+            network = _Network(torch.from_numpy(weighted[seen]).float(), pairs, targets.shape[1], each)
+            found.append((_train(network, bags, targets, held, each), network, weighted))
+    _, network, weighted = min(found, key=lambda each: each[0])
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     weighted[seen] = state.pop("bag.weight")
-    if not pairs and not s.hidden and state["linear"].shape[1] < weighted.shape[1]:
+    if not pairs and not state["hidden"].shape[1] and state["linear"].shape[1] < weighted.shape[1]:
         weighted, classes = weighted @ state["linear"], state["linear"].shape[1]
         state |= {"linear": np.eye(classes), "hidden": np.zeros((classes, 0))}
     halves = {name: value.astype(np.float16) for name, value in {"vectors": weighted, **state}.items() if value.ndim == 2}
@@ -159,13 +166,16 @@ class _Network(nn.Module):
         return x @ self.linear + torch.relu(x @ self.hidden + self.hidden_bias) @ self.out + self.bias
 
 
-def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: StaticSettings) -> None:
-    """The linear head by logistic regression, then all by `soft_kl`: the state that is best on the texts held out, the first included."""
+def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: StaticSettings) -> float:
+    """The linear head by logistic regression, then all by `soft_kl`: the state that is best on the texts held out, the first included.
+
+    Returns the loss there.
+    """
     logits = torch.from_numpy(np.log(np.maximum(targets, FLOOR))).float()
     random, rows = np.random.default_rng(s.seed), np.setdiff1d(np.arange(len(targets)), held)
     _start(network, bags, targets, rows, s)
     if not s.epochs:
-        return
+        return 0.0
     others = [p for p in network.parameters() if p is not network.bag.weight]
     optimizers = [
         RowAdamW([{"params": [network.bag.weight]}], s.learning_rate),
@@ -187,6 +197,7 @@ def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: Sta
         if since >= s.patience:
             break
     network.load_state_dict(state)
+    return best
 
 
 @torch.no_grad()
