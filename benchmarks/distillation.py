@@ -3,7 +3,7 @@
     python benchmarks/distillation.py [presets] [whole] [peer] [students] [tasks] [texts] [again] [engine]
 
 Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of main_job.py; results
-go to .cache/bench/distillation/, where a run that was stopped goes on. About an hour in all; `peer` and `students` time things, so leave
+go to .cache/bench/distillation/, where a run that was stopped goes on. About three hours in all, each job by itself; `peer` and `students` time things, so leave
 the machine alone meanwhile. Presets are compared by their steps alone, without the engines that `penjing distill` measures;
 their seconds are the processor's.
 """

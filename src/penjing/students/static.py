@@ -111,9 +111,8 @@ def fit(
     seen = np.unique(bags.ids)
     bags = Encoded(np.searchsorted(seen, bags.ids).astype(np.int32), bags.types, bags.offsets)
     held = drawn(len(texts), s.seed) if held is None else held
-    units = [s.hidden] if s.hidden is not None else [HIDDEN] if pairs else [0, HIDDEN] if s.epochs else [0]
     found = []
-    for each in (replace(s, hidden=number) for number in units):
+    for each in _heads(s, pairs):
         weighted = vectors[:, : s.width] if each.hidden and not pairs else vectors
         with torch.random.fork_rng():
             torch.manual_seed(s.seed)
@@ -127,6 +126,15 @@ def fit(
         state |= {"linear": np.eye(classes), "hidden": np.zeros((classes, 0))}
     halves = {name: value.astype(np.float16) for name, value in {"vectors": weighted, **state}.items() if value.ndim == 2}
     return Learned("static", state | halves, {"pairs": pairs, "specials": specials})
+
+
+def _heads(s: StaticSettings, pairs: bool) -> list[StaticSettings]:
+    """The settings with each number of hidden units that is tried."""
+    if s.hidden is not None:
+        return [s]
+    if pairs:
+        return [replace(s, hidden=HIDDEN)]
+    return [replace(s, hidden=0), *([replace(s, hidden=HIDDEN)] if s.epochs else [])]
 
 
 def segments(texts: Encoded, specials: list[int], pairs: bool) -> Encoded:
