@@ -3,9 +3,9 @@
     python benchmarks/distillation.py [presets] [whole] [peer] [students] [tasks] [texts] [again] [engine]
 
 Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of main_job.py; results
-go to .cache/bench/distillation/, where a run that was stopped goes on. About three hours in all, each job by itself; `peer` and `students` time things, so leave
-the machine alone meanwhile. Presets are compared by their steps alone, without the engines that `penjing distill` measures;
-their seconds are the processor's.
+go to .cache/bench/distillation/, where a run that was stopped goes on. About three hours in all, each job by itself; `peer` and
+`students` time things, so leave the machine alone meanwhile. Presets are compared by their steps alone, without the engines that
+`penjing distill` measures; their seconds are the processor's.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from penjing.cli.options import cores
 from penjing.engines.machine import commit, machine, versions
 from penjing.maths.statistics import bootstrap
 from penjing.presets import PRESETS, distilling
-from penjing.recipe import PruneSettings, Recipe
+from penjing.recipe import Recipe
 from penjing.search.plan import kept_layers
 from penjing.sources import load_examples
 from penjing.steps.distill import Distill, DistillSettings
@@ -178,7 +178,7 @@ def presets() -> None:
 
 
 def whole() -> None:
-    """The default preset, and labels alone, on all training rows."""
+    """The two best presets of the slice, and labels alone, on all training rows."""
     print(heading("sst2"))
     for preset in ("states", "tinybert", "labels"):
         print(row("sst2", preset, [trial("sst2", preset, None, WHOLE_EPOCHS, 0)]))
@@ -229,12 +229,9 @@ def peer() -> None:
     TextBrewer's cross-entropy is without T², hence our weight. It computes in float32, which is all that it does on a CPU; ours is timed
     in mixed precision, as it comes, and in float32.
     """
-    known, teacher, _, _ = material("sst2")
+    known = material("sst2")[0]
     train = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:PEER_ROWS]))
-    selection = kept_layers(
-        PruneSettings(layers=LAYERS, keep="uniform"), blueprint_of(teacher), magnitude_l2(teacher, known.task, train, 0)
-    )
-    student = cut(teacher, selection)
+    student, _ = started("sst2", recipe_of("tinybert", PEER_EPOCHS), 0)
     student.config.hidden_dropout_prob = student.config.attention_probs_dropout_prob = 0.0
     write(student, HERE / "peer-start", tokenizer=SST2)
     torch.set_num_threads(cores())
@@ -298,7 +295,7 @@ WAYS = {
 
 def ways(preset: str) -> dict[str, Path]:
     """Where the results of a preset are, by how it is taught."""
-    return {how: HERE / f"{preset}-{i}" for i, how in enumerate(WAYS) if PRESETS[preset].copies or "copies" not in how}
+    return {how: HERE / f"{preset}-{i}" for i, how in enumerate(WAYS) if PRESETS[preset].copies or "--copies" not in WAYS[how]}
 
 
 def students() -> None:

@@ -101,7 +101,9 @@ def tiny(family: str, head: Head = "sequence", *, seed: int = 0, **changes: Any)
 
 def penjing_model(blueprint: Blueprint, seed: int = 0, **changes: Any) -> PenjingPreTrainedModel:
     """A random model of ours of this blueprint, in eval mode; `changes` go to its configuration."""
-    model: PenjingPreTrainedModel = perturb(build(blueprint, PenjingConfig(**changes)), seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: PenjingPreTrainedModel = perturb(build(blueprint, PenjingConfig(**changes)), seed)
     return model
 
 

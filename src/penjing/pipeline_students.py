@@ -25,13 +25,12 @@ from penjing.proof import baseline
 from penjing.report.page import model_card, page
 from penjing.run import Run, fingerprint
 from penjing.sources import tokenizer_file
-from penjing.steps.distill import Distill, DistillSettings, targets_of
+from penjing.steps.distill import targets_of
 from penjing.steps.objective import ANSWERS, HARD
 from penjing.students import bilstm, logistic, static, trees
 from penjing.tasks.judge import quality_of
 from penjing.tasks.task import IGNORED, Examples
 from penjing.teaching import Teaching, shown
-from penjing.training.loop import Progress, silent
 from penjing.training.predict import logits_of
 from penjing.training.teacher import TeacherOutputs
 
@@ -120,13 +119,6 @@ class _Teaching:
             "note": f"{task.metric().name} {quality:.2f}, {parameters / 1e6:.2f} million numbers learned from {len(train)} texts{note}",
         }  # fmt: skip
 
-    def step(self, settings: DistillSettings, dev: Examples, progress: Progress = silent) -> Distill:
-        """What is taught, and by whom."""
-        task, teaching = self.job.data.task, self.teaching
-        return Distill(
-            task, self.teacher, None, settings, dev, self.folder.partial, progress, cache=teaching.cache, others=teaching.others()
-        )  # fmt: skip
-
     def targets(self, texts: Examples, outputs: TeacherOutputs) -> NDArray[np.float32]:
         """The probabilities (N, C) to learn: the teacher's at the temperature, and the labels, by their weights."""
         settings, classes = self.settings, len(self.job.data.task.labels)
@@ -142,7 +134,7 @@ class _Teaching:
 
     def teach_arrays(self, folder: Path, train: Examples, dev: Examples) -> tuple[int, str]:
         """A student of arrays: one file. What is held out says when trees and static embeddings have learned enough."""
-        step, seed = self.step(self.settings, dev), self.job.seed
+        step, seed = self.teaching.distill(dev), self.job.seed
         learned_from, judged_by = (self.targets(texts, step.observe(self.teacher, texts)) for texts in (train, dev))
         encoded, targets = Encoded.joined([train.encoded, dev.encoded]), np.concatenate([learned_from, judged_by])
         held = np.arange(len(train), len(encoded))
@@ -163,8 +155,9 @@ class _Teaching:
             self.teacher, self.job.data.task.head, pairs=self.segments, settings=bilstm.BilstmSettings(seed=self.job.seed)
         )
         with shown(self.progress, "distill") as report:
-            step = self.step(replace(self.settings, dropout=student.config.dropout), dev, report)
-            history = step.lesson(step.observe(self.teacher, train)).teach(student)
+            step = self.teaching.distill(dev, progress=report)
+            lesson = step.lesson(step.observe(self.teacher, train))
+            history = replace(lesson, settings=replace(self.settings, dropout=student.config.dropout)).teach(student)
         student.save_pretrained(folder / "model")
         return sum(p.numel() for p in student.parameters()), f"; {history.steps} steps"
 

@@ -16,15 +16,13 @@ from penjing.training.loop import Schedule
 class Preset:
     """The losses and their weights, and what else differs from `DistillSettings`.
 
-    keep: which of the teacher's layers the student starts from. repair: of the layers that are left, before any training. student: what
-    it is where it is no BERT. rate, epochs: of its training. copies: changed ones of each text, where the teacher answers and nothing is
+    keep: which of the teacher's layers the student starts from. student: what it is where it is no BERT. rate, epochs: of its training. copies: changed ones of each text, where the teacher answers and nothing is
     said of it.
     """
 
     losses: Mapping[str, float]
     changes: Mapping[str, Any] = field(default_factory=dict)
     keep: str = "uniform"
-    repair: str = "none"
     student: str = ""
     rate: float = 1e-4
     epochs: int = 3
@@ -49,8 +47,8 @@ PRESETS = {
     "static": Preset({"kl": 1.0}, {"temperature": 1.0}, student="static", copies=2),
 }
 """states: ours, TinyBERT's without attention and learned map: every matched layer's states in proportion to the teacher's own size, first
-alone, then the answers alone. labels: no teacher, the rival of all others. hinton: Hinton et al. 2015. distilbert: Sanh et al. 2019, the weights of
-its published training. pkd: Sun et al. 2019, T, α and β from the middle of their grids. tinybert: Jiao et al. 2020, states first, then
+alone, then the answers alone. labels: no teacher, the rival of all others. hinton: Hinton et al. 2015. distilbert: Sanh et al. 2019, the
+weights of its published training. pkd: Sun et al. 2019, T, α and β from the middle of their grids. tinybert: Jiao et al. 2020, states first, then
 answers; with plain text its general stage before. minilm: Wang et al. 2021 (MiniLMv2), relations first, then answers. cofi: the losses
 of Xia et al. 2022. levels: the multi-level scheme. The others are no BERT: bilstm: Tang et al. 2019; logistic regression and boosted trees
 on n-grams; static embeddings, in the manner of Model2Vec."""
@@ -98,7 +96,7 @@ def distilling(
     texts, prune = replace(texts, copies=copies), None
     if kept:
         fine = {"heads", "neurons", "hidden"} & set(kept)
-        prune = PruneSettings(keep=keep or chosen.keep, repair="weights" if fine else chosen.repair, **kept)
+        prune = PruneSettings(keep=keep or chosen.keep, repair="weights" if fine else "none", **kept)
     return Recipe(
         prune=prune, texts=texts if texts != TextSettings() else None, distill=settings, quantize=None, student=chosen.student
     )  # fmt: skip

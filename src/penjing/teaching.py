@@ -88,14 +88,14 @@ class Teaching:
         wanted = self.job.recipe.texts or TextSettings()
         return dev, self.texts.learned(train, wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
 
-    def distill(self, dev: Examples, selection: Selection, progress: Progress) -> Distill:
-        """The step that teaches a student of this selection, or the one that is given."""
+    def distill(self, dev: Examples, selection: Selection | None = None, progress: Progress = silent) -> Distill:
+        """The step that teaches a student of this selection, the one that is given, or (None) one that is no BERT."""
         material, task = self.job.material, self.data.task
         if material.general and (material.companions or not self.settings.states):
             raise InputError("--general: plain texts teach states, of one task; give a loss on states, and leave out --with")
         return Distill(
-            task, self.teacher, self._kept(selection), self.settings, dev, self.partial, progress, hidden=selection.hidden, cache=self.cache,
-            others=self.others(), general=material.general.encoded if material.general else None,
+            task, self.teacher, self._kept(selection), self.settings, dev, self.partial, progress,
+            hidden=selection.hidden if selection else None, cache=self.cache, others=self.others(), general=material.general.encoded if material.general else None,
         )  # fmt: skip
 
     def others(self) -> list[PenjingPreTrainedModel]:
@@ -106,8 +106,8 @@ class Teaching:
             found.append(read(path, head=task.head, labels=task.labels))
         return found
 
-    def _kept(self, selection: Selection) -> list[int] | None:
-        return None if self.job.material.student else [layer.layer for layer in selection.layers]
+    def _kept(self, selection: Selection | None) -> list[int] | None:
+        return None if selection is None or self.job.material.student else [layer.layer for layer in selection.layers]
 
     def companions(self, selection: Selection) -> list[Companion]:
         """Further tasks that share the encoder: each with its teacher, its texts, and the head that it starts from."""

@@ -39,23 +39,16 @@ def texts(count: int = 40, seed: int = 0) -> Examples:
     return Examples(Encoded.of(rows, [[0] * len(row) for row in rows]), [""] * count, gold, [[]] * count, 0)
 
 
-def model(blueprint: Blueprint, seed: int) -> PenjingPreTrainedModel:
-    """A random one, the same every time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return penjing_model(blueprint, seed)
-
-
 def step(
     folder: Path, progress: Any = silent, *, others: Sequence[PenjingPreTrainedModel] = (), general: Encoded | None = None, **what: Any
 ) -> Distill:
     settings = DistillSettings(SCHEDULE, **what)
-    return Distill(TASK, model(DEEP, 0), None, settings, texts(16, 3), folder, progress, others=others, general=general)
+    return Distill(TASK, penjing_model(DEEP, 0), None, settings, texts(16, 3), folder, progress, others=others, general=general)
 
 
-def taught(given: Distill, student: Any = None) -> dict[str, torch.Tensor]:
-    start = student or model(SHALLOW, 5)
-    return given.apply(start, None, given.observe(start, texts())).state_dict()  # type: ignore[arg-type]
+def taught(given: Distill | Multitask, blueprint: Blueprint = SHALLOW) -> dict[str, torch.Tensor]:
+    student = penjing_model(blueprint, 5)
+    return given.apply(student, blueprint, given.observe(student, texts())).state_dict()
 
 
 def two_stages(folder: Path, progress: Any) -> Any:
@@ -64,19 +57,17 @@ def two_stages(folder: Path, progress: Any) -> Any:
 
 def plain_text_first(folder: Path, progress: Any) -> Any:
     general = texts(100, 9).encoded
-    return taught(step(folder, progress, general=general, losses={"kl": 1, "hidden": 1, "levels": 1}), model(NARROW, 5))
+    return taught(step(folder, progress, general=general, losses={"kl": 1, "hidden": 1, "levels": 1}), NARROW)
 
 
 def annealed_with_noise(folder: Path, progress: Any) -> Any:
-    other = model(DEEP, 8)
+    other = penjing_model(DEEP, 8)
     return taught(step(folder, progress, others=[other], losses={"kl": 1, "hard": 1, "states": 1}, anneal=True, noise=0.2, dropout=0.1))
 
 
 def two_tasks(folder: Path, progress: Any) -> Any:
     first, second = (step(folder, progress, losses={"kl": 1, "hidden": 1}) for _ in range(2))
-    student = model(SHALLOW, 5)
-    together = Multitask(first, [Companion(second, texts(24, 4), model(SHALLOW, 6))])
-    return together.apply(student, None, together.observe(student, texts())).state_dict()  # type: ignore[arg-type]
+    return taught(Multitask(first, [Companion(second, texts(24, 4), penjing_model(SHALLOW, 6))]))
 
 
 def a_bilstm(folder: Path, progress: Any) -> Any:
@@ -119,7 +110,7 @@ def loss_of(rows: list[int], data: Examples, folder: Path, **losses: float) -> f
     outputs = given.observe(given.teacher, data)
     feeds = {name: torch.from_numpy(value) for name, value in data.encoded.padded(np.array(rows), 0).items()}
     with torch.no_grad():
-        return given.lesson(outputs).loss(model(SHALLOW, 5), feeds, np.array(rows)).item()
+        return given.lesson(outputs).loss(penjing_model(SHALLOW, 5), feeds, np.array(rows)).item()
 
 
 def test_a_text_without_a_label_weighs_nothing_among_labels(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -39,12 +39,6 @@ def examples(count: int = 96) -> Examples:
     rows = [random.integers(1, 60, random.integers(3, 12)).tolist() for _ in range(count)]
     gold = ["yes" if row[0] > 30 else "no" for row in rows]
     return Examples(Encoded.of(rows, [[0] * len(row) for row in rows]), [""] * count, gold, [[]] * count, 0)
-
-
-def seeded(blueprint: Blueprint, seed: int = 5) -> Any:
-    """A random model, the same every time."""
-    torch.manual_seed(seed)
-    return penjing_model(blueprint, seed)
 
 
 def moved(gates: Gates, seed: int) -> Gates:
@@ -152,7 +146,7 @@ def test_head_weights_of_any_sign_fold(blueprint: Blueprint, seed: int) -> None:
 @pytest.mark.parametrize("head", ["sequence", "token"])
 def test_learned_gates_find_what_is_useless(head: Literal["sequence", "token"]) -> None:
     task: Task = TASK if head == "sequence" else Tagging(("O", "B-x"))
-    model, data = seeded(replace(SMALL, layers=(Layer(3, 6),) * 2, head=head), 3), examples()
+    model, data = penjing_model(replace(SMALL, layers=(Layer(3, 6),) * 2, head=head), 3), examples()
     layers = model.base_model.layers
     with torch.no_grad():
         for linear in (model.head.out, *(part for layer in layers for part in (layer.attention.value, layer.attention.output))):
@@ -172,7 +166,7 @@ def test_learned_gates_find_what_is_useless(head: Literal["sequence", "token"]) 
 
 
 def test_learned_gates_depend_on_the_seed_alone() -> None:
-    model, data = seeded(SMALL), examples(40)
+    model, data = penjing_model(SMALL, 5), examples(40)
     first = learned_gates(model, TASK, data, seed=0, steps=6).to_dict()
     torch.manual_seed(99)
     assert learned_gates(model, TASK, data, seed=0, steps=6).to_dict() == first
@@ -180,7 +174,7 @@ def test_learned_gates_depend_on_the_seed_alone() -> None:
 
 
 def test_head_weights_bring_a_cut_model_nearer_to_its_teacher() -> None:
-    teacher, data = seeded(SMALL), examples()
+    teacher, data = penjing_model(SMALL, 5), examples()
     student = cut(teacher, Selection((LayerSelection(0, (0,), tuple(range(12))), LayerSelection(1, (1, 2), tuple(range(12))))))
     reference = logits_of(teacher, data.encoded)
     learned = learn_head_weights(student, TASK, data, 0, teacher=teacher, steps=60)
@@ -190,7 +184,7 @@ def test_head_weights_bring_a_cut_model_nearer_to_its_teacher() -> None:
 
 
 def test_head_weights_never_lose() -> None:
-    teacher, data = seeded(SMALL), examples(8)
+    teacher, data = penjing_model(SMALL, 5), examples(8)
     learned = learn_head_weights(teacher, TASK, data, 0, teacher=teacher, steps=3)
     assert divergence_of(learned, data, logits_of(teacher, data.encoded)) == pytest.approx(0, abs=1e-9)
 
@@ -199,7 +193,7 @@ def test_head_weights_never_lose() -> None:
 
 
 def gradual(folder: Path, texts: int, kill_at: int | None = None) -> tuple[GradualPrune, torch.nn.Module]:
-    model, data = seeded(SMALL), examples(texts)
+    model, data = penjing_model(SMALL, 5), examples(texts)
 
     def progress(done: int, total: int, **figures: float) -> None:
         if done == kill_at:

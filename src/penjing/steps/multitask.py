@@ -47,8 +47,8 @@ class Shared(nn.Module):
 class Multitask(Step[TeacherOutputs, Blueprint]):
     """Multi-task distillation (Liu et al. 2019, MT-DNN with knowledge distillation; Clark et al. 2019, BAM, with teacher annealing).
 
-    A batch holds texts of all tasks, on average in proportion to how many there are; each counts by its own task's losses. The weights that are kept
-    are the best in the mean of the tasks' qualities. `others` are the companions' models afterwards, `qualities` theirs on held-out texts.
+    A batch holds texts of all tasks, on average in proportion to how many there are; each counts by its own task's losses. The weights that
+    are kept are the best in the mean of the tasks' qualities. `others` are the companions' models afterwards, `qualities` theirs on held-out texts.
     """
 
     name = "multitask"

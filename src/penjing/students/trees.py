@@ -51,11 +51,12 @@ def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None, *
     """
     s = settings or TreesSettings()
     text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
-    buckets = strongest(text, bucket, targets, s.features, s.least, 1 << s.bits)
-    x = presence(text, bucket, buckets, len(texts))
     if held is None:
         held = drawn(len(texts), s.seed) if len(texts) >= MANY * targets.shape[1] else np.zeros(0, np.int64)
-    grown, present = _grow(x, targets, held, s)
+    learned = np.setdiff1d(np.arange(len(texts)), held)
+    inside = np.isin(text, learned)
+    buckets = strongest(np.searchsorted(learned, text[inside]), bucket[inside], targets[learned], s.features, s.least, 1 << s.bits)
+    grown, present = _grow(presence(text, bucket, buckets, len(texts)), targets, learned, held, s)
     classes = targets.shape[1]
     bias = np.full(1 if classes == 2 else classes, 0.0 if classes == 2 else ABSENT, np.float32)
     if classes > 2:
@@ -95,9 +96,8 @@ def _options(s: TreesSettings, hold_out: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _grow(x: Array, targets: Array, held: Array, s: TreesSettings) -> tuple[list[Grown], Array]:
+def _grow(x: Array, targets: Array, learned: Array, held: Array, s: TreesSettings) -> tuple[list[Grown], Array]:
     """The trees of each output, and the classes that there are. A text has rows of several classes, and is held out with all of them."""
-    learned = np.setdiff1d(np.arange(len(x)), held)
     rows, labels, weights = repeated(targets[learned])
     present, judged = classes_of(labels), {}
     if len(held):
