@@ -68,9 +68,9 @@ class Job:
 
     def __post_init__(self) -> None:
         distill, texts = self.recipe.distill, self.recipe.texts
-        more = "unlabelled" if self.material.unlabelled else "copies" if texts and texts.copies else ""
+        more = "--unlabelled" if self.material.unlabelled else "--augment, --copies" if texts and texts.copies else ""
         if more and distill and not distill.states and set(distill.answers) == {HARD}:
-            raise InputError(f"--{more}: these texts have no labels, and nothing but labels is taught; give --losses kl=1, or leave it out")
+            raise InputError(f"{more}: these texts have no labels, and nothing but labels is taught; give --losses kl=1, or leave it out")
         if self.material.companions and (texts or self.material.unlabelled or self.material.teachers):
             raise InputError(
                 "--with: several tasks are taught on their own texts, each by its own teacher; leave out --part, --augment,"

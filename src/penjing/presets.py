@@ -95,8 +95,9 @@ def distilling(
         copies = texts.copies or (chosen.copies if set(settings.answers) != {HARD} else 0)
     texts, prune = replace(texts, copies=copies), None
     if kept:
-        fine = {"heads", "neurons", "hidden"} & set(kept)
-        prune = PruneSettings(keep=keep or chosen.keep, repair="weights" if fine else "none", **kept)
+        fine = {"heads", "neurons", "hidden"} & set(kept)  # whole layers need neither a score that is dear nor a repair
+        importance, repair = ("fisher", "weights") if fine else ("magnitude", "none")
+        prune = PruneSettings(keep=keep or chosen.keep, importance=importance, repair=repair, **kept)
     return Recipe(
         prune=prune, texts=texts if texts != TextSettings() else None, distill=settings, quantize=None, student=chosen.student
     )  # fmt: skip
