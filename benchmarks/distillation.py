@@ -86,11 +86,11 @@ def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path)
     every = np.random.default_rng(0).permutation(len(known.train))[: rows or len(known.train)]
     train = known.train.take(np.sort(every))
     texts = Texts(replace(known, train=train), teacher, seed)
-    dev, learned = (train.take(np.sort(rows)) for rows in texts.held_out())
+    dev, learned = texts.weights, texts.learned
     student, layers = started(name, recipe, seed)
     began = time.process_time()
     if recipe.texts:
-        learned = texts.learned(learned, recipe.texts, lambda examples: teacher_outputs(teacher, examples.encoded, (), kept).logits)
+        learned = texts.drawn(learned, recipe.texts, lambda examples: teacher_outputs(teacher, examples.encoded, (), kept).logits)
     settings = replace(recipe.distill, schedule=replace(recipe.distill.schedule, seed=seed))
     step = Distill(known.task, teacher, layers, settings, dev, out, cache=kept)
     torch.manual_seed(seed)

@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 
 from penjing.checkpoint import blueprint_at, copy_tokenizer, label_names, locate
 from penjing.errors import InputError
+from penjing.overlap import Sides, seen_in
 from penjing.tasks.data import Row, read_rows
 from penjing.tasks.task import Classification, Examples, Pair, Task, task_named
 
@@ -26,6 +28,11 @@ class Data:
     eval: Examples
     tokenizer: Tokenizer
     max_length: int
+
+    @cached_property
+    def sides(self) -> Sides:
+        """Which training texts are held out, and for what; see `overlap`."""
+        return Sides.of(self.train.inputs)
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,22 @@ def load_data(
         examples = task.examples(rows, tokenizer, longest, source, labelled)
         tell_truncated(examples, source, longest, tell)
         result.append(examples)
+    tell_overlap(result[1], eval or train, result[0], tell)
     return Data(task, result[0], result[1], tokenizer, longest)
+
+
+def tell_overlap(examples: Examples, source: str, train: Examples, tell: Callable[[str], None]) -> None:
+    """Say how many of the examples are training rows too: what they tell of quality flatters."""
+    same, inside = seen_in(examples.inputs, train.inputs)
+    if same or inside:
+        tell(f"{source}: {same} of {len(examples)} rows are training rows too, but for case and spaces; {inside} more stand in one")
 
 
 def load_examples(data: Data, source: str, tell: Callable[[str], None]) -> Examples:
     """Further data, encoded like the rest."""
     examples = data.task.examples(read_rows(source), data.tokenizer, data.max_length, source)
     tell_truncated(examples, source, data.max_length, tell)
+    tell_overlap(examples, source, data.train, tell)
     return examples
 
 

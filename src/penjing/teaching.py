@@ -73,8 +73,8 @@ class Teaching:
         The former are training texts that are held out, so that the evaluation data judges the result fairly.
         """
         material = self.job.material
-        dev, train = (self.data.train.take(np.sort(rows)) for rows in self.texts.held_out())
-        dev, train = self.texts.labelled(dev), self.texts.labelled(train) if HARD in self.settings.answers else train
+        dev, train = self.texts.weights, self.texts.learned
+        train = self.texts.labelled(train) if HARD in self.settings.answers else train
 
         def logits(examples: Examples) -> NDArray[np.float32]:
             return teacher_outputs(self.teacher, examples.encoded, (), self.cache).logits
@@ -86,7 +86,7 @@ class Teaching:
                 raise InputError(f"--masked-lm: {material.masked_lm} has no language model's head; give a masked language model")
             masked = read(material.masked_lm, head="masked")
         wanted = self.job.recipe.texts or TextSettings()
-        return dev, self.texts.learned(train, wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
+        return dev, self.texts.drawn(train, wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
 
     def distill(self, dev: Examples, selection: Selection | None = None, progress: Progress = silent) -> Distill:
         """The step that teaches a student of this selection, the one that is given, or (None) one that is no BERT."""
@@ -120,7 +120,7 @@ class Teaching:
             raise InputError(f"--with: {path} is built otherwise than the model ({', '.join(SHARED)}); give one of the same base")
         teacher = read(path, head=data.task.head, labels=data.task.labels)
         texts = Texts(data, teacher, self.job.seed)
-        dev, train = (texts.labelled(data.train.take(np.sort(rows))) for rows in texts.held_out())
+        dev, train = texts.weights, texts.labelled(texts.learned)
         given = self.job.material.student
         student = self._given(given, data) if given else cut(teacher, selection)
         distill = Distill(

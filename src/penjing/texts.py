@@ -19,8 +19,6 @@ from penjing.training.tap import encoder_of
 
 WAYS = ("neighbours", "masked-lm", "rules")
 """How texts are augmented: neighbours in the word embedding, a masked language model (both Jiao et al. 2020), the rules of Tang et al. 2019."""
-CHOOSE_PART, CHOOSE_TEXTS = 0.05, 1000
-"""Training texts held out in distillation to choose the best weights by: a part of them, and at most so many."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +55,29 @@ class Texts:
     model: PenjingPreTrainedModel
     seed: int
 
-    def held_out(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Numbers of texts in random order: those that the weights are chosen by in distillation, and the others."""
-        order = np.random.default_rng(self.seed).permutation(len(self.data.train))
-        if len(order) < 2:
-            raise InputError("data: one training row is too few, since some are held out to choose by; give more with --train")
-        held = max(1, min(CHOOSE_TEXTS, round(CHOOSE_PART * len(order))))
-        return order[:held], order[held:]
+    @property
+    def weights(self) -> Examples:
+        """Texts held out that the best weights of a training are chosen on, with labels."""
+        return self.labelled(self.data.train.take(self.data.sides.weights))
+
+    @property
+    def judging(self) -> Examples:
+        """Texts held out that everything else is chosen on: plan, depth, calibration, form, temperature; with labels.
+
+        `penjing train` holds the same texts out, so that a teacher which it made has not learned them.
+        """
+        return self.labelled(self.data.train.take(self.data.sides.judging))
+
+    @property
+    def learned(self) -> Examples:
+        """The texts that may be learned from, as they are."""
+        return self.data.train.take(self.data.sides.learned)
 
     def calibration(self, texts: int) -> Examples:
-        """Some of the texts that are not held out, with labels."""
-        _, rows = self.held_out()
-        return self.labelled(self.data.train.take(np.sort(rows[:texts])))
+        """Some of the texts that are learned from, with labels."""
+        rows = self.data.sides.learned
+        drawn = np.random.default_rng(self.seed).permutation(len(rows))[:texts]
+        return self.labelled(self.data.train.take(rows[np.sort(drawn)]))
 
     def labelled(self, examples: Examples) -> Examples:
         """The examples, with the model's own answers where they have no labels."""
@@ -77,7 +86,7 @@ class Texts:
         answers = self.data.task.decode(logits_of(self.model, examples.encoded), examples.first_tokens)
         return replace(examples, gold=answers)
 
-    def learned(
+    def drawn(
         self, train: Examples, settings: TextSettings, logits: Callable[[Examples], NDArray[np.float32]], more: Examples | None = None,
         masked: PenjingForMaskedLM | None = None,
     ) -> Examples:  # fmt: skip

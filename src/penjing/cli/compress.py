@@ -62,6 +62,8 @@ def train(
     pickle: Pickle = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Fine-tune a teacher: best weights kept, early stopping, and a killed run goes on where it stopped."""
+    import numpy as np
+
     from penjing.progress import training_bar
     from penjing.sources import Reading, load_data
     from penjing.training.finetune import finetune
@@ -69,16 +71,20 @@ def train(
 
     data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), tell, new_labels=True)
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    sides = data.sides
+    dev, rest = data.train.take(sides.judging), data.train.take(np.sort(np.union1d(sides.learned, sides.weights)))
     with training_bar(console, "train") as progress:
-        history = finetune(model, data.task, data.train, data.eval, out, schedule, pickle=pickle, progress=progress)
+        history, quality = finetune(model, data.task, rest, dev, data.eval, out, schedule, pickle=pickle, progress=progress)
     result = {
         "out": str(out),
         "metric": data.task.metric().name,
-        "quality": history.best,
+        "quality": quality,
+        "held_out": {"examples": len(dev), "quality": history.best},
         "steps": history.steps,
         "seconds": history.seconds,
     }
-    say(result, as_json, f"{out}: {result['metric']} {history.best:.2f} after {history.steps} steps, {history.seconds:.0f} s")
+    chosen = f"the best weights by {len(dev)} training texts held out, {history.best:.2f} there"
+    say(result, as_json, f"{out}: {result['metric']} {quality:.2f} after {history.steps} steps, {history.seconds:.0f} s; {chosen}")
 
 
 @app.command()

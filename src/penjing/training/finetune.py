@@ -17,13 +17,16 @@ def finetune(
     task: Task,
     train: Examples,
     dev: Examples,
+    eval: Examples,
     out: Path,
     schedule: Schedule,
     *,
     pickle: bool = False,
     progress: Progress = silent,
-) -> History:
+) -> tuple[History, float]:
     """Train on labels, keep the weights that were best on `dev`, and write them to `out/` as a Hugging Face folder.
+
+    Returns the history, whose `best` is of `dev`, and the quality on `eval`, which is read once, at the end.
 
     The training state is kept beside `out` until the model is written, under a name made from all that was asked, so
     that only the same command goes on from it.
@@ -39,9 +42,9 @@ def finetune(
         network, train.encoded, labels_loss(task.targets(train)), quality_of(task, dev), schedule, state,
         pad=network.config.pad_token_id or 0, progress=progress,
     )  # fmt: skip
-    history.best = quality_of(task, dev)(network)  # in full precision, as it will be used; training judges in the mixed one
-    write(
-        network, out, tokenizer=model, extra={"training.json": {"task": task.name, "schedule": asdict(schedule), "history": vars(history)}}
-    )
+    # In full precision, as it will be used; training judges in the mixed one.
+    history.best, quality = (quality_of(task, examples)(network) for examples in (dev, eval))
+    about = {"task": task.name, "quality": quality, "schedule": asdict(schedule), "history": vars(history)}
+    write(network, out, tokenizer=model, extra={"training.json": about})
     shutil.rmtree(state.parent, ignore_errors=True)
-    return history
+    return history, quality
