@@ -311,7 +311,7 @@ class _Compression:
             dev, train = self.teaching.split()
             distill = self.teaching.distill(dev, selection, report)
             step: Step[Any, Any] = teaching_step(
-                recipe, distill, lambda texts: self.texts.calibration(texts).encoded, int(np.median(self.data.eval.encoded.lengths)), schemes
+                recipe, distill, self.texts.calibration, int(np.median(self.data.eval.encoded.lengths)), schemes
             )  # fmt: skip
             companions = self.teaching.companions(selection)
             if companions:
@@ -394,15 +394,14 @@ class _Compression:
                 "float_layers": [],
                 "note": f"{len(taught['ranges'])} inputs, in the ranges of the training",
             }
-        calibration, seen = settings.calibration, self.texts.calibration(settings.texts)
+        calibration, seen, apart = settings.calibration, self.texts.calibration(settings.texts), self.texts.calibration(SENSITIVITY_TEXTS)
         if calibration == "measured":
             calibration, ranges = (
-                ("mse", Quantize().observe(student, seen)) if settings.scheme == "dynamic" else best_calibration(student, seen.encoded)
+                ("mse", Quantize().observe(student, seen)) if settings.scheme == "dynamic" else best_calibration(student, seen, apart)
             )
         else:
             ranges = Quantize(calibration).observe(student, seen)
-        texts = self.texts.calibration(SENSITIVITY_TEXTS).encoded
-        moved, found = left_float(student, texts, None if settings.scheme == "dynamic" else ranges, settings.divergence)
+        moved, found = left_float(student, apart, None if settings.scheme == "dynamic" else ranges, settings.divergence)
         float_layers = sorted(found)
         note = f"{len(ranges)} inputs calibrated ({calibration}); the answers move by {moved:.4f} nats"
         left = f"; left in float: {', '.join(float_layers)}" if float_layers else ""

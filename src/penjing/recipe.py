@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 import yaml
 
-from penjing.arrays import Encoded
 from penjing.engines.calibrate import Calibration
 from penjing.engines.export import Rounding
 from penjing.engines.machine import safe_weight_bits
@@ -23,6 +22,7 @@ from penjing.steps.qat import QuantizationAware
 from penjing.steps.repair import Repair
 from penjing.steps.sparsify import UNTRAINED, Sparsify, SparsifySettings
 from penjing.steps.store import MIXED, StoreSettings
+from penjing.tasks.task import Examples
 from penjing.texts import TextSettings
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def quantizing(
 
 
 def teaching_step(
-    recipe: Recipe, distill: Distill, calibration: Callable[[int], Encoded], length: int, schemes: Mapping[str, Scheme]
+    recipe: Recipe, distill: Distill, calibration: Callable[[int], Examples], length: int, schemes: Mapping[str, Scheme]
 ) -> Distill | GradualPrune | Sparsify | QuantizationAware | LowBit:  # fmt: skip
     """Distillation, by itself or with what the recipe does meanwhile.
 

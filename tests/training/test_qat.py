@@ -217,7 +217,7 @@ def train() -> Callable[..., tuple[PenjingPreTrainedModel, QuantizationAware]]:
         schedule = Schedule(epochs=2, batch_size=8, learning_rate=5e-3, patience=100)
         how = DistillSettings(schedule, dropout=0.1)
         teach = Distill(task, model, list(range(len(blueprint.layers))), how, dev, folder, progress)
-        step = QuantizationAware(teach, data.encoded, **options)
+        step = QuantizationAware(teach, data, **options)
         before = copy_of(model).state_dict()
         evidence = step.observe(model, data)
         result = step.apply(model, step.plan(blueprint, evidence), evidence)

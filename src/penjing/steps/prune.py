@@ -18,7 +18,7 @@ from penjing.steps.repair import Reconstruction, Repair, repair
 from penjing.steps.step import Step
 from penjing.surgery import Selection, cut
 from penjing.tasks.task import Examples, Task
-from penjing.training.predict import logits_of
+from penjing.training.predict import answers_of, logits_of
 
 ORDER_TEXTS = 256
 """Texts at most that the order of the layers is found on: every layer left is tried each time."""
@@ -82,6 +82,7 @@ def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: in
 
 
 def divergence_of(model: PenjingPreTrainedModel, data: Examples, reference: list[NDArray[np.float32]]) -> float:
-    """Mean KL divergence of the model's answers from the reference's, per text or per token."""
-    stack = [np.concatenate([np.atleast_2d(row) for row in rows]) for rows in (logits_of(model, data.encoded), reference)]
-    return float(soft_kl(torch.from_numpy(stack[0]), torch.from_numpy(stack[1])))
+    """Mean KL divergence of the model's answers from the reference's, per text, or per token that is answered from."""
+    per_token = blueprint_of(model).head == "token"
+    z, t = (torch.from_numpy(answers_of(data, rows, per_token)) for rows in (logits_of(model, data.encoded), reference))
+    return float(soft_kl(z, t))

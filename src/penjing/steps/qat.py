@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint
 from penjing.checkpoint import blueprint_of
 from penjing.engines.calibrate import OF_EXTREMES, Calibration, calibrate
@@ -172,19 +171,18 @@ class FakeQuantization:
 class QuantizationAware(Step[TeacherOutputs, Blueprint]):
     """Train for int8 (Zafrir et al. 2019, Q8BERT) while `distill` teaches; what is observed, taught and recorded is all `distill`'s.
 
-    ranges_from: texts on which the ranges of the activations start, by `calibration`. Ranges of extremes then move with those of
-    the training's batches; one that clips on purpose stays where it is.
-    bits: of the weights, as `safe_weight_bits` says. float_layers: names, without `encoder.`, of what is not rounded. dynamic: activations
-    are rounded over each text's own extremes.
+    ranges_from: texts on which the ranges of the activations start, by `calibration` (measured: chosen on the texts held out). Ranges
+    of extremes then move with those of the training's batches; one that clips on purpose stays where it is.
+    bits: of the weights, as `safe_weight_bits` says. dynamic: activations are rounded over each text's own extremes.
     """
 
     name = "qat"
 
     def __init__(
-        self, distill: Distill, ranges_from: Encoded, bits: int = 8, float_layers: Collection[str] = (),
+        self, distill: Distill, ranges_from: Examples, bits: int = 8,
         calibration: Calibration | Literal["measured"] = "mse", dynamic: bool = False,
     ) -> None:  # fmt: skip
-        self.distill, self.ranges_from, self.bits, self.float_layers = distill, ranges_from, bits, float_layers
+        self.distill, self.ranges_from, self.bits = distill, ranges_from, bits
         self.calibration, self.dynamic = calibration, dynamic
         self.ranges: Ranges | None = None
         """Of the inputs of the linear layers, to export with, once applied."""
@@ -200,11 +198,11 @@ class QuantizationAware(Step[TeacherOutputs, Blueprint]):
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
         """Train a copy of `model` in rounded numbers, judged in them too; gives its float weights, and `ranges`."""
         if self.calibration == "measured":
-            self.calibration, ranges = best_calibration(model, self.ranges_from)
+            self.calibration, ranges = best_calibration(model, self.ranges_from, self.distill.dev)
         else:
-            ranges = calibrate(model, self.ranges_from, self.calibration)
+            ranges = calibrate(model, self.ranges_from.encoded, self.calibration)
         student = copy_of(model)
-        rounding = FakeQuantization(student, ranges, self.bits, self.float_layers, self.dynamic)
+        rounding = FakeQuantization(student, ranges, self.bits, dynamic=self.dynamic)
         moving: dict[str, Any] = {"before_step": rounding.inputs.before_step} if self.calibration in OF_EXTREMES else {}
         self.distill.history = self.distill.lesson(evidence).teach(student, **moving)
         self.ranges = ranges | rounding.inputs.ranges

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from penjing.arrays import Encoded
 from penjing.checkpoint import blueprint_of
 from penjing.engines.calibrate import Calibration, calibrate
 from penjing.engines.graph import FLOAT_ALWAYS, Ranges, first_token_layers
@@ -23,6 +22,8 @@ from penjing.maths import fake
 from penjing.maths.rounding import affine, symmetric
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.surgery import copy_of
+from penjing.tasks.task import Examples
+from penjing.training.predict import answered_tokens
 
 CANDIDATES: tuple[Calibration, ...] = ("mse", "percentile", "moving-average")
 """Calibrations that are tried where it is measured which is best: entropy never was, and min-max hardly differs from moving-average."""
@@ -74,16 +75,23 @@ def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Range
 class Divergence:
     """How far a model with some layers rounded answers from the float model, on the same texts.
 
-    The mean of KL(p ‖ q) over texts (sequence), tokens (token), or texts' starts and ends (question), p the float model's;
+    The mean of KL(p ‖ q) over texts (sequence), tokens that are answered from (token), or texts' starts and ends (question), p the float model's;
     for a regression the mean squared difference.
     """
 
-    def __init__(self, model: PenjingPreTrainedModel, encoded: Encoded, ranges: Ranges | None, weight_bits: int | None = None) -> None:
+    def __init__(self, model: PenjingPreTrainedModel, examples: Examples, ranges: Ranges | None, weight_bits: int | None = None) -> None:
         self.ranges, self.weight_bits = ranges, safe_weight_bits() if weight_bits is None else weight_bits
         self.blueprint = blueprint_of(model)
-        self.batches = [
-            {name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()} for rows in encoded.exact_batches(32)
-        ]
+        encoded, answered = examples.encoded, torch.from_numpy(answered_tokens(examples))
+        rows_of = list(encoded.exact_batches(32))
+        self.batches = [{name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()} for rows in rows_of]
+        self.read: list[Tensor | None] = [None] * len(rows_of)
+        """Of each batch the tokens (B, S) that are answered from, where it is tokens that answer."""
+        if self.blueprint.head == "token":
+            self.read = [
+                answered[encoded.offsets[rows][:, None] + np.arange(feeds["input_ids"].shape[1])]
+                for rows, feeds in zip(rows_of, self.batches, strict=True)
+            ]
         self.expected = self._logits(model)
         self.model = copy_of(model).eval()
         self.layers = tuple(roundable(self.model))
@@ -93,7 +101,8 @@ class Divergence:
 
     @torch.inference_mode()
     def _logits(self, model: PenjingPreTrainedModel) -> list[Tensor]:
-        return [_answer(model(**feeds)) for feeds in self.batches]
+        found = [_answer(model(**feeds)) for feeds in self.batches]
+        return [z if read is None else z[read] for z, read in zip(found, self.read, strict=True)]
 
     def __call__(self, names: Collection[str]) -> float:
         """Of the model with these layers in int8, the others in float."""
@@ -116,14 +125,12 @@ def _answer(output: Any) -> Tensor:
     return value.double()
 
 
-def best_calibration(model: PenjingPreTrainedModel, texts: Encoded) -> tuple[Calibration, Ranges]:
-    """Of `CANDIDATES` the one whose ranges, taken from three quarters of the texts, move the answers on the others least; and its ranges.
+def best_calibration(model: PenjingPreTrainedModel, seen: Examples, apart: Examples) -> tuple[Calibration, Ranges]:
+    """Of `CANDIDATES` the one whose ranges, taken from the texts `seen`, move the answers on those `apart` least; and its ranges.
 
     No method is the best for every model: clipping a few outliers helps one and ruins another.
     """
-    number = np.arange(len(texts))
-    apart, seen = texts.take(number[number % 4 == 0]), texts.take(number[number % 4 > 0] if len(texts) > 1 else number)
-    ranges = {way: calibrate(model, seen, way) for way in CANDIDATES}
+    ranges = {way: calibrate(model, seen.encoded, way) for way in CANDIDATES}
     divergence, moved = Divergence(model, apart, None), {}
     for way, each in ranges.items():
         divergence.ranges = each
@@ -140,10 +147,10 @@ def sensitivity(divergence: Divergence) -> dict[str, float]:
 
 
 def left_float(
-    model: PenjingPreTrainedModel, encoded: Encoded, ranges: Ranges | None, limit: float
+    model: PenjingPreTrainedModel, apart: Examples, ranges: Ranges | None, limit: float
 ) -> tuple[float, frozenset[str]]:  # fmt: skip
     """What rounding every layer moves the answers by, and the layers to leave in float so that it is at most `limit` (see `Divergence`)."""
-    divergence = Divergence(model, encoded, ranges)
+    divergence = Divergence(model, apart, ranges)
     moved = divergence(divergence.layers)
     return moved, frozenset() if moved <= limit else keep_float(sensitivity(divergence), divergence, limit)
 

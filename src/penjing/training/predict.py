@@ -26,6 +26,21 @@ def logits_of(model: nn.Module, encoded: Encoded, batch: int = 64) -> list[NDArr
     return result
 
 
+def answered_tokens(examples: Examples) -> NDArray[np.bool_]:
+    """Tagging: which of all tokens (T,) are answered from, the first of each word; every token of a text whose words are not known."""
+    offsets = examples.encoded.offsets
+    answered = np.zeros(int(offsets[-1]), np.bool_)
+    for i, words in enumerate(examples.first_tokens):
+        first = [token for token in words if token >= 0]
+        answered[offsets[i] + np.array(first) if first else slice(offsets[i], offsets[i + 1])] = True
+    return answered
+
+
+def answers_of(examples: Examples, logits: list[NDArray[np.float32]], per_token: bool) -> NDArray[np.float32]:
+    """The logits (n, C) that texts are answered from: one row of each text, or of each token in `answered_tokens`."""
+    return np.concatenate(logits)[answered_tokens(examples)] if per_token else np.stack(logits)
+
+
 def quality_of(task: Task, examples: Examples) -> Callable[[nn.Module], float]:
     """A function from a model to its quality on `examples`, in points."""
 
