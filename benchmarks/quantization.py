@@ -113,7 +113,7 @@ def compare(name: str) -> dict[str, Any]:
             split: judge_pair(known.task, examples, engine.logits(examples.encoded), examples, reference[split])
             for split, examples in sets.items()
         }
-        low, high = m.speedup_over(measured[0])[1:]
+        _, low, high, _ = m.speedup_over(measured[0])
         figures.append(judged | {
             "kind": kind, "form": form.name, "latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s,
             "speedup": [measured[0].latency_ms / m.latency_ms, low, high],

@@ -108,7 +108,7 @@ def bench(
     measured = measure(own, encoded[id(first)], threads=count, rounds=rounds)
     results: list[dict[str, Any]] = []
     for (name, form, _), m in zip(subjects, measured, strict=True):
-        ratio, low, high = m.speedup_over(measured[0])
+        ratio, low, high, _ = m.speedup_over(measured[0])
         results.append({"folder": name, "form": form.name, "latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s,
                         "load_s": m.load_s, "speedup": ratio, "speedup_range": [low, high]})  # fmt: skip
     lengths = encoded[id(first)].lengths

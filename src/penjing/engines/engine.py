@@ -29,7 +29,7 @@ class Form:
     """How a model is run: engine, file (relative to its folder; for torch the folder itself), and the engine's options.
 
     `bucket`: OpenVINO compiles static shapes, lengths rounded up to a multiple of it; 0 leaves the length dynamic.
-    `bfloat16`: OpenVINO may compute what is float in bfloat16.
+    `bfloat16`: what is float is computed in bfloat16 (OpenVINO: where it likes to; PyTorch: everywhere).
     `batch`: texts answered together; 1 where activations are rounded as they come, over the whole batch, so that an
     answer would depend on its neighbours, and where another batch size would compile another model.
     `packed`: `file` is not there: its graph is built from packed weights when the engine opens it (packed.py).
@@ -60,6 +60,8 @@ class Form:
 
 EAGER = Form("torch eager", "torch", "")
 """A model folder as Hugging Face runs it."""
+EAGER_BF16 = Form("torch eager bf16", "torch", "", bfloat16=True)
+"""The same in bfloat16."""
 
 
 class Engine(ABC):
@@ -119,7 +121,7 @@ def _load(form: Form, model: Path | bytes, threads: int) -> Engine:
         from penjing.engines.pytorch import TorchEngine
 
         assert isinstance(model, Path)
-        return TorchEngine(model, threads)
+        return TorchEngine(model, threads, bfloat16=form.bfloat16)
     if form.engine == "numpy":
         from penjing.engines.numpy import NumpyEngine
 

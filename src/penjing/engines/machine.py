@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("penjing", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "onnx", "onnxruntime", "openvino")
-KERNELS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
+KERNELS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16")
 VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 """Each brings an instruction that sums u8·s8 products in 32 bits."""
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Each multiplies bfloat16 numbers; the last is ARM's."""
 SATURATES = ": pairs of u8·s8 products saturate 16 bits, so weights have 7 bits"
 X86_KERNELS = {
     "amx_int8": "AMX int8",
@@ -40,6 +42,11 @@ def safe_weight_bits() -> int:
     CPU of which nothing is known counts as one without. ARM widens its products (smull, sdot, smmla), so 8 bits are safe.
     """
     return 7 if _is_x86() and not VNNI.intersection(instructions()) else 8
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers itself; False where the system does not tell."""
+    return bool(BFLOAT16.intersection(instructions()))
 
 
 def kernel_class() -> str:

@@ -1,7 +1,8 @@
-"""Latency and throughput, each engine in a process of its own, in turn.
+"""Latency and throughput, each engine in a process of its own, in turn, and only what other work did not disturb.
 
 Idle engine threads spin and spoil what another measures; so a process is stopped (SIGSTOP) while it is not its turn.
-Every round visits every engine, so a drift of the machine's speed touches all of them alike.
+Every round visits every engine, so a drift of the machine's speed touches all of them alike. A turn that other work
+disturbed (`quiet`) is taken again; where there are too few quiet ones, or they differ too much, the figures are not steady.
 """
 
 import json
@@ -10,71 +11,168 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from penjing.arrays import Encoded
+from penjing.engines import quiet
 from penjing.engines.engine import Form
 from penjing.errors import PenjingError
+from penjing.packing import PACKED
+from penjing.tasks.task import Task
 
 TURN_S, FEWEST = 4.0, 64
 """Seconds that a turn at throughput may take the slowest, were it one text at a time; and texts that it has at least."""
+STEADY = 1.3
+"""Largest over smallest of the rounds; beyond it a latency or a speed-up is not steady."""
+PATIENCE_S = 60.0
+"""Seconds that one call waits for a quiet machine at most, and takes again what was disturbed."""
+LOOK_S = 0.25
+"""Seconds over which is looked whether the machine is quiet again."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a form, the folder its file is in, and the texts in its own encoding, where it is not everybody's."""
+    """What is measured: a form, the folder its file is in, the texts in its own encoding where it is not everybody's, and its
+    tokenizer.json where it is not in that folder."""
 
     form: Form
     folder: Path
     encoded: Encoded | None = None
+    tokenizer: Path | None = None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """The texts as a person writes them (what `task.encode` takes, one for each of the encoded), so that answers are timed end to end."""
+
+    task: Task
+    inputs: Sequence[Any]
+    max_length: int
+
+
+class Speedup(NamedTuple):
+    """How many times faster: the ratio of the medians, its range over the rounds, and whether it may be claimed."""
+
+    ratio: float
+    low: float
+    high: float
+    steady: bool
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Milliseconds of each text in one turn, of the engine alone and end to end; and what disturbed it ("": nothing)."""
+
+    round: int
+    ms: Sequence[float]
+    end_to_end_ms: Sequence[float] = ()
+    disturbance: str = ""
 
 
 @dataclass
 class Measurement:
-    """Rounds of latencies in milliseconds, throughputs in texts per second, and the seconds that loading took."""
+    """The turns of one subject. `rounds` were asked; `peak_mb` is of a process that holds this engine alone, after the latencies."""
 
     load_s: float
-    rounds_ms: list[list[float]] = field(default_factory=list)
+    cold_start_s: float | None = None
+    peak_mb: float | None = None
+    rounds: int = 1
+    turns: list[Turn] = field(default_factory=list)
     rounds_per_s: list[float] = field(default_factory=list)
+    throughput_disturbance: str = ""
+
+    @property
+    def quiet(self) -> list[Turn]:
+        """The turns that the figures are taken of: the undisturbed ones, or all where there is none."""
+        return [turn for turn in self.turns if not turn.disturbance] or self.turns
+
+    def _percentile(self, percent: float) -> float:
+        return float(np.percentile([ms for turn in self.quiet for ms in turn.ms], percent))
 
     @property
     def latency_ms(self) -> float:
-        """Median over the texts and rounds."""
-        return float(np.median([ms for each in self.rounds_ms for ms in each]))
+        """Median over the texts and quiet turns."""
+        return self._percentile(50)
+
+    @property
+    def latency_p95_ms(self) -> float:
+        """Of 100 answers, 95 come within it."""
+        return self._percentile(95)
+
+    @property
+    def latency_p99_ms(self) -> float:
+        """Of 100 answers, 99 come within it."""
+        return self._percentile(99)
+
+    @property
+    def end_to_end_ms(self) -> float | None:
+        """Median of tokenizing one text, running and reading the answer; None where it was not measured."""
+        values = [ms for turn in self.quiet for ms in turn.end_to_end_ms]
+        return float(np.median(values)) if values else None
 
     @property
     def throughput_per_s(self) -> float:
-        """Median over the rounds."""
+        """Median over the rounds; 0 where it was not measured."""
         return float(np.median(self.rounds_per_s)) if self.rounds_per_s else 0.0
 
-    def speedup_over(self, other: "Measurement") -> tuple[float, float, float]:
-        """How many times faster than `other`: ratio of the medians, and its range over the rounds."""
-        ratios = [np.median(b) / np.median(a) for a, b in zip(self.rounds_ms, other.rounds_ms, strict=True)]
-        return other.latency_ms / self.latency_ms, float(min(ratios)), float(max(ratios))
+    @property
+    def disturbance(self) -> str:
+        """What makes the figures unsteady, in words; "" where they are steady."""
+        disturbed = [turn.disturbance for turn in self.turns if turn.disturbance]
+        if len(self.turns) - len(disturbed) < min(self.rounds, max(2, self.rounds // 2)):
+            return disturbed[-1] if disturbed else "too few rounds"
+        medians = [float(np.median(turn.ms)) for turn in self.quiet]
+        if max(medians) > STEADY * min(medians):
+            return f"its rounds differ, {min(medians):.2f} to {max(medians):.2f} ms"
+        return self.throughput_disturbance
+
+    @property
+    def steady(self) -> bool:
+        """Whether the figures can be believed: enough turns that nothing disturbed, and alike."""
+        return not self.disturbance
+
+    def speedup_over(self, other: "Measurement") -> Speedup:
+        """How many times faster than `other`. The range is over rounds in which nothing disturbed either; over all where there is none."""
+        ours, theirs = ({turn.round: float(np.median(turn.ms)) for turn in each.quiet} for each in (self, other))
+        common = ours.keys() & theirs.keys()
+        pairs = [(ours[i], theirs[i]) for i in common] or [(a, b) for a in ours.values() for b in theirs.values()]
+        ratios = [b / a for a, b in pairs]
+        ratio, low, high = other.latency_ms / self.latency_ms, min(ratios), max(ratios)
+        return Speedup(ratio, low, high, self.steady and other.steady and max(high, ratio) <= STEADY * min(low, ratio))
+
+    def figures(self) -> dict[str, float | bool | None]:
+        """For the report: milliseconds, texts per second, seconds, MB; None where not measured."""
+        return {
+            "latency_ms": self.latency_ms, "latency_p95_ms": self.latency_p95_ms, "latency_p99_ms": self.latency_p99_ms,
+            "end_to_end_ms": self.end_to_end_ms, "throughput_per_s": self.throughput_per_s if self.rounds_per_s else None,
+            "load_s": self.load_s, "cold_start_s": self.cold_start_s, "peak_mb": self.peak_mb, "steady": self.steady,
+        }  # fmt: skip
 
 
 class _Worker:
     """One child process; stopped but while it is asked."""
 
-    def __init__(self, subject: Subject, threads: int, single: Path, many: Path, batch: int) -> None:
+    def __init__(self, subject: Subject, threads: int, setup: dict[str, Any]) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-        self.subject = subject
+        self.subject, self.threads = subject, threads
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "penjing.engines.worker"],
+            [sys.executable, "-P", "-m", "penjing.engines.worker"],  # -P: nothing is imported from the current folder
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
-        self.setup = self.ask(
-            {"form": subject.form.to_dict(), "folder": str(subject.folder), "threads": threads,
-             "single": str(single), "many": str(many), "batch": batch}
-        )  # fmt: skip
+        self.processors = quiet.processors()
+        self.disturbance = ""
+        self.setup = self.ask({"form": subject.form.to_dict(), "folder": str(subject.folder), "threads": threads} | setup)
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Its answer; `disturbance` is then what disturbed it meanwhile."""
         assert self.process.stdin and self.process.stdout
+        before = quiet.read(self.process.pid)
         self._signal("SIGCONT")
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
@@ -83,7 +181,18 @@ class _Worker:
         if "error" in answer:
             raise PenjingError(f"measure: {self.subject.form.name} failed ({answer['error']})")
         self._signal("SIGSTOP")
+        self._look(before)
         return answer
+
+    def idle(self) -> None:
+        """Look for a while at what others do while it is stopped."""
+        before = quiet.read(self.process.pid)
+        time.sleep(LOOK_S)
+        self._look(before)
+
+    def _look(self, before: quiet.Reading | None) -> None:
+        after = quiet.read(self.process.pid)
+        self.disturbance = quiet.Load.between(before, after).disturbance(self.threads, self.processors) if before and after else ""
 
     def _signal(self, name: str) -> None:
         if hasattr(signal, name):
@@ -92,6 +201,23 @@ class _Worker:
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+class _Patience:
+    """Seconds that are left to wait for a quiet machine, and to take again what was disturbed."""
+
+    def __init__(self, seconds: float, tell: Callable[[str], None]) -> None:
+        self.left, self.tell, self.told = seconds, tell, False
+
+    def wait(self, worker: _Worker) -> None:
+        """Until nothing would disturb `worker` (whose last turn, or last look, was disturbed), or patience ends."""
+        while worker.disturbance and self.left > 0:
+            if not self.told:
+                self.tell(f"waiting for a quiet machine: {worker.disturbance}")
+                self.told = True
+            start = time.perf_counter()
+            worker.idle()
+            self.left -= time.perf_counter() - start
 
 
 def measure(
@@ -104,7 +230,9 @@ def measure(
     throughput_texts: int = 512,
     batch: int = 32,
     seed: int = 0,
-    tick: Callable[[], None] = lambda: None,
+    spoken: Spoken | None = None,
+    patience_s: float = PATIENCE_S,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Measurement]:
     """Measure every subject on the same texts.
 
@@ -112,30 +240,70 @@ def measure(
         texts: latencies are of so many of the texts, evenly spaced over their lengths, each alone (batch 1).
         throughput_texts: throughput is of so many, in batches of exactly equal length; of fewer, the same for all, where the
             slowest would take long over them. 0 leaves it out.
-        tick: called after each subject's turn.
+        batch: texts of a batch at most; a form that is served in smaller ones is measured in those.
+        spoken: the texts themselves; then subjects with a tokenizer are timed end to end too.
+        patience_s: seconds more than necessary, to wait for a quiet machine and to take disturbed turns again.
+        tell: is told once that it waits.
     """
     workers: list[_Worker] = []
+    patience = _Patience(patience_s, tell)
     samples = {"single": encoded.sample(texts, seed), "many": encoded.sample(max(1, throughput_texts), seed)}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if spoken is not None:
+            chosen = [spoken.inputs[i] for i in samples["single"]]
+            (folder / "inputs.json").write_text(json.dumps(chosen), encoding="utf-8")
         try:
             for i, subject in enumerate(subjects):
                 own = encoded if subject.encoded is None else subject.encoded
-                for name, rows in samples.items():
-                    own.take(rows).save(Path(folder) / f"{name}-{i}.npz")
-                workers.append(_Worker(subject, threads, Path(folder) / f"single-{i}.npz", Path(folder) / f"many-{i}.npz", batch))
-            results = [Measurement(load_s=worker.setup["load_s"]) for worker in workers]
-            for _ in range(rounds):
+                for kind, rows in samples.items():
+                    own.take(rows).save(folder / f"{kind}-{i}.npz")
+                setup = {kind: str(folder / f"{kind}-{i}.npz") for kind in samples}
+                workers.append(_Worker(subject, threads, setup | {"batch": batch, "spoken": _spoken(subject, spoken, folder)}))
+            results = [Measurement(**worker.setup, rounds=rounds) for worker in workers]
+            for number in range(2 * rounds):
+                again = number >= rounds
                 for worker, result in zip(workers, results, strict=True):
-                    result.rounds_ms.append(worker.ask({"do": "latency"})["ms"])
-                    tick()
+                    if again and (patience.left <= 0 or sum(not turn.disturbance for turn in result.turns) >= rounds):
+                        continue
+                    patience.wait(worker)
+                    start = time.perf_counter()
+                    answer = worker.ask({"do": "latency"})
+                    result.turns.append(Turn(number, answer["ms"], answer["end_to_end_ms"], worker.disturbance))
+                    patience.left -= time.perf_counter() - start if again else 0.0
+            for worker, result in zip(workers, results, strict=True):
+                result.peak_mb = worker.ask({"do": "memory"})["peak_mb"]
             # Throughput last: its one-thread streams change a process for good (torch's thread count is global).
             slowest = max(result.latency_ms for result in results)
             count = max(FEWEST, min(throughput_texts, int(1000 * TURN_S / slowest)))
             for worker, result in zip(workers if throughput_texts else [], results, strict=False):
                 # One turn each, so that the copies of one model alone are held at a time.
+                patience.wait(worker)
                 result.rounds_per_s = worker.ask({"do": "throughput", "texts": count, "rounds": 3})["per_s"]
-                tick()
+                result.throughput_disturbance = worker.disturbance
         finally:
             for worker in workers:
                 worker.close()
     return results
+
+
+def _spoken(subject: Subject, spoken: Spoken | None, folder: Path) -> dict[str, Any] | None:
+    """What a worker is told of the texts; None where they, or the subject's tokenizer, are not there."""
+    tokenizer = subject.tokenizer or subject.folder / "tokenizer.json"
+    if spoken is None or not tokenizer.is_file():
+        return None
+    return {"task": spoken.task.name, "labels": list(spoken.task.labels), "tokenizer": str(tokenizer),
+            "inputs": str(folder / "inputs.json"), "max_length": spoken.max_length}  # fmt: skip
+
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", PACKED, "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Files that a model folder may hold its weights in, in the order in which they are looked for."""
+
+
+def model_bytes(folder: Path) -> int:
+    """Bytes of what is loaded of a model folder: the first kind of weights there is (an index with its shards), configuration, tokenizer."""
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    files = {folder / "config.json", folder / "tokenizer.json"} | ({found} if found else set())
+    if found and found.suffix == ".json":
+        files |= {folder / shard for shard in json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()}
+    return sum(file.stat().st_size for file in files if file.is_file())

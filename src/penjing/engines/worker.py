@@ -1,4 +1,4 @@
-"""A process that holds one engine and times it when told to: `python -m penjing.engines.worker`.
+"""A process that holds one engine and times it when told to: `python -P -m penjing.engines.worker`.
 
 One JSON object per line on standard input, one on standard output. The first line says what to load.
 """
@@ -9,29 +9,50 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from penjing.arrays import Encoded
 from penjing.engines.engine import Engine, Form, open_engine
+from penjing.tasks.task import Task, task_named
+
+WARM_UP = 20
+"""Texts that begin a turn and are not timed."""
 
 
 def latencies(engine: Engine, encoded: Encoded) -> list[float]:
     """Milliseconds of each text alone, at its own length."""
     feeds = [encoded.feeds(np.array([i])) for i in range(len(encoded))]
-    result = []
-    for feed in feeds:
-        start = time.perf_counter()
-        engine.run(feed)
-        result.append(1e3 * (time.perf_counter() - start))
-    return result
+    return [_milliseconds(partial(engine.run, feed)) for feed in feeds]
+
+
+def end_to_end(engine: Engine, task: Task, tokenizer: Tokenizer, inputs: Sequence[Any], max_length: int) -> list[float]:
+    """Milliseconds from each text alone to its answer, as `penjing.load` gives it: tokenizing, running, reading the answer."""
+
+    def answer(text: Any) -> None:
+        encoded, first, _ = task.encode(tokenizer, [text], max_length)
+        task.decode(engine.logits(encoded), first)
+
+    return [_milliseconds(partial(answer, text)) for text in inputs]
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
 
 
 def throughput(streams: list[Engine], encoded: Encoded, batch: int) -> float:
-    """Texts per second, batches of exactly equal length shared among one-thread streams."""
+    """Texts per second, batches of exactly equal length shared among one-thread streams.
+
+    Threads of one process serve PyTorch as well as processes would: both answer as many texts per second (benchmarks in LOG.md).
+    """
     work = [encoded.feeds(rows) for rows in encoded.exact_batches(batch)][::-1]
 
     def drain(engine: Engine) -> None:
@@ -48,6 +69,22 @@ def throughput(streams: list[Engine], encoded: Encoded, batch: int) -> float:
     return len(encoded) / (time.perf_counter() - start)
 
 
+def first_of_each_shape(encoded: Encoded, bucket: int) -> list[int]:
+    """The first text of each length rounded up to `bucket`, which an engine compiles; without buckets, the first text."""
+    if not bucket:
+        return [0]
+    return sorted(int(i) for i in np.unique(-(-encoded.lengths // bucket), return_index=True)[1])
+
+
+def peak_mb() -> float | None:
+    """The most memory that this process ever held, in MB; None on another system than Linux."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
+
+
 def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[str, Any]], None]) -> None:
     setup = request()
     assert setup is not None
@@ -55,20 +92,34 @@ def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[
     single, many = Encoded.load(setup["single"]), Encoded.load(setup["many"])
     start = time.perf_counter()
     engine = open_engine(form, folder, threads)
-    engine.run(single.feeds(np.array([0])))
-    load = time.perf_counter() - start
+    loaded = 0.0
+    for i in first_of_each_shape(single, form.bucket):
+        engine.run(single.feeds(np.array([i])))
+        loaded = loaded or time.perf_counter() - start
+    cold_start = time.perf_counter() - start
+    speak = _speaker(engine, setup["spoken"])
     latencies(engine, single)
-    answer({"load_s": load})
+    answer({"load_s": loaded, "cold_start_s": cold_start})
     while (message := request()) is not None:
         if message["do"] == "latency":
-            latencies(engine, single.take(np.arange(min(20, len(single)))))
-            answer({"ms": latencies(engine, single)})
+            latencies(engine, single.take(np.arange(min(WARM_UP, len(single)))))
+            answer({"ms": latencies(engine, single), "end_to_end_ms": speak() if speak else []})
+        elif message["do"] == "memory":
+            answer({"peak_mb": peak_mb()})
         elif message["do"] == "throughput":
-            some = many.take(np.arange(min(message["texts"], len(many))))
+            some, batch = many.take(np.arange(min(message["texts"], len(many)))), min(setup["batch"], form.batch)
             streams = [open_engine(form, folder, 1) for _ in range(threads)]
-            throughput(streams, some, setup["batch"])
-            answer({"per_s": [throughput(streams, some, setup["batch"]) for _ in range(message["rounds"])]})
+            throughput(streams, some, batch)
+            answer({"per_s": [throughput(streams, some, batch) for _ in range(message["rounds"])]})
             del streams  # each holds the model
+
+
+def _speaker(engine: Engine, spoken: dict[str, Any] | None) -> Callable[[], list[float]] | None:
+    if spoken is None:
+        return None
+    task, tokenizer = task_named(spoken["task"])(spoken["labels"]), Tokenizer.from_file(spoken["tokenizer"])
+    inputs = json.loads(Path(spoken["inputs"]).read_text(encoding="utf-8"))
+    return lambda: end_to_end(engine, task, tokenizer, inputs, spoken["max_length"])
 
 
 def main() -> None:

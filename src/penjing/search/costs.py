@@ -1,7 +1,6 @@
 """What each block costs: milliseconds on this machine, measured in the form that will run, or multiply-accumulates."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ def macs_table(blueprint: Blueprint, length: int) -> CostTable:
 
 def measure_blocks(
     model: PenjingPreTrainedModel, form: Form, ranges: Ranges, encoded: Encoded, *, threads: int, segments: bool,
-    seed: int = 0, tick: Callable[[], None] = lambda: None,
+    seed: int = 0,
 ) -> CostTable:  # fmt: skip
     """Measure models of this width with fewer heads, fewer neurons, one layer and none, side by side, and take differences.
 
@@ -101,7 +100,7 @@ def measure_blocks(
             place = Path(folder) / f"{depth}-{heads}-{neurons}"
             export(cut(model, Selection(tuple(layers), tokens=few)), place, [form.file], ranges, segments=segments)
             subjects.append(Subject(form, place))
-        measured = measure(subjects, encoded, threads=threads, texts=60, throughput_texts=0, seed=seed, tick=tick)
+        measured = measure(subjects, encoded, threads=threads, texts=60, throughput_texts=0, seed=seed)
     times = {shape: each.latency_ms for shape, each in zip(shapes, measured, strict=True)}
     base = times[0, 0, 0]
 
