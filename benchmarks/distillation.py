@@ -267,7 +267,11 @@ def peer_ours(student: Any, train: Examples, seed: int) -> tuple[Any, float]:
     known, teacher, _, _ = material("sst2")
     schedule = Schedule(epochs=PEER_EPOCHS, learning_rate=1e-4, evaluations=1, seed=seed)
     settings = DistillSettings(
-        schedule, {"cross-entropy": 0.25, "tokens": len(MATCHES)}, temperature=2.0, layer_map=",".join(f"{b}:{a}" for a, b in MATCHES)
+        schedule,
+        {"cross-entropy": 0.25, "tokens": len(MATCHES)},
+        temperature=2.0,
+        states_first=0.0,
+        layer_map=",".join(f"{b}:{a}" for a, b in MATCHES),
     )
     with tempfile.TemporaryDirectory(dir=HERE) as folder:
         began = time.monotonic()

@@ -30,21 +30,19 @@ class Preset:
 
 
 PRESETS = {
-    "states": Preset({"kl": 1.0, "states": 1.0}, {"temperature": 1.0, "layer_map": "uniform", "states_first": 0.6}),
-    "labels": Preset({"hard": 1.0}, {}),
-    "hinton": Preset({"kl": 0.5, "hard": 0.5}, {}),
-    "distilbert": Preset({"kl": 5.0, "hard": 2.0, "cosine": 1.0}, {"layer_map": "uniform"}),
-    "pkd": Preset({"kl": 0.5, "hard": 0.5, "first": 100.0}, {"temperature": 10.0, "layer_map": "uniform"}, "first"),
-    "tinybert": Preset(
-        {"cross-entropy": 1.0, "attention": 1.0, "hidden": 1.0}, {"temperature": 1.0, "layer_map": "uniform", "states_first": 0.6}
-    ),
-    "minilm": Preset({"kl": 1.0, "relations": 1.0}, {"temperature": 1.0, "layer_map": "uniform", "states_first": 0.5}),
-    "cofi": Preset({"kl": 1.0, "hidden": 1.0}, {"layer_map": "learned"}),
-    "levels": Preset({"kl": 1.0, "levels": 1.0}, {"layer_map": "uniform"}),
+    "states": Preset(DistillSettings().losses),
+    "labels": Preset({"hard": 1.0}),
+    "hinton": Preset({"kl": 0.5, "hard": 0.5}, {"temperature": 2.0}),
+    "distilbert": Preset({"kl": 5.0, "hard": 2.0, "cosine": 1.0}, {"temperature": 2.0, "layer_map": "uniform", "states_first": 0.0}),
+    "pkd": Preset({"kl": 0.5, "hard": 0.5, "first": 100.0}, {"temperature": 10.0, "layer_map": "uniform", "states_first": 0.0}, "first"),
+    "tinybert": Preset({"cross-entropy": 1.0, "attention": 1.0, "hidden": 1.0}, {"layer_map": "uniform", "states_first": 0.6}),
+    "minilm": Preset({"kl": 1.0, "relations": 1.0}, {"layer_map": "uniform", "states_first": 0.5}),
+    "cofi": Preset({"kl": 1.0, "hidden": 1.0}, {"temperature": 2.0, "layer_map": "learned", "states_first": 0.0}),
+    "levels": Preset({"kl": 1.0, "levels": 1.0}, {"temperature": 2.0, "layer_map": "uniform", "states_first": 0.0}),
     "bilstm": Preset({"mse": 1.0}, student="bilstm", rate=1e-3, epochs=10),
-    "logistic": Preset({"kl": 1.0}, {"temperature": 1.0}, student="logistic", copies=2),
-    "trees": Preset({"kl": 1.0}, {"temperature": 1.0}, student="trees"),
-    "static": Preset({"kl": 1.0}, {"temperature": 1.0}, student="static", copies=2),
+    "logistic": Preset({"kl": 1.0}, student="logistic", copies=2),
+    "trees": Preset({"kl": 1.0}, student="trees"),
+    "static": Preset({"kl": 1.0}, student="static", copies=2),
 }
 """states: ours, TinyBERT's without attention and learned map: every matched layer's states in proportion to the teacher's own size, first
 alone, then the answers alone. labels: no teacher, the rival of all others. hinton: Hinton et al. 2015. distilbert: Sanh et al. 2019, the
@@ -73,7 +71,7 @@ def distilling(
         raise InputError(f"--preset: {preset!r} is none; allowed are {', '.join(PRESETS)}")
     if chosen.student and (kept or keep or given_student):
         raise InputError(f"--preset: {preset} is no BERT; leave out --layers, --heads, --neurons, --hidden, --keep and --student")
-    if chosen.student not in ("", "bilstm") and (epochs or rate):
+    if chosen.student not in ("", "bilstm") and (epochs or rate is not None):
         raise InputError(f"--preset: {preset} is fitted, not trained by epochs; leave out --epochs and --learning-rate")
     if not (chosen.student or kept or given_student):
         raise InputError("distill: the student would be the teacher itself; give --layers, or --student for one to start from")
@@ -81,15 +79,15 @@ def distilling(
         raise InputError("--student: it is taken as it is; leave out --layers, --heads, --neurons, --hidden and --keep")
     taught = chosen.losses if losses is None else weights_of(losses)["losses"]
     own = dict(chosen.changes)
-    if losses is not None and not set(taught) & set(LOSSES):
-        own.pop("states_first", None)
+    if losses is not None and not (set(taught) & set(LOSSES) and set(taught) - set(LOSSES)):
+        own.pop("states_first", None)  # of both, and one of them is not taught
     for name, of in (
         ("relation_heads", ["relations"]), ("levels", ["levels"]), ("alpha", ["kl-entropy"]), ("layer_map", LOSSES),
         ("temperature", ["kl", "cross-entropy", "kl-entropy"]),
     ):  # fmt: skip
         if name in changes and not set(of) & set(taught):
             raise InputError(f"--{name.replace('_', '-')}: it goes with {', '.join(of)}, which is not taught; give that with --losses too")
-    schedule = Schedule(epochs=epochs or chosen.epochs, learning_rate=rate or chosen.rate, patience=100)
+    schedule = Schedule(epochs=epochs or chosen.epochs, learning_rate=chosen.rate if rate is None else rate, patience=100)
     settings = DistillSettings(schedule, **({"losses": chosen.losses} | own | weights_of(losses) | dict(changes)))
     if copies is None:
         copies = texts.copies or (chosen.copies if set(settings.answers) != {HARD} else 0)

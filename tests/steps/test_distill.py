@@ -13,12 +13,16 @@ from conftest import penjing_model
 
 from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
+from penjing.errors import InputError
 from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.presets import distilling
+from penjing.recipe import read_recipe
 from penjing.steps import distill, multitask
 from penjing.steps.distill import Distill, DistillSettings
 from penjing.steps.multitask import Companion, Multitask
 from penjing.students import bilstm
-from penjing.tasks.task import Classification, Examples
+from penjing.tasks.task import Classification, Examples, Tagging
+from penjing.texts import TextSettings
 from penjing.training.loop import Schedule, fit, silent
 from penjing.training.teacher import TeacherOutputs
 
@@ -130,3 +134,74 @@ def test_annealing_begins_where_answers_do() -> None:
     settings = DistillSettings(losses={"kl": 1, "hard": 1, "states": 1}, anneal=True, states_first=0.5)
     assert settings.answer_weights(0.4) == {}
     assert settings.answer_weights(0.5) == {"kl": 1, "hard": 0} and settings.answer_weights(1.0) == {"kl": 0, "hard": 1}
+
+
+@pytest.mark.parametrize("losses", [{"kl": 1.0}, {"cross-entropy": 1.0}, {"mse": 1.0}, {"kl-entropy": 1.0}, {"kl": 1.0, "hard": 1.0}])
+def test_logits_of_tokens_that_nothing_is_answered_from_change_no_loss_and_no_gradient(losses: dict[str, float], tmp_path: Path) -> None:
+    random, task = np.random.default_rng(0), Tagging(["O", "X"])
+    rows = [random.integers(1, 60, 3 + i).tolist() for i in range(6)]
+    first = [[1, 3 if len(row) > 3 else -1] for row in rows[:-1]]
+    encoded = Encoded.of(rows, [[0] * len(row) for row in rows])
+    data = Examples(encoded, [["a", "b"]] * 5 + [None], [["O", "X"]] * 5 + [None], [*first, []], 0)  # the last text's words are not known
+    blueprint = replace(SHALLOW, head="token")
+    given = Distill(task, penjing_model(blueprint, 0), None, DistillSettings(SCHEDULE, losses, states_first=0.0), data, tmp_path)
+    outputs = given.observe(given.teacher, data)
+    read = np.zeros(int(encoded.offsets[-1]), bool)
+    for start, words in zip(encoded.offsets, first, strict=False):
+        read[[start + word for word in words if word >= 0]] = True
+    read[encoded.offsets[5] :] = True
+    batch = np.array([5, 1, 0, 4])
+    feeds = {name: torch.from_numpy(value) for name, value in encoded.padded(batch, 0).items()}
+    inside = feeds["attention_mask"].bool()
+    counts = torch.from_numpy(read[outputs.tokens(batch)])
+
+    def taught(by: float, where: np.ndarray[Any, Any]) -> tuple[float, torch.Tensor]:
+        changed = outputs.logits.copy()
+        changed[where] += by * np.array([1, -1], np.float32)
+        student, seen = penjing_model(blueprint, 5), []
+
+        def keep(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            seen.append((output + 0.0).requires_grad_())
+            seen[0].retain_grad()
+            return seen[0]
+
+        student.get_submodule("head.out").register_forward_hook(keep)
+        loss = given.lesson(replace(outputs, logits=changed)).loss(student, feeds, batch)
+        loss.backward()
+        gradient = seen[0].grad
+        assert gradient is not None
+        return loss.item(), gradient[inside]
+
+    loss, gradient = taught(0.0, read)
+    other, same = taught(7.0, ~read)
+    assert other == loss and torch.equal(gradient, same)
+    assert not gradient[~counts].any() and gradient[counts].abs().sum(-1).min() > 0
+    assert taught(7.0, read)[0] != loss
+
+
+def test_the_default_is_the_preset_that_won() -> None:
+    chosen = distilling("states", None, None, None, {}, {"layers": 2}, None, TextSettings(), given_student=False)
+    assert chosen.distill and chosen.distill == replace(DistillSettings(), schedule=chosen.distill.schedule)
+    assert (DistillSettings().temperature, DistillSettings().states_part) == (1.0, 0.6)
+    assert DistillSettings(losses={"kl": 1}).states_part == DistillSettings(losses={"hidden": 1}).states_part == 0
+
+
+@pytest.mark.parametrize("preset", ["states", "tinybert", "minilm", "distilbert"])
+@pytest.mark.parametrize("losses", ["hidden=1", "kl=1", "hard=1", "kl=1,states=2"])
+def test_other_losses_than_the_presets_fail_by_no_setting_that_nobody_gave(preset: str, losses: str) -> None:
+    found = distilling(preset, None, None, losses, {}, {"layers": 2}, None, TextSettings(), given_student=False).distill
+    assert found and bool(found.states_part) == (losses == "kl=1,states=2" and preset != "distilbert")
+
+
+def test_a_learning_rate_that_is_given_is_taken() -> None:
+    found = distilling("states", None, 2e-5, None, {}, {"layers": 2}, None, TextSettings(), given_student=False).distill
+    assert found and found.schedule.learning_rate == 2e-5
+    with pytest.raises(InputError, match="learning-rate"):
+        distilling("logistic", None, 0.0, None, {}, {}, None, TextSettings(), given_student=False)
+
+
+def test_a_recipe_says_the_default_of_before(tmp_path: Path) -> None:
+    file = tmp_path / "before.yaml"
+    file.write_text("distill: {temperature: 2, layer_map: descent, states_first: 0}")
+    found = read_recipe(file).distill
+    assert found and (found.temperature, found.layer_map, found.states_part) == (2, "descent", 0)

@@ -104,6 +104,10 @@ def test_maps() -> None:
     assert layer_map("last", 3, 6) == [(1, 4), (2, 5), (3, 6)]
     assert layer_map("first", 3, 6) == [(1, 1), (2, 2), (3, 3)]
     assert layer_map("descent", 3, 6, [0, 2, 5]) == [(1, 2), (2, 5), (3, 6)]
+    assert layer_map("kept", 3, 6, [0, 2, 5]) == [(1, 1), (2, 3), (3, 6)]
+    assert layer_map("kept", 3, 6, [0, 1, 2]) == [(1, 1), (2, 2), (3, 6)]
+    assert layer_map("kept", 3, 6, [1, 3, 5]) == layer_map("kept", 3, 6, None) == layer_map("uniform", 3, 6)
+    assert layer_map("uniform", 12, 6) == [(j, (j + 1) // 2) for j in range(1, 13)]  # no layer is taught the embeddings
     assert layer_map("descent", 3, 6, None) == layer_map("uniform", 3, 6)
     assert layer_map("1:2,3:6", 3, 6) == [(1, 2), (3, 6)]
     assert layer_map("0:0,1:2", 3, 6) == [(0, 0), (1, 2)]

@@ -91,14 +91,18 @@ def test_what_is_there_is_not_computed_again(encoded: Encoded, tmp_path: Path, m
 
 
 def test_a_kill_leaves_nothing_half_written(encoded: Encoded, tmp_path: Path) -> None:
-    teacher = penjing_model(SMALL)
+    teacher, passes = penjing_model(SMALL), 0
 
-    def tick(done: int, total: int) -> None:
-        if done > 20:
+    def kill(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+        if passes > 3:
             raise KeyboardInterrupt
 
+    hook = teacher.register_forward_hook(kill)
     with pytest.raises(KeyboardInterrupt):
-        teacher_outputs(teacher, encoded, ["states-1"], tmp_path, tick)
+        teacher_outputs(teacher, encoded, ["states-1"], tmp_path)
+    hook.remove()
     assert not list(tmp_path.rglob("*.npy"))
     assert np.isfinite(teacher_outputs(teacher, encoded, ["states-1"], tmp_path).parts["states-1"]).all()
 
@@ -125,3 +129,23 @@ def test_several_teachers_are_their_mean_and_the_right_ones_count_more() -> None
     assert np.exp(ensemble([right, wrong], np.array([0])))[0, 0] > 0.9 > 0.6 > np.exp(ensemble([right, wrong]))[0, 0]
     np.testing.assert_allclose(ensemble([right, wrong], np.array([-100])), ensemble([right, wrong]), atol=1e-6)
     np.testing.assert_allclose(np.exp(ensemble([one, two], np.arange(6) % 3)).sum(-1), 1.0, atol=1e-5)
+
+
+def test_softened_answers_of_several_teachers_and_draws_are_averaged() -> None:
+    """Worked by hand: the mean of softmax(z / 4) is not softmax(log of the mean of softmax(z) / 4)."""
+    first, second = np.array([[4.0, 0, 0]], np.float32), np.array([[0, 3.0, -3.0]], np.float32)
+    mean = np.mean([np.exp(z / 4) / np.exp(z / 4).sum() for z in (first, second)], axis=0)
+    found = torch.softmax(torch.from_numpy(ensemble([first, second], temperature=4.0)) / 4, -1).numpy()
+    np.testing.assert_allclose(found, mean, atol=1e-6)
+    unsoftened = torch.softmax(torch.from_numpy(ensemble([first, second])) / 4, -1).numpy()
+    assert np.abs(unsoftened - mean).max() > 0.01
+    alone = torch.softmax(torch.from_numpy(ensemble([first], temperature=4.0)) / 4, -1).numpy()
+    np.testing.assert_allclose(alone, np.exp(first / 4) / np.exp(first / 4).sum(), atol=1e-6)
+
+
+def test_noisy_answers_are_a_mean_at_the_temperature(encoded: Encoded, tmp_path: Path) -> None:
+    teacher = penjing_model(SMALL)
+    hot = [teacher_outputs(teacher, encoded, (), tmp_path, noise=Noise(0.5, 3, t)).logits for t in (1.0, 4.0)]
+    np.testing.assert_allclose(torch.softmax(torch.from_numpy(hot[1]) / 4, -1).sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.exp(hot[1] / 4).sum(-1), 1.0, atol=1e-4)
+    assert np.abs(hot[1] - hot[0] - (hot[1] - hot[0]).mean(-1, keepdims=True)).max() > 1e-4

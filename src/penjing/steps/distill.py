@@ -21,35 +21,38 @@ from penjing.steps.step import Step
 from penjing.surgery import copy_of
 from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.training.loop import History, Progress, Schedule, fit, silent
-from penjing.training.predict import pad_rows, quality_of
+from penjing.training.predict import answered_tokens, pad_rows, quality_of
 from penjing.training.tap import encoder_of, perturbed, tapped
 from penjing.training.teacher import Noise, TeacherOutputs, ensemble, teacher_outputs
 
+STATES_FIRST = 0.6
+"""Part of the steps that teach states alone, where nobody says and both states and answers are taught."""
 GENERAL_HELD_OUT = 64
 """Plain texts that the weights of the general stage are chosen by."""
 
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """What is taught, and the schedule.
+    """What is taught, and the schedule; by default what was best of all presets (`states` in presets.py).
 
     losses: weights by name, of those on answers (`ANSWERS`), on the gold labels (hard) and on states (`LOSSES`). temperature: of
     answers. alpha: of the student's entropy in kl-entropy. layer_map: which layers are matched (`MAPS`, or pairs as "1:2,2:4").
     relation_heads: of relations; 0: the teacher's heads. levels: matched layers that levels takes; 0: all. anneal: from the teacher's
     answers to the gold labels, linearly (Clark et al. 2019: teacher annealing). states_first: part of the steps that teach states
-    alone, the others answers alone (Jiao et al. 2020); 0: both throughout. general_epochs: over plain text before all that, states
-    alone. noise, draws: on the word embeddings, of the student's texts and of the teacher's, whose answers are the mean of the draws.
+    alone, the others answers alone (Jiao et al. 2020); 0: both throughout; None: `STATES_FIRST` where both are taught. general_epochs:
+    over plain text before all that, states alone. noise, draws: on the word embeddings, of the student's texts and of the teacher's,
+    whose answers are the mean of the draws. Of tagging those tokens alone are taught answers that are answered from (`answered_tokens`).
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(learning_rate=1e-4, least_steps=1500, patience=100))
     losses: Mapping[str, float] = field(default_factory=lambda: {"kl": 1.0, "states": 1.0})
-    temperature: float = 2.0
+    temperature: float = 1.0
     alpha: float = 0.1
-    layer_map: str = "descent"
+    layer_map: str = "kept"
     relation_heads: int = 0
     levels: int = 0
     anneal: bool = False
-    states_first: float = 0.0
+    states_first: float | None = None
     general_epochs: int = 1
     noise: float = 0.0
     draws: int = 4
@@ -72,7 +75,7 @@ class DistillSettings:
             given_map(self.layer_map, 10**6, 10**6)
         if self.layer_map == "learned" and set(self.states) - {"hidden"}:
             raise InputError(f"--layer-map: learned goes with the loss hidden alone; got {', '.join(self.states)}")
-        if not 0 <= self.states_first < 1 or (self.states_first and not (self.states and self.answers)):
+        if not 0 <= self.states_part < 1 or (self.states_part and not (self.states and self.answers)):
             raise InputError(
                 f"--states-first: {self.states_first} is the part of the steps that teach states before answers; give 0 up to 1, and losses of both"
             )
@@ -89,13 +92,20 @@ class DistillSettings:
         """The losses on answers and labels."""
         return {name: weight for name, weight in self.losses.items() if name not in LOSSES and weight}
 
+    @property
+    def states_part(self) -> float:
+        """The part of the steps that teach states alone."""
+        if self.states_first is None:
+            return STATES_FIRST if self.states and self.answers else 0.0
+        return self.states_first
+
     def answer_weights(self, done: float) -> dict[str, float]:
         """Weights of the losses on answers after this part of the steps; annealing begins where answers do."""
-        if done < self.states_first:
+        if done < self.states_part:
             return {}
         if not self.anneal:
             return self.answers
-        share = (done - self.states_first) / (1 - self.states_first)
+        share = (done - self.states_part) / (1 - self.states_part)
         return {name: weight * (share if name == HARD else 1 - share) for name, weight in self.answers.items()}
 
 
@@ -116,12 +126,12 @@ class Distill(Step[TeacherOutputs, Blueprint]):
 
     def __init__(
         self, task: Task, teacher: PenjingPreTrainedModel, kept: list[int] | None, settings: DistillSettings, dev: Examples,
-        folder: Path, progress: Progress = silent, tick: Callable[[int, int], None] = lambda done, total: None,
+        folder: Path, progress: Progress = silent,
         hidden: Sequence[int] | None = None, *, cache: Path | None = None, others: Sequence[PenjingPreTrainedModel] = (),
         general: Encoded | None = None,
     ) -> None:  # fmt: skip
         self.task, self.teacher, self.kept, self.settings, self.dev = task, teacher, kept, settings, dev
-        self.folder, self.progress, self.tick, self.hidden = folder, progress, tick, hidden
+        self.folder, self.progress, self.hidden = folder, progress, hidden
         self.cache, self.others, self.general = cache or folder / "teacher", others, general
         self.history: History | None = None
         self.data: Examples | None = None
@@ -135,21 +145,22 @@ class Distill(Step[TeacherOutputs, Blueprint]):
         if not self.others:
             return outputs
         logits = [
-            outputs.logits,
-            *(teacher_outputs(other, data.encoded, (), self.cache, self.tick, self._noise).logits for other in self.others),
-        ]
+            outputs.logits, *(teacher_outputs(other, data.encoded, (), self.cache, self._noise).logits for other in self.others),
+        ]  # fmt: skip
         targets = None
         if HARD in self.settings.answers:
             targets = np.concatenate(targets_of(self.task, data))
-        return TeacherOutputs(ensemble(logits, targets), outputs.parts, outputs.offsets, outputs.live, outputs.wanted)
+        return TeacherOutputs(
+            ensemble(logits, targets, self.settings.temperature), outputs.parts, outputs.offsets, outputs.live, outputs.wanted
+        )
 
     def _outputs(self, model: PenjingPreTrainedModel, encoded: Encoded, noise: Noise) -> TeacherOutputs:
         objective = self.objective(model)
-        return teacher_outputs(self.teacher, encoded, objective.teacher_parts if objective else (), self.cache, self.tick, noise)
+        return teacher_outputs(self.teacher, encoded, objective.teacher_parts if objective else (), self.cache, noise)
 
     @property
     def _noise(self) -> Noise:
-        return Noise(self.settings.noise, self.settings.draws)
+        return Noise(self.settings.noise, self.settings.draws, self.settings.temperature)
 
     def objective(self, student: nn.Module) -> Objective | None:
         """The losses on states, for this student."""
@@ -220,8 +231,8 @@ class Lesson:
             return value if extra_loss is None else value + extra_loss()
 
         return self._fit(
-            student, objective, self.data.encoded, loss, quality_of(self.task, self.dev), self.settings.schedule, self.state_file,
-            before_step=at, judge_from=max(judge_from, self.settings.states_first), **options,
+            student, objective, self.outputs, self.data.encoded, loss, quality_of(self.task, self.dev), self.settings.schedule, self.state_file,
+            before_step=at, judge_from=max(judge_from, self.settings.states_part), **options,
         )  # fmt: skip
 
     def prepare(self, student: nn.Module, objective: Objective, texts: Encoded, outputs: TeacherOutputs, state_file: Path) -> History:
@@ -244,13 +255,16 @@ class Lesson:
             feeds = {name: torch.from_numpy(value).to(device) for name, value in texts.padded(held, self.pad(model)).items()}
             return -float(self._states(model, feeds, held, objective, outputs)[1])
 
-        return self._fit(student, objective, texts.take(rows_of), loss, evaluate, schedule, state_file)
+        return self._fit(student, objective, outputs, texts.take(rows_of), loss, evaluate, schedule, state_file)
 
-    def _fit(self, student: nn.Module, objective: Objective | None, *what: Any, **options: Any) -> History:
+    def _fit(self, student: nn.Module, objective: Objective | None, outputs: TeacherOutputs, *what: Any, **options: Any) -> History:
         self.set_dropout(student)
         learned = objective is not None and any(True for _ in objective.parameters())
         trained = Together(student, objective) if objective and learned else student
-        return fit(trained, *what, pad=self.pad(student), progress=self.progress, **options)
+        try:
+            return fit(trained, *what, pad=self.pad(student), progress=self.progress, **options)
+        finally:
+            outputs.release()
 
     def set_dropout(self, student: nn.Module) -> None:
         """Set the student's dropout to that of the settings."""
@@ -269,24 +283,33 @@ class Lesson:
         """Label numbers of each text."""
         return targets_of(self.task, self.data)
 
+    @cached_property
+    def answered(self) -> NDArray[np.bool_]:
+        """Of all tokens (T,) those that are answered from: the others' logits are nobody's, and not taught."""
+        return answered_tokens(self.data)
+
     def loss(self, model: nn.Module, feeds: dict[str, Tensor], rows: Any, objective: Objective | None = None, done: float = 0.0) -> Tensor:
         """The weighted sum of all losses of one batch, after the part `done` of the steps."""
         settings, mask = self.settings, feeds["attention_mask"].bool()
         per_token = self.task.head == "token"
         output, states = self._states(
-            model, feeds, rows, None if settings.states_first and done >= settings.states_first else objective, self.outputs
+            model, feeds, rows, None if settings.states_part and done >= settings.states_part else objective, self.outputs
         )
-        z = (output.logits[mask] if per_token else output.logits).float()
+        read, z = mask, output.logits.float()
+        if per_token:
+            answered = torch.from_numpy(self.answered[self.outputs.tokens(rows)])
+            read = mask.masked_scatter(mask, answered.to(mask.device))
+            z = z[read]
         total = states
         for name, weight in settings.answer_weights(done).items():
             if name == HARD:
                 labels = pad_rows([self.targets[i] for i in rows], mask.shape[1]).to(mask.device)
                 texts = (labels != IGNORED).reshape(len(rows), -1).any(1).float().mean()  # a text without a label weighs nothing
-                labels = labels[mask] if per_token else labels
+                labels = labels[read] if per_token else labels
                 value = texts * nn.functional.cross_entropy(z, labels, reduction="sum") / (labels != IGNORED).sum().clamp_min(1)
             else:
-                t = self.outputs.batch_logits(rows, per_token).to(mask.device)
-                value = answer_loss(name, z, t, settings.temperature, settings.alpha)
+                t = self.outputs.batch_logits(rows, per_token)
+                value = answer_loss(name, z, (t[answered] if per_token else t).to(mask.device), settings.temperature, settings.alpha)
             total = total + weight * value
         return total
 

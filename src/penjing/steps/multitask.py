@@ -48,7 +48,7 @@ class Multitask(Step[TeacherOutputs, Blueprint]):
     """Multi-task distillation (Liu et al. 2019, MT-DNN with knowledge distillation; Clark et al. 2019, BAM, with teacher annealing).
 
     A batch holds texts of all tasks, on average in proportion to how many there are; each counts by its own task's losses. The weights that
-    are kept are the best in the mean of the tasks' qualities. `others` are the companions' models afterwards, `qualities` theirs on held-out texts.
+    are kept are the best in the mean of the tasks' qualities. `others` are the companions' models afterwards.
     """
 
     name = "multitask"
@@ -56,7 +56,6 @@ class Multitask(Step[TeacherOutputs, Blueprint]):
     def __init__(self, distill: Distill, companions: Sequence[Companion]) -> None:
         self.distill, self.companions = distill, companions
         self.others: list[PenjingPreTrainedModel] = []
-        self.qualities: list[float] = []
         self.evidence: list[TeacherOutputs] = []
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
@@ -98,11 +97,14 @@ class Multitask(Step[TeacherOutputs, Blueprint]):
 
         for student, lesson in zip(students, lessons, strict=True):
             lesson.set_dropout(student)
-        self.distill.history = fit(
-            shared, Encoded.joined([lesson.data.encoded for lesson in lessons]), loss, lambda _: float(np.mean(qualities())),
-            first.settings.schedule, first.state_file, pad=first.pad(students[0]), progress=first.progress, before_step=before_step,
-            judge_from=first.settings.states_first,
-        )  # fmt: skip
-        self.qualities = qualities()
+        try:
+            self.distill.history = fit(
+                shared, Encoded.joined([lesson.data.encoded for lesson in lessons]), loss, lambda _: float(np.mean(qualities())),
+                first.settings.schedule, first.state_file, pad=first.pad(students[0]), progress=first.progress, before_step=before_step,
+                judge_from=first.settings.states_part,
+            )  # fmt: skip
+        finally:
+            for found in (evidence, *self.evidence):
+                found.release()
         self.others = [copy_of(student) for student in students[1:]]
         return copy_of(students[0])

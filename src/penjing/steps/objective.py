@@ -26,7 +26,7 @@ ANSWERS = ("kl", "cross-entropy", "mse", "kl-entropy")
 """Losses between logits."""
 HARD = "hard"
 """Cross-entropy with the gold labels."""
-MAPS = ("descent", "uniform", "last", "first", "learned")
+MAPS = ("kept", "descent", "uniform", "last", "first", "learned")
 """Layer maps by name; one may also be given, as "1:2,2:4,3:6"."""
 
 
@@ -44,24 +44,28 @@ def answer_loss(name: str, z: Tensor, t: Tensor, temperature: float, alpha: floa
 def layer_map(name: str, student_layers: int, teacher_layers: int, kept: Sequence[int] | None = None) -> list[Pair]:
     """The pairs that a map of this name makes, embeddings left out.
 
-    descent: a student's layer that came from one of the teacher's is matched to the state before the next kept layer, the one
-    that layer was trained to read; the last to the last. uniform: evenly spread (Jiao et al. 2020; PKD's "skip"). last, first: the
+    kept: a student's layer that came from one of the teacher's is matched to that one, so that it does the work of the layers which
+    were cut before it; the last to the last. Where evenly spread layers are kept this is uniform. descent: to the state before the next
+    kept layer, the one that layer was trained to read. uniform: evenly spread (Jiao et al. 2020; PKD's "skip"). last, first: the
     teacher's last, or first, ones. learned: those that are nearest, found anew in each batch (Xia et al. 2022); here uniform.
 
     Args:
-        kept: the teacher's layers that the student's came from, from 0; without them `descent` is uniform.
+        kept: the teacher's layers that the student's came from, from 0; without them `kept` and `descent` are uniform.
     """
     m, n = student_layers, teacher_layers
     if ":" in name:
         return given_map(name, m, n)
-    if name == "descent" and kept is not None and len(kept) == m:
-        return [(j + 1, kept[j + 1] if j + 1 < m else n) for j in range(m)]
+    if name in ("kept", "descent") and kept is not None and len(kept) == m:
+        before = kept[1:] if name == "descent" else [layer + 1 for layer in kept[:-1]]
+        return list(enumerate([*before, n], start=1))
     if name in ("last", "first") and m > n:
         raise InputError(f"--layer-map: {name} takes a student that is not deeper than its teacher; got {m} layers and {n}; give uniform")
     if name == "last":
         return [(j, n - m + j) for j in range(1, m + 1)]
     if name == "first":
         return [(j, j) for j in range(1, m + 1)]
+    if m > n:
+        return [(j, -(-j * n // m)) for j in range(1, m + 1)]
     return [(j, round(j * n / m)) for j in range(1, m + 1)]
 
 

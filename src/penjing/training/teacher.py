@@ -1,6 +1,6 @@
 """The teacher's outputs, computed once: logits and parts of the encoder on every training text, on disk, memory-mapped.
 
-Half precision for parts, single for logits. The folder's name is a hash of the teacher's weights and the texts, so that nothing
+Half precision for parts, single for logits (computed in bf16 where the processor multiplies in it: `mixed_precision`). The folder's name is a hash of the teacher's weights and the texts, so that nothing
 stale is ever read; each array in it is whole or not there, and only those that are missing are computed.
 """
 
@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,11 @@ CACHE_LIMIT = 16 * 2**30
 
 @dataclass(frozen=True)
 class Noise:
-    """Perturbed inputs: the probabilities are the mean of `draws` passes with normal noise on the word embeddings; 0: none."""
+    """Perturbed inputs: the probabilities at `temperature` are the mean of `draws` passes with normal noise on the word embeddings; 0: none."""
 
     size: float = 0.0
     draws: int = 4
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class TeacherOutputs:
 
     def batch_logits(self, rows: NDArray[np.int64], per_token: bool) -> Tensor:
         """Logits of some texts, (B, C), or of all their tokens (n, C)."""
-        return torch.from_numpy(self.logits[self._tokens(rows) if per_token else rows])
+        return torch.from_numpy(self.logits[self.tokens(rows) if per_token else rows])
 
     def batch_parts(self, rows: NDArray[np.int64], feeds: dict[str, Tensor]) -> dict[str, Tensor]:
         """Parts of some texts, padded as `feeds` are: (B, S, W), or (B, H)."""
@@ -68,7 +69,7 @@ class TeacherOutputs:
             with torch.no_grad(), tapped(live.to(mask.device), self.wanted) as caught:
                 live(**feeds)
             return {name: value.float() for name, value in caught.items()}
-        index, result = self._tokens(rows) if self.parts else rows, {}
+        index, result = self.tokens(rows) if self.parts else rows, {}
         for name, array in self.parts.items():
             if split(name)[0] == FIRST:
                 result[name] = torch.from_numpy(array[rows]).to(mask.device).float()
@@ -78,7 +79,14 @@ class TeacherOutputs:
                 result[name] = padded
         return result
 
-    def _tokens(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def release(self) -> None:
+        """Move a teacher that ran beside its student back to the processor, where whoever else holds it takes it to be."""
+        if self.live is not None:
+            live: nn.Module = self.live
+            live.to("cpu")
+
+    def tokens(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of all tokens of some texts, one text after the other."""
         return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in rows])
 
 
@@ -87,14 +95,12 @@ def teacher_outputs(
     encoded: Encoded,
     parts: Collection[str],
     cache: Path,
-    tick: Callable[[int, int], None] = lambda done, total: None,
     noise: Noise | None = None,
 ) -> TeacherOutputs:
     """Outputs of `teacher` on `encoded`, from the folder `cache` or computed into it.
 
     Args:
         parts: names of parts of the encoder that are wanted beside the logits; see tap.py.
-        tick: called with the texts done and all of them.
         noise: on the inputs that the logits answer.
     """
     noise = noise or Noise()
@@ -111,7 +117,7 @@ def teacher_outputs(
             if time.time() - left.stat().st_mtime > STALE_S:
                 shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
-            _compute(teacher, encoded, missing, Path(temporary), tick, noise)
+            _compute(teacher, encoded, missing, Path(temporary), noise)
             for name in missing:
                 (Path(temporary) / f"{name}.npy").replace(folder / f"{name}.npy")
     found = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in kept}
@@ -140,9 +146,7 @@ def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, noise: Noise) -> str
 
 
 @torch.inference_mode()
-def _compute(
-    teacher: PenjingPreTrainedModel, encoded: Encoded, names: Sequence[str], folder: Path, tick: Callable[[int, int], None], noise: Noise
-) -> None:
+def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, names: Sequence[str], folder: Path, noise: Noise) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network: Any = teacher
     network.to(device).eval()
@@ -157,7 +161,6 @@ def _compute(
     }  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     logits: NDArray[np.float32] | None = None
-    done = 0
     for rows in encoded.exact_batches(64):
         feeds = {name: torch.from_numpy(value).to(device) for name, value in encoded.feeds(rows).items()}
         feeds.pop("attention_mask")
@@ -173,8 +176,6 @@ def _compute(
         logits[index if per_token else rows] = value.cpu().numpy()
         for part, array in arrays.items():
             array[rows if split(part)[0] == FIRST else index] = caught[part].half().cpu().numpy()
-        done += len(rows)
-        tick(done, len(encoded))
     for array in arrays.values():
         array.flush()
     assert logits is not None
@@ -184,24 +185,27 @@ def _compute(
 
 
 def _mean_answer(network: nn.Module, feeds: dict[str, Tensor], noise: Noise, generator: torch.Generator) -> Tensor:
-    """The logarithm of the mean probabilities over draws of noise."""
+    """Logits whose probabilities at the temperature are the mean over draws of noise."""
     with perturbed(network, noise.size, generator):
-        draws = [torch.log_softmax(network(**feeds).logits.float(), dim=-1) for _ in range(noise.draws)]
-    return torch.logsumexp(torch.stack(draws), dim=0) - float(np.log(noise.draws))
+        draws = [torch.log_softmax(network(**feeds).logits.float() / noise.temperature, dim=-1) for _ in range(noise.draws)]
+    return noise.temperature * (torch.logsumexp(torch.stack(draws), dim=0) - float(np.log(noise.draws)))
 
 
-def ensemble(logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """The logarithm of several teachers' mean probabilities, each (N, C).
+def ensemble(
+    logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int64] | None = None, temperature: float = 1.0
+) -> NDArray[np.float32]:
+    """Logits whose softened probabilities are the mean of several teachers', each (N, C): T·log Σ w·softmax(z/T).
 
     Args:
         targets: labels (N,), -100 where there is none: a text's teachers then count by how near each is to its label, weights
             (1 - e^CE_k / Σ e^CE) / (K - 1) (Zhang et al. 2022, equation 3: confidence-aware); None: all count alike.
     """
-    log_p = np.stack([np.asarray(torch.log_softmax(torch.from_numpy(each), dim=-1)) for each in logits])
-    count = len(log_p)
-    weights = np.full((count, len(log_p[0]), 1), 1 / count)
+    z = torch.from_numpy(np.stack(logits))
+    count = len(z)
+    weights = np.full((count, z.shape[1], 1), 1 / count)
     if targets is not None and count > 1:
         known = targets >= 0
-        loss = np.exp(np.minimum(-log_p[:, np.flatnonzero(known), targets[known]], 30.0))
+        loss = np.exp(np.minimum(-z.log_softmax(-1).numpy()[:, np.flatnonzero(known), targets[known]], 30.0))
         weights[:, known, 0] = (1 - loss / loss.sum(0)) / (count - 1)
-    return np.log(np.maximum((weights * np.exp(log_p)).sum(0), 1e-30)).astype(np.float32)
+    mean = (weights * (z / temperature).softmax(-1).numpy()).sum(0)
+    return (temperature * np.log(np.maximum(mean, 1e-30))).astype(np.float32)
