@@ -14,7 +14,7 @@ from penjing.checkpoint import blueprint_at, copy_tokenizer, label_names, locate
 from penjing.errors import InputError
 from penjing.overlap import Sides, seen_in
 from penjing.tasks.data import Row, read_rows
-from penjing.tasks.task import Classification, Examples, Pair, Task, task_named
+from penjing.tasks.task import Classification, Examples, Task, task_named
 
 HELD_OUT = 0.1
 
@@ -37,12 +37,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Reading:
-    """How data is read: columns ("" by convention), the metric, and the tokens of a text at most (0: the model's positions)."""
+    """How data is read: columns and the metric ("" by convention), the tokens of a text at most (0: the model's positions), F1's label."""
 
     text_columns: str = ""
     label_column: str = ""
-    metric: str = "accuracy"
+    metric: str = ""
     max_length: int = 0
+    positive: str = ""
 
 
 def load_data(
@@ -63,6 +64,7 @@ def load_data(
         task.learn_labels(train_rows)
         if known and (set(task.labels) <= set(known) or _numbers(task.labels, known)):
             task.labels = known
+    tell(task.metric_said())
     if eval:
         eval_rows = read_rows(eval)
     else:
@@ -142,14 +144,11 @@ def tell_truncated(examples: Examples, source: str, longest: int, tell: Callable
 
 def make_task(name: str, reading: Reading) -> Task:
     """The task as the options say it."""
-    kind, f1 = task_named(name), reading.metric == "f1"
-    if reading.metric not in ("accuracy", "f1") or (f1 and kind is not Pair):
-        raise InputError(f"--metric: {reading.metric!r} does not fit {kind.name}; allowed is accuracy, and f1 for pairs")
+    kind = task_named(name)
     columns = [column.strip() for column in reading.text_columns.split(",") if column.strip()]
     if columns and len(columns) != len(kind.text_columns[0]):
         raise InputError(f"--text-columns: {reading.text_columns!r} names {len(columns)}; {kind.name} takes {len(kind.text_columns[0])}")
-    label_column = reading.label_column or None
-    return Pair((), columns, label_column, f1=f1) if kind is Pair else kind((), columns, label_column)
+    return kind((), columns, reading.label_column or None, reading.metric, reading.positive)
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
@@ -200,4 +199,4 @@ def hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def _numbers(labels: list[str], known: list[str]) -> bool:
-    return all(label.isdigit() and int(label) < len(known) for label in labels)
+    return all(label.isascii() and label.isdigit() and int(label) < len(known) for label in labels)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -10,7 +11,8 @@ from penjing.engines.engine import EAGER, ENGINES, Form, forms_of, read_descript
 from penjing.errors import InputError
 from penjing.predictor import engine_folder
 from penjing.sources import Reading, labels_of, longest_text, make_task, tokenizer_of
-from penjing.tasks.task import Task
+from penjing.tasks.positive import positive_of
+from penjing.tasks.task import Task, task_named
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,7 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
     if not exported.is_dir():
         return _plain(locate(folder), engine, task, reading)
     about = read_description(exported)
-    kind = make_task(about["task"], replace(reading, metric="f1" if about["metric"] == "f1" else "accuracy"))
-    kind.labels = list(about["labels"])
+    kind = _described(about, reading)
     if engine == "torch":
         return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about["max_length"])
     forms = [form for form in forms_of(about) if engine in (None, form.engine)]
@@ -47,6 +48,21 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
             f"--engine: {exported} was not exported for {engine!r}; it has {', '.join(sorted({f.engine for f in forms_of(about)}))}"
         )
     return Model(exported, forms, kind, tokenizer_of(exported), about["max_length"])
+
+
+def _described(about: dict[str, Any], reading: Reading) -> Task:
+    """The task of an engine folder: its own metric, unless another is asked for."""
+    metric, own = reading.metric, str(about.get("metric", ""))
+    if not metric and own in task_named(about["task"]).metrics:
+        metric = own
+    positive = reading.positive or (str(about.get("positive", "")) if metric == "f1" else "")
+    if metric == own == "f1" and not positive and positive_of(about["labels"]) is None:
+        positive = about["labels"][-1]  # what folders that name none were judged by
+    reading = replace(reading, metric=metric, positive=positive)
+    kind = make_task(about["task"], reading)
+    kind.labels = list(about["labels"])
+    kind.metric()
+    return kind
 
 
 def _plain(folder: Path, engine: str | None, task: str, reading: Reading) -> Model:
@@ -59,4 +75,5 @@ def _plain(folder: Path, engine: str | None, task: str, reading: Reading) -> Mod
     if kind.head != head:
         raise InputError(f"--task: {kind.name} does not fit {folder}, which labels {'tokens' if head == 'token' else 'texts'}")
     kind.labels = labels_of(folder)
+    kind.metric()
     return Model(folder, [EAGER], kind, tokenizer_of(folder), longest_text(folder, reading.max_length))

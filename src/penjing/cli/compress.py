@@ -21,6 +21,7 @@ from penjing.cli.options import (
     NoTraining,
     Out,
     Pickle,
+    Positive,
     Rate,
     Seed,
     TaskName,
@@ -58,7 +59,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
 def train(
     model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "", epochs: Epochs = 3,
     batch_size: BatchSize = 32, learning_rate: Rate = 5e-5, seed: Seed = 0, max_length: MaxLength = 0,
-    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "accuracy",
+    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "", positive: Positive = "",
     pickle: Pickle = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Fine-tune a teacher: best weights kept, early stopping, and a killed run goes on where it stopped."""
@@ -69,7 +70,7 @@ def train(
     from penjing.training.finetune import finetune
     from penjing.training.loop import Schedule
 
-    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length), tell, new_labels=True)
+    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length, positive), tell, new_labels=True)
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     sides = data.sides
     dev, rest = data.train.take(sides.judging), data.train.take(np.sort(np.union1d(sides.learned, sides.weights)))
@@ -98,7 +99,7 @@ def compress(
     engine: Engine = None, threads: Threads = 0, test: Test = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML with the settings of the steps.")] = None,
     epochs: TrainEpochs = None, no_training: NoTraining = False, seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
-    metric: Metric = "accuracy", as_json: Json = False,
+    metric: Metric = "", positive: Positive = "", as_json: Json = False,
 ) -> None:  # fmt: skip
     """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
     from penjing.job import Budget
@@ -109,7 +110,7 @@ def compress(
             raise InputError(f"{name}: {value} is not allowed; give a number above 0")
     steps = trained(read_recipe(recipe) if recipe else Recipe(), epochs, minutes, no_training)
     budget = Budget(speedup, latency_ms, size_mb, max_drop)
-    reading = (text_columns, label_column, metric, max_length)
+    reading = (text_columns, label_column, metric, max_length, positive)
     report = run(model, task, train, eval, test, reading, budget, steps, out, threads, engine, seed)
     say(report, as_json, summary(report, out))
     met(report, out)

@@ -16,6 +16,7 @@ from penjing.cli.options import (
     Metric,
     Model,
     Out,
+    Positive,
     Seed,
     TaskName,
     Test,
@@ -71,7 +72,7 @@ def distill(
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps the teacher's outputs for further runs.")] = None,
     max_drop: MaxDrop = None, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0, max_length: MaxLength = 0,
-    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "accuracy", as_json: Json = False,
+    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "", positive: Positive = "", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Teach a small student: its losses from a preset or one by one, its texts as they are or more of them. In float32; the same report."""
     from penjing.job import Budget
@@ -99,7 +100,7 @@ def distill(
         {name: value for name, value in kept.items() if value is not None}, keep, texts, copies, given_student=bool(student),
     )  # fmt: skip
     more = More(student, teacher or (), general, general_texts or 20_000, unlabelled, masked_lm, companion or (), cache)
-    reading = (text_columns, label_column, metric, max_length)
+    reading = (text_columns, label_column, metric, max_length, positive)
     report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, more=more)
     say(report, as_json, _distilled_text(report, out))
     met(report, out)

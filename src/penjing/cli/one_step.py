@@ -16,6 +16,7 @@ from penjing.cli.options import (
     Model,
     NoTraining,
     Out,
+    Positive,
     Seed,
     TaskName,
     Test,
@@ -55,7 +56,7 @@ def prune(
     texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that importance and repair look at.")] = 1000,
     max_drop: MaxDrop = None, epochs: TrainEpochs = None, no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0,
     test: Test = None, seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
-    metric: Metric = "accuracy", as_json: Json = False,
+    metric: Metric = "", positive: Positive = "", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
     from penjing.checkpoint import blueprint_at, locate
@@ -78,7 +79,7 @@ def prune(
     steps = pruning(
         kept, sparsity, importance, schedule, scope, distill, repair=repair, texts=texts, head_weights=head_weights, embeddings=embeddings
     )  # fmt: skip
-    reading = (text_columns, label_column, metric, max_length)
+    reading = (text_columns, label_column, metric, max_length, positive)
     report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, corpus)
     say(report, as_json, _pruned_text(report, out))
     met(report, out)
@@ -143,7 +144,7 @@ def quantize(
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation with rounded weights; without it, qat,"
         " ternary and binary are trained, the others are not.")] = None,
     no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0,
-    max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "accuracy",
+    max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "", positive: Positive = "",
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Round the weights: to integers that the engine computes with (faster), or to few bits on disk (smaller). The same report."""
@@ -158,7 +159,7 @@ def quantize(
         scheme, bits, distill, group=group, clip=cast(Any, clip), activation_bits=activation_bits, calibration=cast(Any, calibration), texts=texts,
         divergence=divergence, smooth=smooth,
     )  # fmt: skip
-    reading = (text_columns, label_column, metric, max_length)
+    reading = (text_columns, label_column, metric, max_length, positive)
     report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed)
     say(report, as_json, _quantized_text(report, out))
     met(report, out)

@@ -28,7 +28,11 @@ Seed = Annotated[int, typer.Option("--seed")]
 MaxLength = Annotated[int, typer.Option("--max-length", help="Tokens of a text at most; longer ones are cut. 0: the model's positions.")]
 TextColumns = Annotated[str, typer.Option("--text-columns", help="Column, or two with a comma between, that hold the text.")]
 LabelColumn = Annotated[str, typer.Option("--label-column", help="Column that holds the label.")]
-Metric = Annotated[str, typer.Option("--metric", help="For pairs: accuracy or f1.")]
+Metric = Annotated[str, typer.Option("--metric", help="accuracy, macro-f1, f1 (of one label) or mcc; of tags entity-f1,"
+    " entity-f1-strict or word-accuracy. Without it accuracy, and entity-f1 where the tags mark spans.")]  # fmt: skip
+Positive = Annotated[
+    str, typer.Option("--positive", help="With --metric f1: the label that it is of; without it, the one that names tell.")
+]
 Pickle = Annotated[bool, typer.Option("--pickle", help="Read pytorch_model.bin where there are no safetensors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of every engine; 0: all cores.")]

@@ -67,7 +67,7 @@ class More:
 
 
 def run(
-    model: str, task: str, train: str, eval: str, test: list[str] | None, how: tuple[str, str, str, int], budget: Any, steps: Any,
+    model: str, task: str, train: str, eval: str, test: list[str] | None, how: tuple[str, str, str, int, str], budget: Any, steps: Any,
     out: Path, threads: int, engine: str | None, seed: int, corpus: Path | None = None, more: More | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Read the data and run the steps of a recipe."""
@@ -92,7 +92,8 @@ def run(
     asked = {
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": budget.speedup,
         "latency_ms": budget.latency_ms, "size_mb": budget.size_mb, "max_drop": budget.max_drop, "engine": engine,
-        "threads": threads or cores(), "seed": seed, "max_length": data.max_length, "metric": how[2], "recipe": steps.to_dict(),
+        "threads": threads or cores(), "seed": seed, "max_length": data.max_length, "metric": data.task.metric().name,
+        "positive": data.task.positive, "recipe": steps.to_dict(),
         "corpus": fingerprint(corpus) if corpus else None, "material": said or None,
         "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
     }  # fmt: skip
@@ -106,8 +107,9 @@ def run(
 
 def met(report: dict[str, Any], out: Path) -> None:
     """A budget that was not met is an error of its own; what was found is there."""
-    if not report["met"]:
-        failed = ", ".join(
-            f"{g['name']} {g['value']:.2f} (asked {g['limit']:g})" for g in report["gates"] if g["asked"] and not g["passed"]
-        )
-        raise BudgetError(f"the budget was not met: {failed}; the best that was found is in {out}, so ask for less or allow more")
+    if report["met"] is False:
+        missed = [gate for gate in report["gates"] if gate["decides"] and not gate["passed"]]
+        failed = ", ".join(f"{g['name']} {'unknown' if g['value'] is None else format(g['value'], '.2f')} (limit {g['limit']:g})" for g in missed)
+        busy = any(gate["value"] is None for gate in missed)
+        fix = "measure again on a quiet machine" if busy else "ask for less or allow more"
+        raise BudgetError(f"the budget was not met: {failed}; the best that was found is in {out}, so {fix}")

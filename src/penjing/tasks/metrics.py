@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.maths.statistics import Stats
+from penjing.tasks.tags import Scheme, entities, strict_entities
 
 
 class Metric(ABC):
-    """`statistics(predicted, gold)` → (N, K); `value(sum)` → points, 0 … 100."""
+    """`statistics(predicted, gold)` → (N, K); `value(sum)` → points, `least` … 100."""
 
     name: str
+    least = 0.0
 
     @abstractmethod
     def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
@@ -24,9 +26,24 @@ class Metric(ABC):
     def value(self, total: Stats) -> NDArray[np.float64]:
         """Summed statistics (…, K) → points (…)."""
 
+    @abstractmethod
+    def slips(self, stats: Stats) -> Stats:
+        """How each row (N, K) would change by one mistake more; zero where there is none to make. What an interval takes for the size of a
+        flip where it has seen none."""
+
+
+class _Share(Metric):
+    """Statistics (right, all)."""
+
+    def value(self, total: Stats) -> NDArray[np.float64]:
+        return np.asarray(100 * total[..., 0] / np.maximum(total[..., 1], 1))
+
+    def slips(self, stats: Stats) -> Stats:
+        return np.stack([-(stats[:, 0] > 0).astype(np.float64), np.zeros(len(stats))], 1)
+
 
 @final
-class Accuracy(Metric):
+class Accuracy(_Share):
     """Share of examples that are right."""
 
     name = "accuracy"
@@ -34,12 +51,9 @@ class Accuracy(Metric):
     def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
         return np.array([[float(p == g), 1.0] for p, g in zip(predicted, gold, strict=True)])
 
-    def value(self, total: Stats) -> NDArray[np.float64]:
-        return np.asarray(100 * total[..., 0] / np.maximum(total[..., 1], 1))
-
 
 @final
-class WordAccuracy(Metric):
+class WordAccuracy(_Share):
     """Share of words that are right (tags that mark no spans, such as parts of speech)."""
 
     name = "word_accuracy"
@@ -47,17 +61,22 @@ class WordAccuracy(Metric):
     def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
         return np.array([[sum(map(eq, p, g)), len(g)] for p, g in zip(predicted, gold, strict=True)], np.float64)
 
+
+class _F1(Metric):
+    """Statistics (right, predicted, gold)."""
+
     def value(self, total: Stats) -> NDArray[np.float64]:
-        return np.asarray(100 * total[..., 0] / np.maximum(total[..., 1], 1))
+        return np.asarray(200 * total[..., 0] / np.maximum(total[..., 1] + total[..., 2], 1))
 
-
-def _f1(total: Stats) -> NDArray[np.float64]:
-    """Of (right, predicted, gold): 2·right / (predicted + gold), in points."""
-    return np.asarray(200 * total[..., 0] / np.maximum(total[..., 1] + total[..., 2], 1))
+    def slips(self, stats: Stats) -> Stats:
+        """One that was found is missed, or, where there was none to find, one is found."""
+        missed = stats[:, :1] > 0
+        invented = (stats[:, 2:] == 0) & (stats[:, 1:2] == 0)
+        return np.asarray(np.where(missed, [-1.0, -1.0, 0.0], np.where(invented, [0.0, 1.0, 0.0], 0.0)))
 
 
 @final
-class BinaryF1(Metric):
+class BinaryF1(_F1):
     """F1 of one label."""
 
     name = "f1"
@@ -69,38 +88,70 @@ class BinaryF1(Metric):
         yes = self.positive
         return np.array([[p == g == yes, p == yes, g == yes] for p, g in zip(predicted, gold, strict=True)], np.float64)
 
-    def value(self, total: Stats) -> NDArray[np.float64]:
-        return _f1(total)
-
 
 @final
-class EntityF1(Metric):
-    """Micro F1 of whole entities, by seqeval's default definition (conlleval's, lenient on broken tag sequences)."""
+class EntityF1(_F1):
+    """Micro F1 of whole entities: by seqeval's default definition, lenient on broken sequences, or by its strict one."""
 
-    name = "entity_f1"
+    def __init__(self, scheme: Scheme | None = None, *, strict: bool = False) -> None:
+        self.name = "entity_f1_strict" if strict else "entity_f1"
+        self.scheme, self.strict = scheme or Scheme(), strict
 
     def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
+        spans = strict_entities if self.strict else entities
         rows = []
         for p, g in zip(predicted, gold, strict=True):
-            found, true = set(entities(p)), set(entities(g))
+            found, true = set(spans(p, self.scheme)), set(spans(g, self.scheme))
             rows.append([len(found & true), len(found), len(true)])
         return np.array(rows, np.float64)
 
+
+class _ByLabel(Metric):
+    """Statistics of each label: (right, predicted, gold), one label after the other."""
+
+    def __init__(self, labels: Sequence[Any]) -> None:
+        self.labels = list(labels)
+
+    def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
+        place = {name: i for i, name in enumerate(self.labels)}
+        p, g = (np.eye(len(place))[[place[name] for name in names]] for names in (predicted, gold))
+        return np.stack([p * g, p, g], -1).reshape(len(p), -1)
+
+    def _split(self, total: Stats) -> tuple[Stats, Stats, Stats]:
+        parts = total.reshape(*total.shape[:-1], len(self.labels), 3)
+        return parts[..., 0], parts[..., 1], parts[..., 2]
+
+    def slips(self, stats: Stats) -> Stats:
+        """One that was right is taken for another label, whichever."""
+        right, _, _ = self._split(stats)
+        others = right.any(-1, keepdims=True) * (1 - right) / max(1, len(self.labels) - 1)
+        return np.stack([-right, others - right, np.zeros_like(right)], -1).reshape(stats.shape)
+
+
+@final
+class MacroF1(_ByLabel):
+    """Mean of the F1 of every label that is in the gold answers or was predicted."""
+
+    name = "macro_f1"
+
     def value(self, total: Stats) -> NDArray[np.float64]:
-        return _f1(total)
+        right, predicted, gold = self._split(total)
+        seen = predicted + gold > 0
+        f1 = 200 * right / np.where(seen, predicted + gold, 1)
+        return np.asarray(f1.sum(-1) / np.maximum(seen.sum(-1), 1))
 
 
-def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(type, first word, last word) of each entity in one sentence's tags (IOB1, IOB2, IOE, IOBES alike)."""
-    found = []
-    start, before, kind_before = 0, "O", ""
-    for i, tag in enumerate([*tags, "O"]):
-        mark, kind = ("O", "") if tag == "O" else (tag[0], tag[2:] if tag[1:2] == "-" else "_")
-        inside = before not in "O"
-        differs = kind != kind_before
-        if inside and (before in "ES" or mark in "BSO" or differs):
-            found.append((kind_before, start, i - 1))
-        if mark in "BS" or (mark in "IE" and (before in "OES" or differs)):
-            start = i
-        before, kind_before = mark, kind
-    return found
+@final
+class Mcc(_ByLabel):
+    """Matthews' correlation of predicted and gold labels, for any number of them (Gorodkin 2004, equation 8), in points; 0 where one of
+    the two is constant."""
+
+    name = "mcc"
+    least = -100.0
+
+    def value(self, total: Stats) -> NDArray[np.float64]:
+        right, predicted, gold = self._split(total)
+        correct, count = right.sum(-1), gold.sum(-1)
+        covariance = correct * count - (predicted * gold).sum(-1)
+        spread = (count**2 - (predicted**2).sum(-1)) * (count**2 - (gold**2).sum(-1))
+        return np.asarray(np.where(spread > 0.5, 100 * covariance / np.sqrt(np.maximum(spread, 1)), 0.0))

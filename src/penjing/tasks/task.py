@@ -1,6 +1,7 @@
 """A task: text ↔ arrays ↔ metric. It imports numpy and tokenizers alone, so that serving needs no torch."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from tokenizers import Tokenizer, pre_tokenizers
 from penjing.arrays import Encoded
 from penjing.errors import InputError
 from penjing.tasks.data import Row, pick_columns
-from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, Metric, WordAccuracy
+from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Metric, WordAccuracy
+from penjing.tasks.positive import positive_of
+from penjing.tasks.tags import Scheme, scheme_of
 
 IGNORED = -100
 """The label number of a token that carries none."""
@@ -54,17 +57,40 @@ class Examples:
 
 
 class Task(ABC):
-    """One kind of question. Built from its label names; `labels` may be empty until `learn_labels`."""
+    """One kind of question. Built from its label names; `labels` may be empty until they are known.
+
+    Args:
+        metric: one of `metrics`, "" for the convention. positive: the label that `f1` is of, "" for the one that names tell.
+    """
 
     name: ClassVar[str]
     head: ClassVar[Literal["sequence", "token"]]
     text_columns: ClassVar[Sequence[tuple[str, ...]]]
     label_columns: ClassVar[Sequence[tuple[str, ...]]]
+    metrics: ClassVar[Sequence[str]]
 
-    def __init__(self, labels: Sequence[str] = (), columns: Sequence[str] = (), label_column: str | None = None) -> None:
-        self.labels = list(labels)
+    def __init__(
+        self, labels: Sequence[str] = (), columns: Sequence[str] = (), label_column: str | None = None, metric: str = "", positive: str = ""
+    ) -> None:
         self.columns = tuple(columns)
         self.label_column = label_column
+        self._metric = metric.strip().lower().replace("-", "_")
+        self._positive = positive
+        if self._metric and self._metric not in self.metrics:
+            raise InputError(f"--metric: {metric!r} does not fit {self.name}; allowed are {_options(self.metrics)}")
+        if positive and self._metric != "f1":
+            raise InputError(f"--positive: nothing asks for it; {'give --metric f1' if 'f1' in self.metrics else 'leave it out'}")
+        self.labels = list(labels)
+
+    @property
+    def labels(self) -> list[str]:
+        """The label names, in the order of the model's outputs."""
+        return list(self._labels)
+
+    @labels.setter
+    def labels(self, names: Sequence[str]) -> None:
+        self._labels = tuple(names)
+        self._known = {name: i for i, name in enumerate(self._labels)}
 
     # -- text → arrays -----------------------------------------------------------------------------------------
 
@@ -118,7 +144,7 @@ class Task(ABC):
         """Take the label names from the rows, in order (numbers by value, tags with O first)."""
         values = self._label_values(rows)
         flat = {str(v) for value in values for v in (value if isinstance(value, list) else [value])}
-        if all(v.lstrip("-").isdigit() for v in flat):
+        if all(map(_is_number, flat)):
             self.labels = sorted(flat, key=int)
         else:
             self.labels = sorted(flat, key=lambda v: (v != "O", v[2:] if v[1:2] == "-" else v, v))
@@ -129,17 +155,10 @@ class Task(ABC):
         """A row's label as one of ours: by name, or by number."""
         if str(value) in self._known:
             return str(value)
-        by_number = not any(name.lstrip("-").isdigit() for name in self.labels)
-        if by_number and str(value).isdigit() and int(value) < len(self.labels):
-            return self.labels[int(value)]
+        by_number = not any(map(_is_number, self._labels))
+        if by_number and _is_number(str(value)) and 0 <= int(value) < len(self._labels):
+            return self._labels[int(value)]
         raise InputError(f"data: {source} has the label {value!r}; the model's labels are {', '.join(self.labels[:30])}")
-
-    @property
-    def _known(self) -> dict[str, int]:
-        cached: dict[str, int] | None = self.__dict__.get("_index")
-        if cached is None or len(cached) != len(self.labels):
-            cached = self.__dict__["_index"] = {name: i for i, name in enumerate(self.labels)}
-        return cached
 
     @abstractmethod
     def gold_of(self, rows: Sequence[Row], source: str) -> list[Any]:
@@ -155,15 +174,32 @@ class Task(ABC):
     def decode(self, logits: Sequence[NDArray[np.float32]], first_tokens: Sequence[list[int]]) -> list[Any]:
         """Logits of each text ((C,) or (tokens, C)) → the answer of each, as label names."""
 
+    # -- the metric ----------------------------------------------------------------------------------------------
+
     @abstractmethod
+    def _metric_and_reason(self) -> tuple[Metric, str]:
+        """The metric, and what it is and why in a line."""
+
     def metric(self) -> Metric:
-        """The metric that quality is said in."""
+        """The metric that quality is said in; an InputError where the labels do not allow it."""
+        return self._metric_and_reason()[0]
+
+    def metric_said(self) -> str:
+        """The metric and why it is taken, in a line."""
+        return self._metric_and_reason()[1]
+
+    @property
+    def positive(self) -> str:
+        """The label that F1 is of; "" with any other metric."""
+        metric = self.metric()
+        return str(metric.positive) if isinstance(metric, BinaryF1) else ""
 
 
 class _Sequence(Task):
     """One label per text."""
 
     head = "sequence"
+    metrics = ("accuracy", "macro_f1", "f1", "mcc")
     label_columns = (("label",), ("labels",), ("target",), ("class",), ("sentiment",))
 
     def gold_of(self, rows: Sequence[Row], source: str) -> list[Any]:
@@ -173,7 +209,34 @@ class _Sequence(Task):
         return [np.array([self._known[name]]) for name in examples.gold]
 
     def decode(self, logits: Sequence[NDArray[np.float32]], first_tokens: Sequence[list[int]]) -> list[Any]:
-        return [self.labels[int(row.argmax())] for row in logits]
+        return [self._labels[int(row.argmax())] for row in logits]
+
+    def _metric_and_reason(self) -> tuple[Metric, str]:
+        if self._metric == "f1":
+            positive, why = self._positive_label()
+            return BinaryF1(positive), f"F1 of {positive!r}: {why}"
+        if self._metric == "macro_f1":
+            return MacroF1(self._labels), "macro F1: --metric asks for it"
+        if self._metric == "mcc":
+            return Mcc(self._labels), "Matthews' correlation, times 100: --metric asks for it"
+        return Accuracy(), f"accuracy: {'--metric asks for it' if self._metric else 'the convention; --metric names another'}"
+
+    def _positive_label(self) -> tuple[str, str]:
+        """The label that F1 is of, and why."""
+        names = ", ".join(self._labels[:30])
+        if self._positive:
+            if self._positive not in self._known:
+                raise InputError(f"--positive: {self._positive!r} is no label; the labels are {names}")
+            return self._positive, "--positive names it"
+        if len(self._labels) != 2:
+            raise InputError(
+                f"--metric: f1 is of one label, and there are {len(self._labels)} ({names}); give --positive, or --metric macro-f1"
+            )
+        found = positive_of(self._labels)
+        if found is None:
+            raise InputError(f"--metric: f1 is of the positive label, and {' / '.join(self._labels)} do not say which is; give --positive")
+        other = next(name for name in self._labels if name != found)
+        return found, f"it is the positive of {found} / {other}"
 
     def _texts(self, rows: Sequence[Row]) -> list[tuple[str, ...]]:
         columns = pick_columns(rows, self.columns, self.text_columns, "text", "--text-columns")
@@ -185,7 +248,7 @@ class _Sequence(Task):
 
 @final
 class Classification(_Sequence):
-    """One text → one label; accuracy."""
+    """One text → one label."""
 
     name = "classification"
     text_columns = (("text",), ("sentence",), ("review",), ("content",))
@@ -193,13 +256,10 @@ class Classification(_Sequence):
     def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
         return [text for (text,) in self._texts(rows)]
 
-    def metric(self) -> Metric:
-        return Accuracy()
-
 
 @final
 class Pair(_Sequence):
-    """Two texts → one label (matching, paraphrase, entailment); accuracy, or F1 of the last label."""
+    """Two texts → one label (matching, paraphrase, entailment)."""
 
     name = "pair"
     text_columns = (
@@ -210,28 +270,22 @@ class Pair(_Sequence):
         ("query", "title"),
     )  # fmt: skip
 
-    def __init__(self, labels: Sequence[str] = (), columns: Sequence[str] = (), label_column: str | None = None, f1: bool = False) -> None:
-        super().__init__(labels, columns, label_column)
-        self.f1 = f1
-
     def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
         return list(self._texts(rows))
-
-    def metric(self) -> Metric:
-        return BinaryF1(self.labels[-1]) if self.f1 else Accuracy()
 
 
 @final
 class Tagging(Task):
     """A label for each word (sequence labelling); a word is answered by its first sub-word.
 
-    F1 of whole entities where the labels mark their begin and inside (B-x, I-x), else accuracy of words.
+    F1 of whole entities where the labels mark spans by a known scheme (`tags.scheme_of`), else accuracy of words.
     """
 
     name = "tagging"
     head = "token"
     text_columns = (("tokens",), ("words",))
     label_columns = (("tags",), ("ner_tags",), ("labels",), ("chunk_tags",), ("pos_tags",))
+    metrics = ("entity_f1", "entity_f1_strict", "word_accuracy")
 
     @property
     def pretokenized(self) -> bool:
@@ -254,9 +308,10 @@ class Tagging(Task):
 
     def _name(self, value: Any, source: str) -> str:
         """A tag that the model does not know, of a type that it does (I-x, where training saw only B-x), counts as missed."""
-        types = {name[2:] for name in self.labels if name[1:2] == "-"}
-        if isinstance(value, str) and value[1:2] == "-" and value[2:] in types:
-            return value
+        if isinstance(value, str) and value not in self._known and (scheme := self.scheme):
+            kinds = {kind for mark, kind in map(scheme.split, self._labels) if mark != "O"}
+            if scheme.split(value)[1] in kinds:
+                return value
         return super()._name(value, source)
 
     def _first_tokens(self, encoding: Any, words: Any) -> list[int]:
@@ -277,16 +332,39 @@ class Tagging(Task):
         return result
 
     def decode(self, logits: Sequence[NDArray[np.float32]], first_tokens: Sequence[list[int]]) -> list[Any]:
-        outside = "O" if "O" in self._known else self.labels[0]
+        outside = "O" if "O" in self._known else self._labels[0]
         best = [row.argmax(-1) for row in logits]
         return [
-            [self.labels[int(row[token])] if token >= 0 else outside for token in first]
+            [self._labels[int(row[token])] if token >= 0 else outside for token in first]
             for row, first in zip(best, first_tokens, strict=True)
         ]
 
-    def metric(self) -> Metric:
-        scheme = all(name == "O" or (name[:1] in "BIESLU" and name[1:2] == "-") for name in self.labels)
-        return EntityF1() if scheme else WordAccuracy()
+    @property
+    def scheme(self) -> Scheme | None:
+        """How the labels mark spans, or None where they mark none."""
+        return scheme_of(self._labels)
+
+    def _metric_and_reason(self) -> tuple[Metric, str]:
+        some = ", ".join([name for name in self._labels if name != "O"][:2]) + (", ..." if len(self._labels) > 2 else "")
+        if self._metric == "word_accuracy":
+            return WordAccuracy(), "word accuracy: --metric asks for it"
+        scheme = self.scheme
+        if scheme is None:
+            if self._metric:
+                raise InputError(
+                    f"--metric: {_options([self._metric])} does not fit tags that mark no spans ({some}); allowed is word-accuracy"
+                )
+            return WordAccuracy(), f"word accuracy: the tags mark no spans ({some})"
+        strict = self._metric == "entity_f1_strict"
+        return EntityF1(scheme, strict=strict), f"entity F1{', strict' if strict else ''}: the tags mark spans by {scheme.name}"
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch(r"-?[0-9]+", name) is not None
+
+
+def _options(metrics: Sequence[str]) -> str:
+    return ", ".join(name.replace("_", "-") for name in metrics)
 
 
 def _space_before_words(tokenizer: Tokenizer) -> None:
