@@ -5,6 +5,7 @@ Sources: Jacob et al. 2018, section 3.1 (moving average); Wu et al. 2020, "Integ
 section 3.3 (percentile); Banner et al. 2019, section 2 (squared error); Migacz 2017, "8-bit Inference with TensorRT" (entropy).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from penjing.maths.rounding import affine, affine_round
 
 Range = tuple[float, float]
+LEVELS = 256
+"""Of 8 bits."""
 BITS = 12
 """A histogram has 2^BITS bins on either side of zero."""
 SMALLEST = -60
@@ -104,16 +107,20 @@ def squared_error(seen: Histogram) -> Range:
 
 def entropy(seen: Histogram) -> Range:
     """The range with the least KL(P ‖ Q): P the histogram with what is outside moved into its end bins, Q the same bins
-    without that, merged into 256 levels, each spread evenly over its bins that hold anything."""
+    without that, merged into `LEVELS`, each spread evenly over its bins that hold anything.
+
+    A range of fewer bins than levels would round nothing, and clip for free: it is not tried (as in TensorRT, Migacz 2017)."""
     counts, middle = seen.counts.astype(np.float64), 1 << BITS
 
     def loss(low: float, high: float) -> float:
         first, last = middle + int(np.floor(low / seen.width)), middle + int(np.ceil(high / seen.width))
+        if last - first < LEVELS:
+            return math.inf
         inside = counts[first:last]
         p = inside.copy()
         p[0] += counts[:first].sum()
         p[-1] += counts[last:].sum()
-        level = np.arange(len(inside)) * 256 // max(len(inside), 256)
+        level = np.arange(len(inside)) * LEVELS // len(inside)
         held = inside > 0
         share = np.bincount(level, inside) / np.maximum(np.bincount(level, held), 1)
         q = np.where(held, share[level], 0.0)

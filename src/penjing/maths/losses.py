@@ -118,8 +118,16 @@ def _distances(x: Tensor) -> Tensor:
 
 
 def rkd_angle(h: Tensor, g: Tensor) -> Tensor:
-    """Huber loss of the cosines of the angles that all triples of texts form (Park et al. 2019, section 3.2.2)."""
-    return F.smooth_l1_loss(_angles(h), _angles(g))
+    """Huber loss of the cosines of the angles that triples of distinct texts form (Park et al. 2019, section 3.2.2, equation 6).
+
+    h (B, H), g (B, H'). The mean over distinct triples does not depend on how many texts there are; over all B³, as the authors'
+    program has it, it is smaller by B² / ((B - 1)·(B - 2)).
+    """
+    if len(h) < 3:
+        return h.sum() * 0
+    other = ~torch.eye(len(h), dtype=torch.bool, device=h.device)
+    distinct = other[:, :, None] & other[:, None] & other[None]
+    return F.smooth_l1_loss(_angles(h)[distinct], _angles(g)[distinct])
 
 
 def _angles(x: Tensor) -> Tensor:
@@ -135,7 +143,10 @@ def flow(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
 
 def fsp(h: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-    """(flow(h) - flow(g))², mean: how the states of one layer become those of another (Yim et al. 2017, equation 2: FSP matrices)."""
+    """(flow(h) - flow(g))²: how the states of one layer become those of another (Yim et al. 2017, FSP matrices).
+
+    The mean over the entries, so that a weight means the same at every width; the sum of their equation 2 is H·H' times that.
+    """
     return F.mse_loss(flow(*h, mask), flow(*g, mask))
 
 

@@ -4,7 +4,8 @@
 accuracy, F1 and entity F1 alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,22 @@ def randomization_test(a: Stats, b: Stats, value: Value, draws: int = 2000, seed
     differences = value(a.sum(0) + moved) - value(b.sum(0) - moved)
     observed = abs(float(value(a.sum(0)) - value(b.sum(0))))
     return float((1 + np.sum(np.abs(differences) >= observed - 1e-9)) / (draws + 1))
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided p that as many flips are lost as gained, exact (McNemar 1947; Edwards 1948): binomial of lost + gained at 1/2."""
+    n = lost + gained
+    tail = sum(comb(n, k) for k in range(min(lost, gained) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p of each of several tests, so that no true null is rejected at .05 in 95 of 100 tables (Holm 1979)."""
+    count, adjusted, highest = len(p_values), [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(count), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (count - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.maths.statistics import Stats, bootstrap, paired_bootstrap, randomization_test
-from penjing.tasks.task import Examples, Task
+from penjing.maths.intervals import effects_interval, tango, wilson
+from penjing.maths.scores import brier, expected_calibration_error, fit_temperature, log_softmax, nll, reliability
+from penjing.maths.statistics import Stats, mcnemar, randomization_test
+from penjing.tasks.metrics import Accuracy, Metric
+from penjing.tasks.task import IGNORED, Examples, Task
 
 Logits = Sequence[NDArray[np.float32]]
 SHOWN = 50
@@ -23,25 +26,78 @@ def quality_of(task: Task, examples: Examples, logits: Logits) -> float:
     return float(task.metric().value(statistics_of(task, examples, logits).sum(0)))
 
 
-def judge(task: Task, examples: Examples, logits: Logits, seed: int = 0) -> dict[str, Any]:
-    """`quality` and its 95 % interval."""
-    stats, value = statistics_of(task, examples, logits), task.metric().value
-    return {"quality": float(value(stats.sum(0))), "quality_ci95": list(bootstrap(stats, value, seed=seed))}
+def judge(task: Task, examples: Examples, logits: Logits) -> dict[str, Any]:
+    """`quality` and its 95 % interval: Wilson's of an accuracy; of another metric what it lost against perfect answers."""
+    metric, stats = task.metric(), statistics_of(task, examples, logits)
+    quality = float(metric.value(stats.sum(0)))
+    if isinstance(metric, Accuracy):
+        low, high = (100 * float(end) for end in wilson(stats[:, 0].sum(), len(stats)))
+    else:
+        perfect = metric.statistics(examples.gold, examples.gold)
+        top, lost = float(metric.value(perfect.sum(0))), difference_interval(perfect, stats, metric)
+        low, high = max(metric.least, min(quality, top - lost[1])), min(100.0, max(quality, top - lost[0]))
+    return {"quality": quality, "quality_ci95": [low, high]}
 
 
-def judge_pair(task: Task, examples: Examples, logits: Logits, known: Examples, teacher: Logits, seed: int = 0) -> dict[str, Any]:
-    """`judge`, and the drop against the teacher: points, 95 % interval, p of no difference, all on paired examples.
+def judge_pair(
+    task: Task, examples: Examples, logits: Logits, known: Examples, teacher: Logits, seed: int = 0, confidence: float = 0.95
+) -> dict[str, Any]:  # fmt: skip
+    """`judge`, and the drop against the teacher on paired examples, in points.
 
-    `known` are the same examples in the teacher's own encoding, which `teacher` are the logits of.
+    `drop_ci95` is Tango's score interval of an accuracy, else `difference_interval`; `drop_at_most` the upper end of the same two-sided
+    interval at `confidence`. `p_value` is of no difference: McNemar's exact test of an accuracy, else a randomization test. It is of
+    this comparison alone: of several, as of the forms of one table, take `maths.statistics.holm`.
+
+    Args:
+        known: the same examples in the teacher's own encoding, which `teacher` are the logits of.
     """
+    metric = task.metric()
     a, b = statistics_of(task, known, teacher), statistics_of(task, examples, logits)
-    value = task.metric().value
-    return judge(task, examples, logits, seed) | {
-        "teacher_quality": float(value(a.sum(0))),
-        "drop": float(value(a.sum(0)) - value(b.sum(0))),
-        "drop_ci95": list(paired_bootstrap(a, b, value, seed=seed)),
-        "p_value": randomization_test(a, b, value, seed=seed),
-    }
+    before, after = (float(metric.value(each.sum(0))) for each in (a, b))
+    low, high = drop_interval(a, b, metric, 0.95)
+    p = mcnemar(*lost_and_gained(a, b)) if isinstance(metric, Accuracy) else randomization_test(a, b, metric.value, seed=seed)
+    return judge(task, examples, logits) | {
+        "teacher_quality": before, "drop": before - after, "drop_ci95": [low, high],
+        "drop_at_most": drop_interval(a, b, metric, confidence)[1], "p_value": p,
+    }  # fmt: skip
+
+
+def lost_and_gained(a: Stats, b: Stats) -> tuple[int, int]:
+    """Of an accuracy's statistics: the examples that a alone gets right, and those that b alone does."""
+    return int((a[:, 0] > b[:, 0]).sum()), int((a[:, 0] < b[:, 0]).sum())
+
+
+def drop_interval(a: Stats, b: Stats, metric: Metric, confidence: float) -> tuple[float, float]:
+    """Interval of metric(a) - metric(b), of the same examples, in points."""
+    if isinstance(metric, Accuracy):
+        low, high = tango(*lost_and_gained(a, b), len(a), confidence)
+        return 100 * float(low), 100 * float(high)
+    return difference_interval(a, b, metric, confidence)
+
+
+def difference_interval(a: Stats, b: Stats, metric: Metric, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of metric(a) - metric(b) for any metric, by the effect that each example's change has on it.
+
+    The effects are the changes times the metric's mean gradient between the two sums, so that they add up to the
+    difference; its variance for large N is that of the delta method.
+    """
+    first, second = a.sum(0), b.sum(0)
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    gradient = sum(w / 2 * _gradient(metric, second + (1 + t) / 2 * (first - second)) for t, w in zip(nodes, weights, strict=True))
+    effects = (a - b) @ gradient
+    variance = float(((a @ _gradient(metric, first) - b @ _gradient(metric, second)) ** 2).sum())
+    slips = metric.slips(a)
+    slips = slips[slips.any(-1)]
+    sizes = metric.value(first + slips) - metric.value(first) if len(slips) else np.array([100 / len(a)])
+    low, high = effects_interval(effects, float(np.sqrt((sizes**2).mean())), variance, confidence)
+    rest = float(metric.value(first) - metric.value(second) - effects.sum())
+    return low + rest, high + rest
+
+
+def _gradient(metric: Metric, total: Stats) -> NDArray[np.float64]:
+    """The metric's derivatives (K,) by central differences."""
+    step = 1e-4 * np.eye(len(total))
+    return np.asarray((metric.value(total + step) - metric.value(total - step)) / 2e-4)
 
 
 def flips(task: Task, examples: Examples, logits: Logits, known: Examples, teacher: Logits) -> dict[str, Any]:
@@ -55,6 +111,48 @@ def flips(task: Task, examples: Examples, logits: Logits, known: Examples, teach
         row = {"text": _readable(text), "gold": _readable(gold), "teacher": _readable(old), "result": _readable(mine)}
         (better if mine == gold else worse).append(row)
     return {"worse": len(worse), "better": len(better), "examples": [*worse, *better][:SHOWN]}
+
+
+def labelled(task: Task, examples: Examples, logits: Logits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logits (N, C) and label numbers (N,) of what is labelled: texts, or words."""
+    targets = task.targets(examples)
+    if task.head == "sequence":
+        return np.stack(logits).astype(np.float64), np.concatenate(targets)
+    rows = [each[target != IGNORED] for each, target in zip(logits, targets, strict=True)]
+    known = np.concatenate(targets)
+    return np.concatenate(rows).astype(np.float64), known[known != IGNORED]
+
+
+def scores_of(task: Task, examples: Examples, logits: Logits, temperature: float = 1.0) -> dict[str, Any]:
+    """How far the scores softmax(logits / temperature) can be believed, over texts or labelled words: ECE, Brier score, negative
+    log-likelihood, and the bins of a reliability diagram."""
+    rows, targets = labelled(task, examples, logits)
+    rows = rows / temperature
+    probabilities = np.exp(log_softmax(rows))
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+    return {
+        "ece": expected_calibration_error(confidence, right), "brier": brier(probabilities, targets), "nll": nll(rows, targets),
+        "reliability": reliability(confidence, right),
+    }  # fmt: skip
+
+
+def temperature_for(task: Task, examples: Examples, logits: Logits, seed: int = 0) -> tuple[float, dict[str, Any]]:
+    """The temperature that makes the scores believable, and what it does.
+
+    It is fitted on one half of the texts, drawn by `seed`, and taken where it lowers the negative log-likelihood of the other
+    half; then it is fitted again on all. Else it is 1. What is said of before and after is of the other half.
+    """
+    order = np.random.default_rng(seed).permutation(len(examples))
+    halves = [np.sort(each) for each in (order[: len(order) // 2], order[len(order) // 2 :])]
+    fitted, other = ((examples.take(each), [logits[i] for i in each]) for each in halves)
+    found = fit_temperature(*labelled(task, *fitted)) if len(halves[0]) else 1.0
+    before, after = (scores_of(task, *other, temperature) for temperature in (1.0, found))
+    taken = after["nll"] < before["nll"]
+    said = {
+        "examples": len(halves[0]), "judged_on": len(halves[1]), "fitted": found, "taken": taken,
+        **{f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in ("nll", "ece", "brier")},
+    }  # fmt: skip
+    return (fit_temperature(*labelled(task, examples, logits)) if taken else 1.0), said
 
 
 def _readable(value: Any) -> str:

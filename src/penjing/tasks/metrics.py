@@ -122,9 +122,10 @@ class _ByLabel(Metric):
         return parts[..., 0], parts[..., 1], parts[..., 2]
 
     def slips(self, stats: Stats) -> Stats:
-        """One that was right is taken for another label, whichever."""
-        right, _, _ = self._split(stats)
-        others = right.any(-1, keepdims=True) * (1 - right) / max(1, len(self.labels) - 1)
+        """One that was right is taken for another label that is there, whichever."""
+        right, predicted, gold = self._split(stats)
+        seen = (predicted + gold).any(0)
+        others = right.any(-1, keepdims=True) * (1 - right) * seen / max(1, seen.sum() - 1)
         return np.stack([-right, others - right, np.zeros_like(right)], -1).reshape(stats.shape)
 
 
