@@ -104,6 +104,14 @@ def test_one_far_outlier_is_clipped(method: Callable[[Histogram], Range]) -> Non
     assert 2 < high < 100 and low < -2
 
 
+def test_entropy_takes_no_range_that_holds_fewer_bins_than_levels() -> None:
+    """Nearly all values in a few bins: a range of those alone has a level for each, and would cost nothing but its clipping."""
+    x = np.concatenate([normal(100_000, scale=1e-3), np.linspace(-1, 1, 2000)])
+    seen = histogram(x)
+    low, high = entropy(seen)
+    assert (high - low) / seen.width >= 255
+
+
 def test_entropy_keeps_what_256_levels_can_tell_apart() -> None:
     x = np.random.default_rng(0).integers(-100, 100, 5000) / 128.0  # exact in bins, 200 values
     low, high = entropy(histogram(x))

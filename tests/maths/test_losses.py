@@ -1,5 +1,7 @@
 """Laws of the distillation losses."""
 
+from itertools import permutations
+
 import pytest
 import torch
 from hypothesis import given
@@ -112,6 +114,23 @@ def test_the_distances_of_a_student_that_grows_cost_nothing() -> None:
     (gradient,) = torch.autograd.grad(losses.rkd_distance(h, g), h)
     assert (gradient * h).sum().abs() < 1e-6 < gradient.abs().max()
     assert losses.rkd_distance(h[:1], g[:1]) == 0 == losses.rkd_angle(h[:1], g[:1])
+
+
+def test_angles_are_those_of_distinct_triples() -> None:
+    h, g = draw(1, 5, 8), draw(2, 5, 6)
+
+    def angle(x: torch.Tensor, i: int, j: int, k: int) -> torch.Tensor:
+        return torch.cosine_similarity(x[i] - x[j], x[k] - x[j], dim=0)
+
+    terms = [torch.nn.functional.smooth_l1_loss(angle(h, *triple), angle(g, *triple)) for triple in permutations(range(5), 3)]
+    torch.testing.assert_close(losses.rkd_angle(h, g), torch.stack(terms).mean())
+    assert losses.rkd_angle(h[:2], g[:2]) == 0
+
+
+def test_fsp_is_the_papers_sum_over_its_entries() -> None:
+    mask, h, g = torch.ones(3, 5, dtype=torch.bool), [draw(i, 3, 5, 4) for i in (1, 2)], [draw(i, 3, 5, 4) for i in (3, 4)]
+    F, G = (torch.einsum("bsi,bsj->bij", *each) / 5 for each in (h, g))
+    torch.testing.assert_close(losses.fsp(h, g, mask) * 4 * 4, (F - G).square().sum((1, 2)).mean())
 
 
 def test_patient_is_twice_the_cosine_distance_of_a_unit() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -157,7 +158,8 @@ def test_fisher_and_gradient_are_those_of_gates_text_by_text(blueprint: Blueprin
         gates = {kind: [torch.ones(getattr(layer, kind), requires_grad=True) for layer in blueprint.layers] for kind in KINDS}
         gates["hidden"] = [torch.ones(blueprint.hidden, requires_grad=True)]
         norms = [block.norm for layer in layers for block in (layer.attention, layer.feed_forward)]
-        hooks = [norm.register_forward_hook(lambda _, __, output, gate=gates["hidden"][0]: output * gate) for norm in norms]
+        read = (model.base_model.embeddings, *norms)  # by the first layer too
+        hooks = [norm.register_forward_hook(lambda _, __, output, gate=gates["hidden"][0]: output * gate) for norm in read]
         with hooked(*hooks), gated(model, gates["heads"], gates["neurons"]):
             loss = loss_of(model, inputs, labels)
         for kind, each in gates.items():
@@ -188,7 +190,7 @@ def test_activation_is_the_mean_norm_over_tokens_and_then_texts(blueprint: Bluep
     def add(_: Any, __: Any, output: Tensor) -> None:
         hidden.add_(output[0].abs().mean(0) / len(data))
 
-    hooks = []
+    hooks = [model.base_model.embeddings.register_forward_hook(add)]
     for layer, size, context, each in zip(model.base_model.layers, blueprint.layers, contexts, neurons, strict=True):
         hooks += [block.norm.register_forward_hook(add) for block in (layer.attention, layer.feed_forward)]
         if size.heads:
@@ -281,6 +283,25 @@ def test_relevance_is_conserved_where_there_are_no_biases(blueprint: Blueprint, 
     for state, g in zip(states, torch.autograd.grad(answer, states), strict=True):
         torch.testing.assert_close((state * g).sum(), answer, rtol=1e-4, atol=1e-4)
     assert torch.equal(model(**inputs).logits, plain)
+
+
+def test_relevance_starts_where_something_is_answered() -> None:
+    """What is large in the logits of tokens that nobody reads counts for nothing."""
+    model, task = seeded(BLUEPRINTS[1]), task_of(BLUEPRINTS[1])
+    data = replace(examples(BLUEPRINTS[1]), first_tokens=[[0, -1]] * 9)
+    before = importance.relevance(model, task, data, 0)
+
+    def louder(_: Any, __: Any, output: Any) -> Any:
+        scale = torch.full(output.logits.shape[:2], 50.0)
+        scale[:, 0] = 1
+        output.logits = output.logits * scale[..., None]
+        return output
+
+    with hooked(model.register_forward_hook(louder)):
+        after = importance.relevance(model, task, data, 0)
+        everywhere = importance.relevance(model, task, replace(data, first_tokens=[[]] * 9), 0)
+    assert_close(after, {"neurons": [torch.from_numpy(each) for each in before.neurons]})
+    assert max(np.abs(a - b).max() for a, b in zip(everywhere.neurons, before.neurons, strict=True) if len(a)) > 1e-3
 
 
 @given(blueprints(("sequence", "token"), min_layers=1), st.integers(0, 99))

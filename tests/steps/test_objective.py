@@ -14,7 +14,7 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.steps.distill import DistillSettings
 from penjing.steps.objective import LOSSES, NARROW, Objective, layer_map, spread
-from penjing.surgery import Selection, copy_of, cut
+from penjing.surgery import LayerSelection, Selection, copy_of, cut
 from penjing.training.tap import encoder_of, tapped
 from penjing.training.teacher import teacher_outputs
 
@@ -145,6 +145,31 @@ def test_a_learned_layer_map_takes_the_nearest_layer(encoded: Encoded, tmp_path:
     crossed = objective("hidden", student, teacher, [(1, 4), (2, 3), (3, 2), (4, 1)])
     found = objective("hidden", student, teacher, [(1, 4), (2, 3), (3, 2), (4, 1)], learned=True)
     assert value(found, student, teacher, encoded, tmp_path).item() < 2e-3 < value(crossed, student, teacher, encoded, tmp_path).item()
+
+
+def test_a_learned_layer_map_takes_no_embeddings_and_no_layer_that_is_gone(encoded: Encoded, tmp_path: Path) -> None:
+    """A student whose embeddings are the nearest is taught in its layers all the same, and an empty layer is no candidate."""
+    teacher = penjing_model(DEEP)
+    student = copy_of(teacher)
+    with torch.no_grad():
+        for layer in student.base_model.layers:
+            for part in (layer.attention.output, layer.feed_forward.down):
+                part.weight.mul_(3), part.bias.add_(1)
+    loss = objective("hidden", student, teacher, layer_map("learned", 4, 4), learned=True)
+    assert not {"states-0"} & {*loss.student_parts, *loss.teacher_parts}
+    value(loss, student, teacher, encoded, tmp_path).backward()
+    assert student.base_model.layers[0].feed_forward.down.weight.grad.abs().max() > 0
+    layers = list(Selection.all(DEEP).layers)
+    layers[1] = LayerSelection(1, (), ())
+    gone = objective("hidden", cut(teacher, Selection(tuple(layers))), teacher, layer_map("learned", 4, 4), learned=True)
+    assert gone.existing == {1, 3, 4} and "states-2" in gone.teacher_parts
+
+
+@pytest.mark.parametrize(("width", "heads"), [(8, 8), (6, 2)])
+def test_relation_heads_are_finer_than_attention_heads_where_widths_allow(width: int, heads: int) -> None:
+    student = penjing_model(Blueprint(60, 24, 2, 12, 12, width, (Layer(3, 20),), "sequence", 2))
+    assert objective("relations", student, penjing_model(DEEP), layer_map("last", 1, 4)).heads == heads
+    assert objective("relations", student, penjing_model(DEEP), layer_map("last", 1, 4), heads=1).heads == 1
 
 
 @pytest.mark.parametrize(

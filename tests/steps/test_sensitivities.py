@@ -1,5 +1,6 @@
 """Sensitivities of a tiny model against what they are defined as: the gradients of single texts, and the Hessian of single matrices."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,14 +60,15 @@ def exact_hessian(model: Any, task: Task, data: Examples, name: str) -> Tensor:
 
 @pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=("sequence", "token"))
 def test_sensitivities_average_to_the_diagonal_of_the_gauss_newton_matrix(blueprint: Blueprint) -> None:
-    """Σ over texts, tokens and classes of p·‖∇ log p‖², each gradient by its own backward pass."""
+    """Σ over texts, tokens that are answered from and classes of p·‖∇ log p‖², each gradient by its own backward pass."""
     model, task, data = setting(blueprint)
     found = sensitivities(model, task, data, 0, 200)
     names = [name for name in matrices_of(model) if "position" not in name]
     assert set(found) == set(names)
     expected = {name: torch.zeros(len(dict(model.named_parameters())[name])) for name in names}
     for n in range(len(data)):
-        for row in model(text(data, n)).logits.reshape(-1, blueprint.outputs).log_softmax(-1):
+        rows = model(text(data, n)).logits.reshape(-1, blueprint.outputs).log_softmax(-1)
+        for row in rows[data.first_tokens[n]] if data.first_tokens[n] else rows:
             for c in row:
                 grads = torch.autograd.grad(
                     c, [dict(model.named_parameters())[name] for name in names], retain_graph=True, allow_unused=True
@@ -77,6 +79,20 @@ def test_sensitivities_average_to_the_diagonal_of_the_gauss_newton_matrix(bluepr
     for name in names:
         np.testing.assert_allclose(found[name], expected[name], rtol=0.35, atol=0.05 * float(expected[name].max()))
         assert (found[name] >= 0).all()
+
+
+def test_fewer_labelled_tokens_bend_the_loss_less_as_the_hessian_does() -> None:
+    """One token in all its text: the Gauss-Newton mean of the last matrix is near the Hessian's, and grows with what is labelled."""
+    model, task, data = setting(BLUEPRINTS[1], 12)
+    found = []
+    for count in (1, 2, 4):
+        first = [list(range(min(count, int(length)))) for length in data.encoded.lengths]
+        some = replace(data, first_tokens=first, gold=[["L0"] * len(row) for row in first])
+        gauss_newton = float(sensitivities(model, task, some, 0, 200)["head.out.weight"].mean())
+        H = exact_hessian(model, task, some, "head.out.weight")  # the logits are linear in it: both are the same
+        assert gauss_newton == pytest.approx(float(H.trace()) / len(H), rel=0.15)
+        found.append(gauss_newton)
+    assert found[0] < 0.8 * found[1] < 0.8 * found[2]
 
 
 def test_labels_are_not_needed_and_the_model_is_left_as_it_was() -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,10 +18,11 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.checkpoint import blueprint_of
 from penjing.errors import InputError
 from penjing.steps import distill
+from penjing.steps import gates as gating
 from penjing.steps.distill import Distill, DistillSettings
 from penjing.steps.gates import Gates, GradualPrune, GradualSettings, HeadWeights, fold, learn_head_weights, learned_gates
 from penjing.steps.prune import divergence_of
-from penjing.surgery import LayerSelection, Selection, cut
+from penjing.surgery import LayerSelection, Selection, copy_of, cut
 from penjing.tasks.task import Classification, Examples, Tagging, Task
 from penjing.training.loop import Schedule, fit
 from penjing.training.predict import logits_of
@@ -176,11 +177,44 @@ def test_learned_gates_depend_on_the_seed_alone() -> None:
 def test_head_weights_bring_a_cut_model_nearer_to_its_teacher() -> None:
     teacher, data = penjing_model(SMALL, 5), examples()
     student = cut(teacher, Selection((LayerSelection(0, (0,), tuple(range(12))), LayerSelection(1, (1, 2), tuple(range(12))))))
-    reference = logits_of(teacher, data.encoded)
     learned = learn_head_weights(student, TASK, data, 0, teacher=teacher, steps=60)
-    assert divergence_of(learned, data, reference) < 0.95 * divergence_of(student, data, reference)
+    for part in (data, data.take(np.arange(0, len(data), 4))):
+        reference = logits_of(teacher, part.encoded)
+        assert divergence_of(learned, part, reference) < 0.95 * divergence_of(student, part, reference)
     same = {name for name, value in student.state_dict().items() if torch.equal(value, learned.state_dict()[name])}
     assert student.state_dict().keys() - same == {f"encoder.layers.{i}.attention.output.weight" for i in (0, 1)}
+
+
+def test_head_weights_are_judged_on_texts_that_they_were_not_learned_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, data, seen = penjing_model(SMALL, 5), examples(16), dict[str, set[bytes]]()
+    texts = {"learned": gating._train, "judged": gating.divergence_of}
+
+    def spy(name: str) -> Any:
+        def call(*given: Any, **options: Any) -> Any:
+            some = next(each for each in given if isinstance(each, Examples))
+            seen.setdefault(name, set()).update(some.encoded.row(i).tobytes() for i in range(len(some)))
+            return texts[name](*given, **options)
+
+        return call
+
+    monkeypatch.setattr(gating, "_train", spy("learned"))
+    monkeypatch.setattr(gating, "divergence_of", spy("judged"))
+    learn_head_weights(teacher, TASK, data, 0, teacher=teacher, steps=3)
+    assert len(seen["judged"]) == 4 and not seen["judged"] & seen["learned"]
+
+
+def test_gates_listen_to_tokens_that_are_answered_from() -> None:
+    task, model, data = Tagging(("O", "B-x")), penjing_model(replace(SMALL, head="token"), 3), examples(12)
+    some = replace(data, first_tokens=[[1]] * len(data))
+    weights, reference = (HeadWeights(copy_of(model)) for _ in range(2)), logits_of(model, data.encoded)
+    loud = [row.copy() for row in reference]
+    for row in loud:
+        row[np.arange(len(row)) != 1] += [9, -9]
+    found = []
+    for each, answers in zip(weights, (reference, loud), strict=True):
+        gating._train(each, answers, task, some, 0, 4, 0.1)
+        found.append(each.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_head_weights_never_lose() -> None:

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
-from penjing.maths.stored import BITS, Scheme
+from penjing.maths.stored import BITS, Scheme, quantize
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps import distill
 from penjing.steps.distill import Distill, DistillSettings
@@ -76,6 +76,16 @@ def rounding(weight: Tensor, scheme: Scheme) -> tuple[nn.Module, tuple[Tensor, .
 
 
 # -- weights -----------------------------------------------------------------------------------------------------
+
+
+def test_a_binary_weight_of_zero_is_trained_as_it_is_stored() -> None:
+    """sign(0) = 1, and so of what is too near to zero for its quotient to show."""
+    w = torch.tensor([[0.0, -1e-12, 1e-12, 0.5, -0.75, 0.0]])
+    levels = Levels(w, Scheme("binary", 1, 0))
+    stored = quantize(w, Scheme("binary", 1, 0)).values()
+    assert np.sign(stored).tolist() == [[1, -1, 1, 1, -1, 1]]
+    np.testing.assert_array_equal(levels(w).numpy(), stored)
+    np.testing.assert_array_equal(levels.codes(w).values(), stored)
 
 
 @given(schemes, st.integers(1, 6), st.integers(1, 9), st.integers(0, 99))

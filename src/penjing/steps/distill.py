@@ -37,7 +37,7 @@ class DistillSettings:
 
     losses: weights by name, of those on answers (`ANSWERS`), on the gold labels (hard) and on states (`LOSSES`). temperature: of
     answers. alpha: of the student's entropy in kl-entropy. layer_map: which layers are matched (`MAPS`, or pairs as "1:2,2:4").
-    relation_heads: of relations; 0: the teacher's heads. levels: matched layers that levels takes; 0: all. anneal: from the teacher's
+    relation_heads: of relations; 0: as `Objective` says. levels: matched layers that levels takes; 0: all. anneal: from the teacher's
     answers to the gold labels, linearly (Clark et al. 2019: teacher annealing). states_first: part of the steps that teach states
     alone, the others answers alone (Jiao et al. 2020); 0: both throughout; None: `STATES_FIRST` where both are taught. general_epochs:
     over plain text before all that, states alone. noise, draws: on the word embeddings, of the student's texts and of the teacher's,

@@ -14,6 +14,7 @@ from penjing.maths.hessian import Product, output_directions, product_of, row_sq
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.importance import label_loss
 from penjing.tasks.task import Examples, Task
+from penjing.training.predict import answering
 
 Scores = NDArray[np.float64]
 BATCH_TOKENS = 2048
@@ -25,11 +26,12 @@ def sensitivities(model: PenjingPreTrainedModel, task: Task, data: Examples, see
 
     It is that of the Hessian's Gauss-Newton part, from `probes` plain backward passes, with no label needed: no row is
     negative, and the noise of a row does not come from all other rows as in `traces`. A group of rows (a head, words of
-    like frequency, the matrix) has the mean of its rows. Tables that are not looked up (positions) are not among them.
+    like frequency, the matrix) has the mean of its rows. Of tagging, tokens that are not answered from have no loss. Tables that are not looked up (positions) are not among them.
     """
     generator, names = torch.Generator().manual_seed(seed), {module: f"{name}.weight" for name, module in model.named_modules()}
     totals: dict[str, Tensor] = {}
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+    read = answering(data)
     modules = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding) and m.weight.numel()]
     hooks = [m.register_forward_hook(lambda m, given, output: seen.append((m, given[0].detach(), output))) for m in modules]
     try:
@@ -37,7 +39,7 @@ def sensitivities(model: PenjingPreTrainedModel, task: Task, data: Examples, see
             seen.clear()
             feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
             feeds.pop("attention_mask")
-            logits = model(**feeds).logits
+            logits = read(model(**feeds).logits, rows)
             for probe in range(probes):
                 along = (output_directions(logits, generator) * logits).sum()
                 deltas = torch.autograd.grad(along, [output for *_, output in seen], retain_graph=probe + 1 < probes)

@@ -16,7 +16,8 @@ from penjing.maths import importance as formulas
 from penjing.maths.repair import RIDGE, ridged
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.tasks.task import IGNORED, Examples, Task
-from penjing.training.predict import pad_rows
+from penjing.training.predict import answering, pad_rows
+from penjing.training.tap import encoder_of
 
 Scores = NDArray[np.float64]
 CHUNKS = 48
@@ -98,7 +99,7 @@ def _of_weights(model: PenjingPreTrainedModel, value: Callable[[nn.Parameter], T
 
 
 def activation(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Mean norm of what each head, neuron and hidden unit gives (He et al. 2014, "onorm", on activations)."""
+    """Mean norm of what each head, neuron and hidden unit gives, over texts and tokens (as Muralidharan et al. 2024, section 2.2)."""
 
     def norms(a: Tensor, width: int) -> Tensor:
         return a.view(*a.shape[:2], -1, width).norm(dim=-1).mean(1)
@@ -143,10 +144,14 @@ def taylor(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int)
 
 
 def relevance(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Layer-wise relevance propagation from the answer given down to each head and neuron (Voita et al. 2019, section 4.1)."""
+    """Layer-wise relevance propagation from the answer given down to each head and neuron (Voita et al. 2019, section 4.1).
+
+    What starts is the logit that wins, of tagging at every token that is answered from; the rules are those of `relevance_rules`.
+    """
+    read = answering(data)
 
     def answer(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        return logits.max(-1).values.sum()
+        return read(logits, rows).max(-1).values.sum()
 
     with relevance_rules(model):
         seen = _observe(model, task, data, _gates, answer)
@@ -220,7 +225,7 @@ def _observe(
                 tensor.retain_grad()
             seen.append((key, tensor))
 
-    hooks = []
+    hooks = [encoder_of(model).embeddings.register_forward_hook(lambda _, __, output: keep((-1, "hidden"), output))]
     for i, layer in enumerate(_layers(model)):
         for kind, closing in (("heads", layer.attention.output), ("neurons", layer.feed_forward.down)):
             hooks.append(closing.register_forward_pre_hook(lambda _, inputs, key=(i, kind): keep(key, inputs[0])))

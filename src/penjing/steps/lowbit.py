@@ -76,6 +76,8 @@ class Levels(nn.Module):
         return replace(self.like, codes=codes, parameters=buffers)
 
     def _codes(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        if self.scheme.kind == "binary":  # as it is stored: sign(0) = 1
+            return (w >= 0).to(w)
         return fake.power_codes(w, scale, self.m) if self.scheme.kind == "log" else fake.grid_codes(w, scale, zero, self.top)
 
     def _values(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

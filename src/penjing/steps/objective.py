@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from penjing.errors import InputError
 from penjing.maths import losses
 from penjing.modeling_penjing import PenjingModel
+from penjing.training.tap import width_of
 
 Pair = tuple[int, int]
 """A student's layer and the teacher's that it is matched to; layer 0 is the embeddings, layer i the i-th from 1."""
@@ -28,6 +29,10 @@ HARD = "hard"
 """Cross-entropy with the gold labels."""
 MAPS = ("kept", "descent", "uniform", "last", "first", "learned")
 """Layer maps by name; one may also be given, as "1:2,2:4,3:6"."""
+
+
+FINER = 4
+"""Relation heads for each attention head of the teacher: 48 for 12 (Wang et al. 2021, MiniLMv2, section 4.1)."""
 
 
 def answer_loss(name: str, z: Tensor, t: Tensor, temperature: float, alpha: float) -> Tensor:
@@ -119,7 +124,7 @@ class Objective(nn.Module):
     Args:
         weights: of each loss on states, by name.
         pairs: the layers that are matched.
-        heads: relation heads; 0: as many as the teacher's layers have attention heads.
+        heads: relation heads; 0: `FINER` times as many as the teacher's layers have attention heads, where that divides all widths, else as many.
         levels: matched layers that the multi-level scheme takes; 0: all.
         hidden: the teacher's hidden units that the student has, None all.
         learned: whether the layers are matched anew in each batch.
@@ -131,8 +136,12 @@ class Objective(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.weights, self.hidden, self.learned = dict(weights), hidden, learned
-        self.heads, self.head_width = heads or max((h for h, _ in teacher.config.layers), default=1), int(teacher.config.head_width)
         self.taken = {name: LOSSES[name].takes(list(pairs)) for name in self.weights}
+        if learned:
+            self.taken["hidden"] = _layers(pairs)
+        self.existing = {j for j, layer in enumerate(student.config.layers, start=1) if any(layer)}
+        """The student's layers of which anything is left."""
+        self.heads, self.head_width = heads or self._relation_heads(student, teacher), int(teacher.config.head_width)
         if "levels" in self.taken:
             if levels > len(self.taken["levels"]):
                 raise InputError(
@@ -150,6 +159,15 @@ class Objective(nn.Module):
             self._check_heads(student, teacher)
         self.map = _identity(own, theirs) if "hidden" in self.taken else None
         self.adapters = nn.ModuleList(Adapter(own, theirs) for _ in self.taken.get("levels", ()))
+
+    def _relation_heads(self, student: PenjingModel, teacher: PenjingModel) -> int:
+        most = max((heads for heads, _ in teacher.config.layers), default=1)
+        widths = [
+            width_of(model, f"queries-{layer}")
+            for pair in self.taken.get("relations", ())
+            for model, layer in zip((student, teacher), pair, strict=True)
+        ]
+        return most if any(width % (FINER * most) for width in widths) else FINER * most
 
     def _check_heads(self, student: PenjingModel, teacher: PenjingModel) -> None:
         for j, i in self.taken["attention"]:
@@ -239,16 +257,19 @@ def _per_pair(loss: Callable[[Tensor, Tensor], Tensor], kind: str = "states") ->
 
 
 def _hidden(objective: Objective, student: Parts, teacher: Parts, mask: Tensor, pairs: list[Pair]) -> Tensor:
-    """Through a learned linear map, one for all layers and the embeddings (Jiao et al. 2020, equations 8 and 9, where they have two); with a learned layer map, each of the teacher's layers takes the
-    nearest of the student's (Xia et al. 2022, section 3.2: CoFi)."""
+    """Through a learned linear map, one for all layers and the embeddings (Jiao et al. 2020, equations 8 and 9, where they have two).
+
+    With a learned layer map each of the teacher's layers takes the nearest of the student's existing ones; the embeddings are neither
+    candidates nor targets (Xia et al. 2022, section 3.2: CoFi).
+    """
     assert objective.map is not None
     mapped = {j: objective.map(student[f"states-{j}"][mask].float()) for j, _ in pairs}
     if not objective.learned:
         return _mean([losses.mse(mapped[j], teacher[f"states-{i}"][mask]) for j, i in pairs])
-    terms = []
+    terms, candidates = [], [h for j, h in mapped.items() if j in objective.existing] or list(mapped.values())
     for i in {i for _, i in pairs}:
         g = teacher[f"states-{i}"][mask]
-        terms.append(torch.stack([losses.mse(h, g) for h in mapped.values()]).min())
+        terms.append(torch.stack([losses.mse(h, g) for h in candidates]).min())
     return _mean(terms)
 
 

@@ -12,8 +12,10 @@ from typing import Any, final
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from penjing.arrays import Encoded
 from penjing.checkpoint import blueprint_of
 from penjing.engines.calibrate import Calibration, calibrate
 from penjing.engines.graph import FLOAT_ALWAYS, Ranges, first_token_layers
@@ -23,7 +25,7 @@ from penjing.maths.rounding import affine, symmetric
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.surgery import copy_of
 from penjing.tasks.task import Examples
-from penjing.training.predict import answered_tokens
+from penjing.training.predict import answering, logits_of
 
 CANDIDATES: tuple[Calibration, ...] = ("mse", "percentile", "moving-average")
 """Calibrations that are tried where it is measured which is best: entropy never was, and min-max hardly differs from moving-average."""
@@ -71,6 +73,24 @@ def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Range
             modules[name].weight.data = w
 
 
+def emulated(
+    model: PenjingPreTrainedModel, texts: Encoded, ranges: Ranges | None, float_layers: Collection[str]
+) -> list[NDArray[np.float32]]:
+    """The logits that the exported int8 graph is meant to give: every layer rounded but `float_layers`, and the word embedding."""
+    copy = _with_rounded_words(model)
+    with rounded(copy, [name for name in roundable(copy) if name not in float_layers], ranges, safe_weight_bits()):
+        return logits_of(copy, texts, batch=1)
+
+
+def _with_rounded_words(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
+    """A copy whose word embedding is that of every int8 form."""
+    copy = copy_of(model).eval()
+    word = copy.get_input_embeddings().weight
+    q, S = symmetric(word.detach().numpy(), axis=0)
+    word.data = torch.from_numpy(q * S[:, None])
+    return copy
+
+
 @final
 class Divergence:
     """How far a model with some layers rounded answers from the float model, on the same texts.
@@ -82,27 +102,18 @@ class Divergence:
     def __init__(self, model: PenjingPreTrainedModel, examples: Examples, ranges: Ranges | None, weight_bits: int | None = None) -> None:
         self.ranges, self.weight_bits = ranges, safe_weight_bits() if weight_bits is None else weight_bits
         self.blueprint = blueprint_of(model)
-        encoded, answered = examples.encoded, torch.from_numpy(answered_tokens(examples))
-        rows_of = list(encoded.exact_batches(32))
-        self.batches = [{name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()} for rows in rows_of]
-        self.read: list[Tensor | None] = [None] * len(rows_of)
-        """Of each batch the tokens (B, S) that are answered from, where it is tokens that answer."""
-        if self.blueprint.head == "token":
-            self.read = [
-                answered[encoded.offsets[rows][:, None] + np.arange(feeds["input_ids"].shape[1])]
-                for rows, feeds in zip(rows_of, self.batches, strict=True)
-            ]
+        encoded, self.read = examples.encoded, answering(examples)
+        self.batches = [
+            (rows, {name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()}) for rows in encoded.exact_batches(32)
+        ]
         self.expected = self._logits(model)
-        self.model = copy_of(model).eval()
+        self.model = _with_rounded_words(model)
         self.layers = tuple(roundable(self.model))
-        word = self.model.get_input_embeddings().weight
-        q, S = symmetric(word.detach().numpy(), axis=0)
-        word.data = torch.from_numpy(q * S[:, None])
 
     @torch.inference_mode()
     def _logits(self, model: PenjingPreTrainedModel) -> list[Tensor]:
-        found = [_answer(model(**feeds)) for feeds in self.batches]
-        return [z if read is None else z[read] for z, read in zip(found, self.read, strict=True)]
+        found = [(rows, _answer(model(**feeds))) for rows, feeds in self.batches]
+        return [self.read(z, rows) if self.blueprint.head == "token" else z for rows, z in found]
 
     def __call__(self, names: Collection[str]) -> float:
         """Of the model with these layers in int8, the others in float."""

@@ -36,6 +36,18 @@ def answered_tokens(examples: Examples) -> NDArray[np.bool_]:
     return answered
 
 
+def answering(examples: Examples) -> Callable[[Tensor, NDArray[np.int64]], Tensor]:
+    """Of the logits of some texts of one length, (B, C) or (B, S, C), and their numbers: those (n, C) that are answered from."""
+    answered, offsets = torch.from_numpy(answered_tokens(examples)), examples.encoded.offsets
+
+    def read(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        if logits.ndim == 2:
+            return logits
+        return logits[answered[offsets[rows][:, None] + np.arange(logits.shape[1])].to(logits.device)]
+
+    return read
+
+
 def answers_of(examples: Examples, logits: list[NDArray[np.float32]], per_token: bool) -> NDArray[np.float32]:
     """The logits (n, C) that texts are answered from: one row of each text, or of each token in `answered_tokens`."""
     return np.concatenate(logits)[answered_tokens(examples)] if per_token else np.stack(logits)
