@@ -24,6 +24,8 @@ class Model:
     task: Task
     tokenizer: Tokenizer
     max_length: int
+    temperature: float = 1.0
+    """What its scores are softened by."""
 
 
 def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> Model:
@@ -39,15 +41,15 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
     if not exported.is_dir():
         return _plain(locate(folder), engine, task, reading)
     about = read_description(exported)
-    kind = _described(about, reading)
+    kind, temperature = _described(about, reading), float(about.get("temperature", 1.0))
     if engine == "torch":
-        return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about["max_length"])
+        return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about["max_length"], temperature)
     forms = [form for form in forms_of(about) if engine in (None, form.engine)]
     if not forms:
         raise InputError(
             f"--engine: {exported} was not exported for {engine!r}; it has {', '.join(sorted({f.engine for f in forms_of(about)}))}"
         )
-    return Model(exported, forms, kind, tokenizer_of(exported), about["max_length"])
+    return Model(exported, forms, kind, tokenizer_of(exported), about["max_length"], temperature)
 
 
 def _described(about: dict[str, Any], reading: Reading) -> Task:

@@ -214,17 +214,21 @@ def test_weights_are_rounded_for_the_machine_that_loads(tmp_path: Path, monkeypa
     assert graphs[7] != graphs[8]
 
 
-def test_another_processor_is_warned_of_only_where_the_graph_is_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penjing.predictor.safe_weight_bits", lambda: 7)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        penjing.load(folder, threads=1)
-    form = FORMS[0]
-    export(penjing_model(UNEVEN), folder, [form.file], segments=False)
+@pytest.mark.parametrize("form", [FLOAT_FORMS[0], INT8_FORMS[1], replace(INT8_FORMS[1], packed=True)], ids=("float", "int8", "packed int8"))
+def test_another_processor_is_warned_of_only_where_int8_weights_are_a_file(
+    form: Form, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penjing.engines.engine.safe_weight_bits", lambda: 7)
+    model, _, ranges, _ = made(UNEVEN, tmp_path / "packed")
+    if not form.packed:
+        export(model, folder, [form.file], ranges, segments=True, float_layers=FLOAT_LAYERS)
     about = json.loads((folder / DESCRIPTION).read_text())
-    (folder / DESCRIPTION).write_text(json.dumps(about | {"forms": [form.to_dict()]}))
-    with pytest.warns(UserWarning, match="VNNI"):
-        penjing.load(folder, threads=1)
+    (folder / DESCRIPTION).write_text(json.dumps(about | {"forms": [form.to_dict()], "weight_bits": 8}))
+    for call in (lambda: penjing.load(folder, threads=1), lambda: open_engine(form, folder, 1)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            call()
+        assert [w for w in caught if "VNNI" in str(w.message)] != [] if form == INT8_FORMS[1] else not caught
 
 
 def test_a_form_is_read_back_from_json_and_from_before_there_were_packed_ones() -> None:

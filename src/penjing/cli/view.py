@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from penjing.cli.options import (
     AnyTask,
@@ -18,6 +19,7 @@ from penjing.cli.options import (
     LabelColumn,
     MaxLength,
     Metric,
+    Positive,
     TextColumns,
     Threads,
     app,
@@ -33,23 +35,28 @@ def eval(
     folder: Folder, data: DataFile, engine: Engine = None, task: AnyTask = "",
     teacher: Annotated[str, typer.Option("--teacher", help="Compare with this model: drop, p, and what flipped.")] = "",
     threads: Threads = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
-    metric: Metric = "accuracy", as_json: Json = False,
+    metric: Metric = "", positive: Positive = "", as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Quality with a 95 % interval and, against a teacher, a paired test and the examples that flipped."""
+    """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
     from penjing.engines.engine import open_engine
     from penjing.sources import Reading, tell_truncated
     from penjing.subjects import open_model
     from penjing.tasks.data import read_rows
-    from penjing.tasks.judge import flips, judge, judge_pair
+    from penjing.tasks.judge import flips, judge, judge_pair, scores_of
 
-    reading = Reading(text_columns, label_column, metric, max_length)
+    reading = Reading(text_columns, label_column, metric, max_length, positive)
     model = open_model(folder, engine, task, reading)
+    tell(model.task.metric_said())
     rows = read_rows(data)
     examples = model.task.examples(rows, model.tokenizer, model.max_length, data)
     tell_truncated(examples, data, model.max_length, tell)
     count = threads or cores()
     logits = open_engine(model.forms[0], model.folder, count).logits(examples.encoded)
-    result = {"folder": folder, "data": data, "examples": len(examples), "form": model.forms[0].name, "metric": model.task.metric().name}
+    result: dict[str, Any] = {
+        "folder": folder, "data": data, "examples": len(examples), "form": model.forms[0].name, "metric": model.task.metric().name,
+        "metric_said": model.task.metric_said(), "temperature": model.temperature,
+        "scores": scores_of(model.task, examples, logits, model.temperature),
+    }  # fmt: skip
     if not teacher:
         result |= judge(model.task, examples, logits)
     else:
@@ -67,16 +74,24 @@ def eval(
 
 def _quality_text(result: dict[str, Any]) -> str:
     low, high = result["quality_ci95"]
+    scores = result["scores"]
     lines = [
-        f"{result['metric']} {result['quality']:.2f} (95 %: {low:.2f} ... {high:.2f}) on {result['examples']} examples, {result['form']}"
+        f"{result['metric']} {result['quality']:.2f} (95 %: {low:.2f} ... {high:.2f}) on {result['examples']} examples, {result['form']}",
+        f"scores: expected calibration error {scores['ece']:.3f}, Brier {scores['brier']:.3f} (temperature {result['temperature']:.2f})",
     ]
     if "drop" in result:
         low, high = result["drop_ci95"]
         flipped = result["flipped"]
         lines.append(
-            f"teacher {result['teacher_quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f}; p = {result['p_value']:.3f})"
+            f"teacher {result['teacher_quality']:.2f}: {result['drop']:.2f} points lost, and at most (95 %) {result['drop_at_most']:.2f}"
+            f" ({low:.2f} ... {high:.2f}; p = {result['p_value']:.3f})"
         )
         lines.append(f"flipped: {flipped['worse']} right before and wrong now, {flipped['better']} wrong before and right now")
+        lines += [
+            f"  {row['label']}: {row['worse']} worse, {row['better']} better of {row['examples']} (p = {row['p_holm']:.3f}, of all labels)"
+            for row in flipped["by_label"]
+            if row["p_holm"] < 0.05
+        ]
         lines += [f"  {row['gold']} | {row['teacher']} -> {row['result']} | {row['text'][:100]}" for row in flipped["examples"]]
     return "\n".join(lines)
 
@@ -87,11 +102,10 @@ def bench(
     task: AnyTask = "", threads: Threads = 0, rounds: Annotated[int, typer.Option("--rounds", min=1)] = 5, max_length: MaxLength = 0,
     text_columns: TextColumns = "", as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Latency and throughput side by side: each in a process of its own, in turn, on the texts' own lengths."""
-    from rich.table import Table
-
+    """Latency, end to end too, throughput, cold start and memory side by side: each in a process of its own, in turn, on the texts' own
+    lengths. What other work disturbed is measured again; where that does not help, a row is not steady and no speed-up is claimed."""
     from penjing.engines.machine import machine, versions
-    from penjing.engines.measure import Subject, measure
+    from penjing.engines.measure import Spoken, Subject, measure
     from penjing.sources import Reading
     from penjing.subjects import open_model
     from penjing.tasks.data import read_rows
@@ -104,27 +118,48 @@ def bench(
     if any(not np.array_equal(encoded[id(m)].lengths, encoded[id(first)].lengths) for m in models):
         tell("the tokenizers differ: every model runs on its own tokens of the same texts")
     count = threads or cores()
-    own = [Subject(form, model.folder, encoded[id(model)]) for _, form, model in subjects]
-    measured = measure(own, encoded[id(first)], threads=count, rounds=rounds)
+    own = [Subject(form, model.folder, encoded[id(model)], _tokenizer_file(name, model.folder)) for name, form, model in subjects]
+    alike = all((m.task.name, len(m.task.labels)) == (first.task.name, len(first.task.labels)) for m in models)
+    spoken = Spoken(first.task, first.task.inputs_of(rows), first.max_length) if alike else None
+    measured = measure(own, encoded[id(first)], threads=count, rounds=rounds, spoken=spoken, tell=tell)
     results: list[dict[str, Any]] = []
     for (name, form, _), m in zip(subjects, measured, strict=True):
-        ratio, low, high, _ = m.speedup_over(measured[0])
-        results.append({"folder": name, "form": form.name, "latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s,
-                        "load_s": m.load_s, "speedup": ratio, "speedup_range": [low, high]})  # fmt: skip
+        faster = m.speedup_over(measured[0])
+        results.append({"folder": name, "form": form.name, **m.figures(), "disturbance": m.disturbance,
+                        "speedup": faster.ratio if faster.steady else None, "speedup_range": [faster.low, faster.high]})  # fmt: skip
     lengths = encoded[id(first)].lengths
     report = {"threads": count, "batch": 1, "lengths_p50": float(np.median(lengths)), "lengths_p95": float(np.percentile(lengths, 95)),
               "machine": machine(), "versions": versions(), "results": results}  # fmt: skip
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
         return
-    table = Table(title=f"batch 1, {count} threads, {np.median(lengths):.0f} tokens (median); rounds {rounds}; faster than the first row")
-    for column in ("model", "form", "ms", "texts/s", "faster", "over the rounds", "load s"):
-        table.add_column(column, justify="left" if column in ("model", "form") else "right")
-    for row in results:
+    for i, row in enumerate(results, 1):
+        print(f"{i}: {row['folder']}, {row['form']}")
+    Console().print(_bench_table(results, f"batch 1, {count} threads, {np.median(lengths):.0f} tokens (median); faster than row 1"))
+    for i, row in enumerate(results, 1):
+        if row["disturbance"]:
+            print(f"{i} is not steady, and no speed-up is claimed of it or over it: {row['disturbance']}")
+
+
+def _tokenizer_file(name: str, folder: Path) -> Path | None:
+    """Of a model's folder, or of the engine's beside it."""
+    near = (folder / "tokenizer.json", Path(name) / "engine" / "tokenizer.json", Path(name) / "tokenizer.json")
+    return next((path for path in near if path.is_file()), None)
+
+
+def _bench_table(results: list[dict[str, Any]], title: str) -> Table:
+    """A row of figures for each subject, by its number."""
+    table = Table(title=title)
+    for column in ("", "p50 ms", "p95", "p99", "end to end", "texts/s", "faster", "cold s", "peak MB", "steady"):
+        table.add_column(column, justify="right")
+    for i, row in enumerate(results, 1):
         low, high = row["speedup_range"]
-        table.add_row(row["folder"], row["form"], f"{row['latency_ms']:.2f}", f"{row['throughput_per_s']:.0f}", f"{row['speedup']:.2f}x",
-                      f"{low:.2f} ... {high:.2f}", f"{row['load_s']:.1f}")  # fmt: skip
-    Console().print(table)
+        faster = "-" if row["speedup"] is None else f"{row['speedup']:.2f}x ({low:.2f} ... {high:.2f})"
+        numbers = [(row["latency_ms"], 2), (row["latency_p95_ms"], 2), (row["latency_p99_ms"], 2), (row["end_to_end_ms"], 2),
+                   (row["throughput_per_s"], 0), (row["cold_start_s"], 1), (row["peak_mb"], 0)]  # fmt: skip
+        cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in numbers]
+        table.add_row(str(i), *cells[:5], faster, *cells[5:], "yes" if row["steady"] else "NO")
+    return table
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.arrays import Encoded, Feeds
+from penjing.engines.machine import safe_weight_bits
 from penjing.errors import InputError
 
 EngineName = Literal["torch", "onnxruntime", "openvino", "numpy"]
@@ -53,6 +55,11 @@ class Form:
         return self.file in PORTABLE and not self.bucket
 
     @property
+    def int8(self) -> bool:
+        """Whether it computes in int8, by one of our files."""
+        return self.file in (PORTABLE[0], FUSED[0])
+
+    @property
     def files(self) -> tuple[str, ...]:
         """What it is loaded from, relative to its folder."""
         return DEPLOYED if self.packed else (self.file,)
@@ -88,11 +95,17 @@ def name_of(model: Path | bytes) -> str:
 
 
 def open_engine(form: Form, folder: str | Path, threads: int | None = None) -> Engine:
-    """Load the model of `form` from `folder` on so many threads (None: all cores)."""
+    """Load the model of `form` from `folder` on so many threads (None: all cores).
+
+    Warns where its int8 weights have more bits than this processor sums safely.
+    """
     threads = threads or os.cpu_count() or 1
     for path in (Path(folder) / name for name in form.files):
         if not path.exists():
             raise InputError(f"engine: {path} is missing; export the model again")
+    described = form.int8 and not form.packed and (Path(folder) / DESCRIPTION).is_file()
+    if described and int(read_description(Path(folder)).get("weight_bits", 0)) > safe_weight_bits():
+        warnings.warn(f"{folder} was made for a processor with VNNI; int8 sums can overflow on this one: export it here", stacklevel=2)
     engine = _load(form, _graph(form, Path(folder)) if form.packed else Path(folder) / form.file, threads)
     engine.batch = form.batch
     return engine

@@ -1,6 +1,6 @@
 """How good, how sure, and on which examples not: quality with intervals, and a model paired with its teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from penjing.maths.intervals import effects_interval, tango, wilson
 from penjing.maths.scores import brier, expected_calibration_error, fit_temperature, log_softmax, nll, reliability
-from penjing.maths.statistics import Stats, mcnemar, randomization_test
+from penjing.maths.statistics import Stats, holm, mcnemar, randomization_test
 from penjing.tasks.metrics import Accuracy, Metric
-from penjing.tasks.task import IGNORED, Examples, Task
+from penjing.tasks.tags import entities
+from penjing.tasks.task import IGNORED, Examples, Tagging, Task
 
 Logits = Sequence[NDArray[np.float32]]
 SHOWN = 50
@@ -101,7 +102,7 @@ def _gradient(metric: Metric, total: Stats) -> NDArray[np.float64]:
 
 
 def flips(task: Task, examples: Examples, logits: Logits, known: Examples, teacher: Logits) -> dict[str, Any]:
-    """Examples that one of the two gets right and the other not: how many, and the first `SHOWN`, the lost ones first."""
+    """Examples that one of the two gets right and the other not: how many, the first `SHOWN`, the lost ones first, and by label."""
     ours, theirs = task.decode(logits, examples.first_tokens), task.decode(teacher, known.first_tokens)
     worse: list[dict[str, str]] = []
     better: list[dict[str, str]] = []
@@ -110,7 +111,41 @@ def flips(task: Task, examples: Examples, logits: Logits, known: Examples, teach
             continue
         row = {"text": _readable(text), "gold": _readable(gold), "teacher": _readable(old), "result": _readable(mine)}
         (better if mine == gold else worse).append(row)
-    return {"worse": len(worse), "better": len(better), "examples": [*worse, *better][:SHOWN]}
+    by_label = flips_by_label(task, examples.gold, ours, theirs)
+    return {"worse": len(worse), "better": len(better), "examples": [*worse, *better][:SHOWN], "by_label": by_label}
+
+
+def flips_by_label(task: Task, gold: Sequence[Any], ours: Sequence[Any], theirs: Sequence[Any]) -> list[dict[str, Any]]:
+    """What flipped of each gold label: {label, examples, worse, better, p, p_holm}, the worst first.
+
+    Of tags: the gold entities of each type, found whole or not; where tags mark no spans, the words of each gold tag. p is
+    McNemar's exact, as if flips were independent, and p_holm corrected for the number of labels.
+    """
+    counts: dict[str, list[int]] = {}
+    for label, mine, old in _units(task, gold, ours, theirs):
+        row = counts.setdefault(label, [0, 0, 0])
+        row[0] += 1
+        row[1] += old and not mine
+        row[2] += mine and not old
+    p = {label: mcnemar(worse, better) for label, (_, worse, better) in counts.items()}
+    corrected = dict(zip(p, holm(list(p.values())), strict=True))
+    rows = [
+        {"label": label, "examples": n, "worse": worse, "better": better, "p": p[label], "p_holm": corrected[label]}
+        for label, (n, worse, better) in counts.items()
+    ]
+    return sorted(rows, key=lambda row: (row["p"], row["better"] - row["worse"], row["label"]))
+
+
+def _units(task: Task, gold: Sequence[Any], ours: Sequence[Any], theirs: Sequence[Any]) -> Iterator[tuple[str, bool, bool]]:
+    """Each gold answer: its label, whether we have it, and whether the teacher has."""
+    for true, mine, old in zip(gold, ours, theirs, strict=True):
+        if not isinstance(task, Tagging):
+            yield true, mine == true, old == true
+        elif task.scheme is None:
+            yield from ((tag, a == tag, b == tag) for tag, a, b in zip(true, mine, old, strict=True))
+        else:
+            found, known = (set(entities(tags, task.scheme)) for tags in (mine, old))
+            yield from ((span[0], span in found, span in known) for span in entities(true, task.scheme))
 
 
 def labelled(task: Task, examples: Examples, logits: Logits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -145,14 +180,20 @@ def temperature_for(task: Task, examples: Examples, logits: Logits, seed: int = 
     order = np.random.default_rng(seed).permutation(len(examples))
     halves = [np.sort(each) for each in (order[: len(order) // 2], order[len(order) // 2 :])]
     fitted, other = ((examples.take(each), [logits[i] for i in each]) for each in halves)
-    found = fit_temperature(*labelled(task, *fitted)) if len(halves[0]) else 1.0
+    found = _fitted(task, *fitted) if len(halves[0]) else 1.0
     before, after = (scores_of(task, *other, temperature) for temperature in (1.0, found))
     taken = after["nll"] < before["nll"]
     said = {
         "examples": len(halves[0]), "judged_on": len(halves[1]), "fitted": found, "taken": taken,
         **{f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in ("nll", "ece", "brier")},
     }  # fmt: skip
-    return (fit_temperature(*labelled(task, examples, logits)) if taken else 1.0), said
+    return (_fitted(task, examples, logits) if taken else 1.0), said
+
+
+def _fitted(task: Task, examples: Examples, logits: Logits) -> float:
+    """The likeliest temperature; 1 where nothing is wrong, and the likelihood has no maximum."""
+    rows, targets = labelled(task, examples, logits)
+    return fit_temperature(rows, targets) if (rows.argmax(1) != targets).any() else 1.0
 
 
 def _readable(value: Any) -> str:
