@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -149,16 +150,16 @@ def _tokenizer_file(name: str, folder: Path) -> Path | None:
 
 def _bench_table(results: list[dict[str, Any]], title: str) -> Table:
     """A row of figures for each subject, by its number."""
-    table = Table(title=title)
-    for column in ("", "p50 ms", "p95", "p99", "end to end", "texts/s", "faster", "cold s", "peak MB", "steady"):
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for column in ("", "p50 ms", "p95", "p99", "end to\nend", "texts/s", "faster", "range", "cold\nstart s", "peak\nMB", "steady"):
         table.add_column(column, justify="right")
     for i, row in enumerate(results, 1):
         low, high = row["speedup_range"]
-        faster = "-" if row["speedup"] is None else f"{row['speedup']:.2f}x ({low:.2f} ... {high:.2f})"
+        faster = ("-", "-") if row["speedup"] is None else (f"{row['speedup']:.2f}x", f"{low:.1f}...{high:.1f}")
         numbers = [(row["latency_ms"], 2), (row["latency_p95_ms"], 2), (row["latency_p99_ms"], 2), (row["end_to_end_ms"], 2),
                    (row["throughput_per_s"], 0), (row["cold_start_s"], 1), (row["peak_mb"], 0)]  # fmt: skip
         cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in numbers]
-        table.add_row(str(i), *cells[:5], faster, *cells[5:], "yes" if row["steady"] else "NO")
+        table.add_row(str(i), *cells[:5], *faster, *cells[5:], "yes" if row["steady"] else "NO")
     return table
 
 

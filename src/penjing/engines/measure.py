@@ -26,12 +26,15 @@ from penjing.errors import PenjingError
 from penjing.packing import PACKED
 from penjing.tasks.task import Task
 
+TEXTS = 100
+"""Texts that a latency is taken over, where there are so many."""
 TURN_S, FEWEST = 4.0, 64
 """Seconds that a turn at throughput may take the slowest, were it one text at a time; and texts that it has at least."""
 STEADY = 1.3
 """Largest over smallest of the rounds; beyond it a latency or a speed-up is not steady."""
 PATIENCE_S = 60.0
-"""Seconds that one call waits for a quiet machine at most, and takes again what was disturbed."""
+"""Seconds that one call waits for a quiet machine at most, and takes again what was disturbed; PENJING_PATIENCE_S in the
+environment lowers it for all calls."""
 LOOK_S = 0.25
 """Seconds over which is looked whether the machine is quiet again."""
 
@@ -181,16 +184,16 @@ class _Worker:
         if "error" in answer:
             raise PenjingError(f"measure: {self.subject.form.name} failed ({answer['error']})")
         self._signal("SIGSTOP")
-        self._look(before)
+        self._judge(before)
         return answer
 
-    def idle(self) -> None:
-        """Look for a while at what others do while it is stopped."""
+    def look(self) -> None:
+        """See for a while what would disturb it, while it is stopped."""
         before = quiet.read(self.process.pid)
         time.sleep(LOOK_S)
-        self._look(before)
+        self._judge(before)
 
-    def _look(self, before: quiet.Reading | None) -> None:
+    def _judge(self, before: quiet.Reading | None) -> None:
         after = quiet.read(self.process.pid)
         self.disturbance = quiet.Load.between(before, after).disturbance(self.threads, self.processors) if before and after else ""
 
@@ -207,17 +210,23 @@ class _Patience:
     """Seconds that are left to wait for a quiet machine, and to take again what was disturbed."""
 
     def __init__(self, seconds: float, tell: Callable[[str], None]) -> None:
-        self.left, self.tell, self.told = seconds, tell, False
+        self.left = min(seconds, float(os.environ.get("PENJING_PATIENCE_S", seconds)))
+        self.tell, self.told = tell, False
 
-    def wait(self, worker: _Worker) -> None:
-        """Until nothing would disturb `worker` (whose last turn, or last look, was disturbed), or patience ends."""
+    def take(self, worker: _Worker, message: dict[str, Any], again: bool = False) -> dict[str, Any]:
+        """A turn, after waiting until nothing would disturb it, as long as patience lasts; its time counts where it is taken `again`."""
         while worker.disturbance and self.left > 0:
             if not self.told:
                 self.tell(f"waiting for a quiet machine: {worker.disturbance}")
                 self.told = True
-            start = time.perf_counter()
-            worker.idle()
-            self.left -= time.perf_counter() - start
+            self._spend(worker.look)
+        return self._spend(worker.ask, message) if again else worker.ask(message)
+
+    def _spend(self, call: Callable[..., Any], *given: Any) -> Any:
+        start = time.perf_counter()
+        result = call(*given)
+        self.left -= time.perf_counter() - start
+        return result
 
 
 def measure(
@@ -226,7 +235,7 @@ def measure(
     *,
     threads: int,
     rounds: int = 5,
-    texts: int = 100,
+    texts: int = TEXTS,
     throughput_texts: int = 512,
     batch: int = 32,
     seed: int = 0,
@@ -262,25 +271,22 @@ def measure(
                 workers.append(_Worker(subject, threads, setup | {"batch": batch, "spoken": _spoken(subject, spoken, folder)}))
             results = [Measurement(**worker.setup, rounds=rounds) for worker in workers]
             for number in range(2 * rounds):
-                again = number >= rounds
                 for worker, result in zip(workers, results, strict=True):
-                    if again and (patience.left <= 0 or sum(not turn.disturbance for turn in result.turns) >= rounds):
-                        continue
-                    patience.wait(worker)
-                    start = time.perf_counter()
-                    answer = worker.ask({"do": "latency"})
-                    result.turns.append(Turn(number, answer["ms"], answer["end_to_end_ms"], worker.disturbance))
-                    patience.left -= time.perf_counter() - start if again else 0.0
+                    if number < rounds or (patience.left > 0 and sum(not turn.disturbance for turn in result.turns) < rounds):
+                        answer = patience.take(worker, {"do": "latency"}, again=number >= rounds)
+                        result.turns.append(Turn(number, answer["ms"], answer["end_to_end_ms"], worker.disturbance))
             for worker, result in zip(workers, results, strict=True):
                 result.peak_mb = worker.ask({"do": "memory"})["peak_mb"]
             # Throughput last: its one-thread streams change a process for good (torch's thread count is global).
             slowest = max(result.latency_ms for result in results)
             count = max(FEWEST, min(throughput_texts, int(1000 * TURN_S / slowest)))
+            message = {"do": "throughput", "texts": count, "rounds": 3}
             for worker, result in zip(workers if throughput_texts else [], results, strict=False):
                 # One turn each, so that the copies of one model alone are held at a time.
-                patience.wait(worker)
-                result.rounds_per_s = worker.ask({"do": "throughput", "texts": count, "rounds": 3})["per_s"]
-                result.throughput_disturbance = worker.disturbance
+                answer = patience.take(worker, message)
+                if worker.disturbance and patience.left > 0:
+                    answer = patience.take(worker, message, again=True)
+                result.rounds_per_s, result.throughput_disturbance = answer["per_s"], worker.disturbance
         finally:
             for worker in workers:
                 worker.close()
@@ -301,7 +307,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", PACKED, "pytorch
 
 
 def model_bytes(folder: Path) -> int:
-    """Bytes of what is loaded of a model folder: the first kind of weights there is (an index with its shards), configuration, tokenizer."""
+    """Bytes of what is loaded of a model folder: weights (the first of `WEIGHTS` that is there, an index with its shards),
+    configuration and tokenizer."""
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     files = {folder / "config.json", folder / "tokenizer.json"} | ({found} if found else set())
     if found and found.suffix == ".json":

@@ -3,6 +3,7 @@
 On Linux alone: elsewhere nothing is read, and only the spread of the rounds tells a busy machine.
 """
 
+import math
 import os
 import sys
 import time
@@ -11,8 +12,8 @@ from pathlib import Path
 
 BACKGROUND = 0.08
 """Part of the processors that other processes may take; beyond the processors that the worker leaves free they may take all."""
-WAITING = 0.05
-"""Part of its time that each thread of the worker may wait for a processor."""
+WAITING = 0.07
+"""Seconds in each second that a thread may wait for a processor; √n of it for n threads, for one that waits holds others up."""
 STOLEN = 0.03
 """Part of its time that the host of a virtual machine may keep a processor to itself."""
 THROTTLED = 0.01
@@ -65,8 +66,8 @@ class Load:
     def disturbance(self, threads: int, processors: Processors) -> str:
         """What disturbs a worker of so many threads, in words; "" where nothing does.
 
-        Other processes disturb only where they need processors that the worker uses. A thread is slowed by what runs on the other half of its
-        physical processor too, so free ones are counted in physical ones as long as the threads are fewer.
+        Other processes disturb only where they need processors that the worker uses. A thread is slowed by what runs on the other
+        half of its physical processor too, so free ones are counted in physical ones as long as the threads are fewer.
         """
         logical = processors.logical
         free = max(0, (processors.physical if threads <= processors.physical else logical) - threads)
@@ -76,8 +77,8 @@ class Load:
             return f"the host of this virtual machine takes {self.stolen:.1f} of {logical} processors"
         if self.throttled > THROTTLED:
             return f"the container's quota stops it for {self.throttled:.0%} of the time"
-        if self.waiting > WAITING * threads:
-            return f"its threads wait for a processor {self.waiting:.2f} s in each second"
+        if self.waiting > WAITING * math.sqrt(threads):
+            return f"its threads wait {self.waiting:.2f} s in each second for a processor"
         return ""
 
 

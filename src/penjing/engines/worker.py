@@ -51,7 +51,7 @@ def _milliseconds(call: Callable[[], Any]) -> float:
 def throughput(streams: list[Engine], encoded: Encoded, batch: int) -> float:
     """Texts per second, batches of exactly equal length shared among one-thread streams.
 
-    Threads of one process serve PyTorch as well as processes would: both answer as many texts per second (benchmarks in LOG.md).
+    Threads of one process are as fair to PyTorch as processes: LOG.md has the figures.
     """
     work = [encoded.feeds(rows) for rows in encoded.exact_batches(batch)][::-1]
 
