@@ -139,14 +139,15 @@ class _Teaching:
         encoded, targets = Encoded.joined([train.encoded, dev.encoded]), np.concatenate([learned_from, judged_by])
         held = np.arange(len(train), len(encoded))
         if self.kind == "logistic":
-            learned = logistic.fit(train.encoded, learned_from)
+            fitted = logistic.fit(train.encoded, learned_from)
         elif self.kind == "trees":
-            learned = trees.fit(encoded, targets, trees.TreesSettings(seed=seed), held=held)
+            fitted = trees.fit(encoded, targets, trees.TreesSettings(seed=seed), held=held)
         else:
-            vectors = static.token_vectors(self.teacher, static.frame_of(encoded), seed=seed)
-            learned = static.fit(encoded, targets, vectors, held=held, pairs=self.segments, settings=static.StaticSettings(seed=seed))
-        learned.write(folder / "model" / FILE)
-        return sum(int(array.size) for array in learned.arrays.values()), ""
+            before, after = static.frame_of(self.job.data.tokenizer)
+            vectors, how = static.token_vectors(self.teacher, (before, after), seed=seed), static.StaticSettings(seed=seed)
+            fitted = static.fit(encoded, targets, vectors, {*before, *after}, held=held, pairs=self.segments, settings=how)
+        fitted.write(folder, dev.encoded)
+        return sum(int(array.size) for array in fitted.learned.arrays.values()), ""
 
     def teach_bilstm(self, folder: Path, train: Examples, dev: Examples) -> tuple[int, str]:
         """A BiLSTM: a folder that transformers loads."""

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned, ngrams
 from penjing.errors import InputError
+from penjing.students.fitted import Fitted
 
 Array = NDArray[Any]
 NEGLIGIBLE = 1e-3
@@ -29,36 +30,58 @@ class LogisticSettings:
     strength: float = 10.0
 
 
-def fit(texts: Encoded, targets: Array, settings: LogisticSettings | None = None) -> Learned:
+def fit(texts: Encoded, targets: Array, settings: LogisticSettings | None = None) -> Fitted:
     """The regression on `targets`, probabilities (N, C) or labels as ones and zeros.
 
     A text is its n-grams (`engines.numpy.ngrams`), 1/√(how many they are) each, so that its length is 1.
     """
     s = settings or LogisticSettings()
-    text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
+    _, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
     used = np.bincount(bucket, minlength=1 << s.bits) >= s.least
-    value, kept = 1 / np.sqrt(np.bincount(text))[text], used[bucket]
-    column = (np.cumsum(used) - 1)[bucket[kept]]
-    x = csr_matrix((value[kept], (text[kept], column)), shape=(len(texts), int(used.sum())))
-    weights, bias = regression(x, targets, s.strength)
+    model = fitted_regression(_features(texts, used, s), targets, s.strength)
+    weights, bias = coefficients(model, targets.shape[1])
     arrays: dict[str, Array] = {
         "used": np.packbits(used, bitorder="little"),
         "weights": margins(weights).astype(np.float16),
         "bias": margins(bias).astype(np.float32),
     }
-    return Learned("logistic", arrays, {"bits": s.bits, "orders": s.orders})
+
+    def answers(texts: Encoded) -> Array:
+        scores = model.decision_function(_features(texts, used, s))
+        z = np.full((len(texts), targets.shape[1]), ABSENT)
+        z[:, model.classes_] = np.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
+        return z
+
+    return Fitted(Learned("logistic", arrays, {"bits": s.bits, "orders": s.orders}), answers)
+
+
+def _features(texts: Encoded, used: Array, s: LogisticSettings) -> Any:
+    """The n-grams of each text in the buckets that are `used`, as a sparse matrix (N, F)."""
+    text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
+    value, kept = 1 / np.sqrt(np.bincount(text))[text], used[bucket]
+    column = (np.cumsum(used) - 1)[bucket[kept]]
+    return csr_matrix((value[kept], (text[kept], column)), shape=(len(texts), int(used.sum())))
 
 
 def regression(x: Any, targets: Array, strength: float) -> tuple[Array, Array]:
-    """Weights (F, C) and biases (C,) of least Σ cross-entropy(targets, softmax) + ‖w‖²/(2·`strength`), x (N, F) dense or sparse."""
-    rows, classes, weight = repeated(targets)
-    present = classes_of(classes)
-    model = LogisticRegression(C=strength, max_iter=500).fit(x[rows], classes, sample_weight=weight)
+    """Weights (F, C) and biases (C,) of `fitted_regression`."""
+    return coefficients(fitted_regression(x, targets, strength), targets.shape[1])
+
+
+def fitted_regression(x: Any, targets: Array, strength: float) -> Any:
+    """scikit-learn's model of least Σ cross-entropy(targets, softmax) + ‖w‖²/(2·`strength`), x (N, F) dense or sparse."""
+    rows, labels, weight = repeated(targets)
+    classes_of(labels)
+    return LogisticRegression(C=strength, max_iter=500).fit(x[rows], labels, sample_weight=weight)
+
+
+def coefficients(model: Any, classes: int) -> tuple[Array, Array]:
+    """Weights (F, C) and biases (C,) of a fitted regression, whose own classes may be fewer."""
     coef, intercept = model.coef_, model.intercept_
-    if len(present) == 2:
+    if len(model.classes_) == 2:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    weights, bias = np.zeros((x.shape[1], targets.shape[1])), np.full(targets.shape[1], ABSENT)
-    weights[:, present], bias[present] = coef.T, intercept
+    weights, bias = np.zeros((coef.shape[1], classes)), np.full(classes, ABSENT)
+    weights[:, model.classes_], bias[model.classes_] = coef.T, intercept
     return weights, bias
 
 

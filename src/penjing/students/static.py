@@ -4,6 +4,7 @@ With a linear head this is a bag of tokens, and stored as one: a row of logits p
 which takes many texts to learn, or compares two texts.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,16 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned
 from penjing.maths.losses import soft_kl
 from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.students.fitted import Fitted
 from penjing.students.logistic import drawn, regression
 from penjing.training.rows import RowAdamW
 
 Array = NDArray[Any]
+Frame = tuple[tuple[int, ...], tuple[int, ...]]
+"""Special tokens before a text, and after it."""
 TOKENS = 512
 """Tokens of the vocabulary that the teacher reads at once."""
 HIDDEN = 64
@@ -55,19 +60,22 @@ class StaticSettings:
 # -- vectors -----------------------------------------------------------------------------------------------------
 
 
-def frame_of(texts: Encoded) -> tuple[int, int]:
-    """The tokens that begin and end a text: [CLS] and [SEP]."""
-    return int(texts.ids[0]), int(texts.ids[texts.offsets[1] - 1])
+def frame_of(tokenizer: Tokenizer) -> Frame:
+    """The special tokens that the tokenizer puts before and after a text, as [CLS] and [SEP]; none where it puts none."""
+    encoding = tokenizer.encode("a")
+    own = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    first, last = (own[0], own[-1] + 1) if own else (len(encoding.ids), len(encoding.ids))
+    return tuple(encoding.ids[:first]), tuple(encoding.ids[last:])
 
 
-def token_vectors(teacher: PenjingPreTrainedModel, frame: tuple[int, int], width: int = 256, seed: int = 0) -> NDArray[np.float32]:
+def token_vectors(teacher: PenjingPreTrainedModel, frame: Frame, width: int = 256, seed: int = 0) -> NDArray[np.float32]:
     """`token_states` in their `width` principal components: (V, width), or fewer where the teacher has fewer."""
     return principal(token_states(teacher, frame), width, seed)
 
 
 @torch.inference_mode()
-def token_states(teacher: PenjingPreTrainedModel, frame: tuple[int, int]) -> NDArray[np.float32]:
-    """What the teacher's encoder makes of each token t alone, [CLS] t [SEP]: the mean of the three last hidden states, (V, H).
+def token_states(teacher: PenjingPreTrainedModel, frame: Frame) -> NDArray[np.float32]:
+    """What the teacher's encoder makes of each token t alone in its `frame`, [CLS] t [SEP]: the mean of their last hidden states, (V, H).
 
     The mean, not the middle one, because a fine-tuned head reads [CLS]: its state says what the teacher thinks of this token.
     """
@@ -75,8 +83,8 @@ def token_states(teacher: PenjingPreTrainedModel, frame: tuple[int, int]) -> NDA
     encoder.eval()
     device, result = next(teacher.parameters()).device, []
     for tokens in torch.arange(teacher.config.vocab_size).split(TOKENS):
-        first, last = (torch.full_like(tokens, token) for token in frame)
-        states = encoder(torch.stack([first, tokens, last], dim=1).to(device)).last_hidden_state
+        before, after = ([torch.full_like(tokens, token) for token in side] for side in frame)
+        states = encoder(torch.stack([*before, tokens, *after], dim=1).to(device)).last_hidden_state
         result.append(states.float().mean(dim=1).cpu().numpy())
     return np.concatenate(result)
 
@@ -96,16 +104,18 @@ def frequency_weights(texts: Encoded, vocabulary: int, a: float) -> Array:
 
 
 def fit(
-    texts: Encoded, targets: Array, vectors: Array, *, held: Array | None = None, pairs: bool = False, settings: StaticSettings | None = None,
-) -> Learned:  # fmt: skip
+    texts: Encoded, targets: Array, vectors: Array, specials: Collection[int], *, held: Array | None = None, pairs: bool = False,
+    settings: StaticSettings | None = None,
+) -> Fitted:  # fmt: skip
     """A head on the means of the tokens' `vectors` (V, W), and then both together, for `targets`, probabilities (N, C).
 
     Args:
+        specials: the tokens of `frame_of`, which no mean counts.
         held: numbers of the texts that the epoch is chosen by, and nothing learned from; None: a tenth.
         pairs: whether texts come in two; the features are then `engines.numpy.pair_features`.
     """
     s = settings or StaticSettings()
-    specials = sorted(set(frame_of(texts)))
+    specials = sorted({int(token) for token in specials})
     bags = segments(texts, specials, pairs)
     vectors = vectors * frequency_weights(bags, len(vectors), s.frequent)[:, None]
     seen = np.unique(bags.ids)
@@ -121,11 +131,17 @@ def fit(
     _, network, weighted = min(found, key=lambda each: each[0])
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     weighted[seen] = state.pop("bag.weight")
+    network.bag = nn.EmbeddingBag.from_pretrained(torch.from_numpy(weighted.astype(np.float32)), mode="mean")
+
+    @torch.inference_mode()
+    def answers(texts: Encoded) -> Array:
+        return np.asarray(network.eval()(segments(texts, specials, pairs), np.arange(len(texts))).numpy())
+
     if not pairs and not state["hidden"].shape[1] and state["linear"].shape[1] < weighted.shape[1]:
         weighted, classes = weighted @ state["linear"], state["linear"].shape[1]
         state |= {"linear": np.eye(classes), "hidden": np.zeros((classes, 0))}
     halves = {name: value.astype(np.float16) for name, value in {"vectors": weighted, **state}.items() if value.ndim == 2}
-    return Learned("static", state | halves, {"pairs": pairs, "specials": specials})
+    return Fitted(Learned("static", state | halves, {"pairs": pairs, "specials": specials}), answers)
 
 
 def _heads(s: StaticSettings, pairs: bool) -> list[StaticSettings]:

@@ -9,6 +9,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned, ngrams
+from penjing.students.fitted import Fitted
 from penjing.students.logistic import ABSENT, classes_of, drawn, repeated
 
 Array = NDArray[Any]
@@ -43,7 +44,7 @@ class Grown:
     trees: list[Array]
 
 
-def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None, *, held: Array | None = None) -> Learned:
+def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None, *, held: Array | None = None) -> Fitted:
     """Trees of least cross-entropy with `targets`, probabilities (N, C) or labels as ones and zeros.
 
     Args:
@@ -56,7 +57,7 @@ def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None, *
     learned = np.setdiff1d(np.arange(len(texts)), held)
     inside = np.isin(text, learned)
     buckets = strongest(np.searchsorted(learned, text[inside]), bucket[inside], targets[learned], s.features, s.least, 1 << s.bits)
-    grown, present = _grow(presence(text, bucket, buckets, len(texts)), targets, learned, held, s)
+    model, grown, present = _grow(presence(text, bucket, buckets, len(texts)), targets, learned, held, s)
     classes = targets.shape[1]
     bias = np.full(1 if classes == 2 else classes, 0.0 if classes == 2 else ABSENT, np.float32)
     if classes > 2:
@@ -64,7 +65,16 @@ def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None, *
     for each in grown:
         bias[each.output] = each.base
     arrays, depth = _arrays(grown, buckets)
-    return Learned("trees", arrays | {"bias": bias}, {"bits": s.bits, "orders": s.orders, "depth": depth})
+
+    def answers(texts: Encoded) -> Array:
+        text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
+        scores = model.decision_function(presence(text, bucket, buckets, len(texts))).reshape(len(texts), -1)
+        z = np.full((len(texts), classes), ABSENT)
+        z[:, present] = 0
+        z[:, present[-scores.shape[1] :]] = scores
+        return z
+
+    return Fitted(Learned("trees", arrays | {"bias": bias}, {"bits": s.bits, "orders": s.orders, "depth": depth}), answers)
 
 
 def strongest(text: Array, bucket: Array, targets: Array, count: int, least: int, size: int) -> NDArray[np.uint32]:
@@ -96,8 +106,8 @@ def _options(s: TreesSettings, hold_out: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _grow(x: Array, targets: Array, learned: Array, held: Array, s: TreesSettings) -> tuple[list[Grown], Array]:
-    """The trees of each output, and the classes that there are. A text has rows of several classes, and is held out with all of them."""
+def _grow(x: Array, targets: Array, learned: Array, held: Array, s: TreesSettings) -> tuple[Any, list[Grown], Array]:
+    """The fitted model, its trees of each output, and the classes that there are. A text has rows of several classes, and is held out with all of them."""
     rows, labels, weights = repeated(targets[learned])
     present, judged = classes_of(labels), {}
     if len(held):
@@ -107,7 +117,7 @@ def _grow(x: Array, targets: Array, learned: Array, held: Array, s: TreesSetting
     model = HistGradientBoostingClassifier(**_options(s, bool(judged)))
     bases, trees = grown_trees(model.fit(x[learned[rows]], labels, sample_weight=weights, **judged))
     outputs = [0] if targets.shape[1] == 2 else present[-len(bases) :].tolist()
-    return [Grown(*each) for each in zip(outputs, bases, trees, strict=True)], present
+    return model, [Grown(*each) for each in zip(outputs, bases, trees, strict=True)], present
 
 
 def grown_trees(model: Any) -> tuple[list[float], list[list[Array]]]:

@@ -1,0 +1,46 @@
+"""What the library that fitted a student of arrays answers itself: the arrays that are shipped are held against it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.arrays import Encoded, load_rows, save_rows
+from penjing.engines.numpy import FILE, Learned, NumpyEngine
+
+FITTED = "fitted.npz"
+FITTED_TEXTS = 64
+"""Texts held out, the first ones, whose logits by the fitted model are kept."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A student as the arrays that are shipped, and the logits (N, C) that scikit-learn or torch gives for texts."""
+
+    learned: Learned
+    answers: Callable[[Encoded], NDArray[Any]]
+
+    def write(self, folder: Path, held: Encoded) -> None:
+        """The arrays to `folder`/model/, and to `folder` what the fitted model answers the first texts of `held`."""
+        self.learned.write(folder / "model" / FILE)
+        save_rows(folder / FITTED, list(self.answers(_first(held)).astype(np.float32)))
+
+
+def largest_difference(folder: Path, exported: Path, held: Encoded) -> float:
+    """Between the logits of the fitted model, as `Fitted.write` left them in `folder`, and those of the file `exported` on the same texts.
+
+    A constant that is added to all logits of a text makes no difference to its answer and is left out.
+    """
+    found = NumpyEngine(Learned.read(exported)).logits(_first(held))
+    return max(float(np.abs(_centred(a) - _centred(b)).max()) for a, b in zip(load_rows(folder / FITTED), found, strict=True))
+
+
+def _first(held: Encoded) -> Encoded:
+    return held.take(np.arange(min(FITTED_TEXTS, len(held))))
+
+
+def _centred(z: NDArray[Any]) -> NDArray[np.float64]:
+    return z.astype(np.float64) - z.astype(np.float64).mean()
