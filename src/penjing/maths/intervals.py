@@ -52,9 +52,10 @@ def tango(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, confidence: float = 
 def effects_interval(effects: Floats, size: float, variance: float, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of the sum of what examples lose (above 0) and gain (below 0), most of them neither.
 
-    Losses and gains are each a count of flips times their effect: the score interval of a Poisson count, scaled (Dobson et
-    al. 1991), of as many flips as have the same mean and variance; the two are put together by squaring and adding (Zou & Donner 2008,
-    equation 3). With no flip at all the effect is taken to be `size`.
+    Losses and gains are each a count of flips times an effect: a scaled Poisson interval (Dobson et al. 1991), here the score
+    interval of as many flips as have the same mean and variance. The two are put together by squaring and adding (Zou & Donner 2008, equation 3).
+    Large effects are rare and may not have been seen: the ends away from 0 take the effect that matches the skewness
+    of all flips, and with no flip at all it is taken to be `size`.
 
     Args:
         effects: (N,), adding up to the difference.
@@ -62,15 +63,15 @@ def effects_interval(effects: Floats, size: float, variance: float, confidence: 
         variance: of the difference, for large N; where flips are many the interval is that of the normal distribution with it.
     """
     z = z_of(confidence)
-    poisson = float((effects**2).sum())
-    scale = np.sqrt(variance / poisson) if poisson else 1.0
+    squares = float((effects**2).sum())
+    scale = np.sqrt(variance / squares) if squares else 1.0
+    skewed = float((np.abs(effects) ** 3).sum()) / squares if squares else 0.0
     below, above = [], []
     for part in (np.maximum(effects, 0), np.maximum(-effects, 0)):
-        total, squares = float(part.sum()), float((part**2).sum())
-        each, scaled = (squares / total, scale) if total else (size, 1.0)
-        count = total / each if total else 0.0
-        half = z * np.sqrt(count + z**2 / 4)
-        below.append(min(total, scaled * each * (half - z**2 / 2)))
-        above.append(scaled * each * (half + z**2 / 2))
+        total, second = float(part.sum()), float((part**2).sum())
+        usual, scaled = (second / total, scale) if total else (size, 1.0)
+        large = max(usual, skewed)
+        below.append(min(total, scaled * z * (np.sqrt(second + (z * usual / 2) ** 2) - z * usual / 2)))
+        above.append(scaled * z * (np.sqrt(second + (z * large / 2) ** 2) + z * large / 2))
     middle = float(effects.sum())
     return middle - float(np.hypot(below[0], above[1])), middle + float(np.hypot(above[0], below[1]))
