@@ -29,7 +29,7 @@ from conftest import (
 from safetensors.torch import load_file, save_file
 
 from penjing.blueprint import Head
-from penjing.checkpoint import blueprint_at, blueprint_of, head_of, label_names, read, write
+from penjing.checkpoint import blueprint_at, blueprint_of, check_head, head_of, label_names, read, write
 from penjing.errors import InputError
 from penjing.surgery import LayerSelection, Selection, cut
 
@@ -516,3 +516,21 @@ def test_a_pruned_model_lives_without_penjing(family: str, head: Head, fresh: di
         assert set(result["pipeline"]) <= {"B-X", "I-X"}
     if head == "masked":
         assert len(result["pipeline"]) == 5
+
+
+def test_a_head_for_another_task_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = tiny_teacher(tmp_path / "m")
+    check_head(folder, "sequence", "classification")
+    config = json.loads((folder / "config.json").read_text())
+    for changes, head, said in (
+        ({}, "token", "no trained head for classification"),
+        ({"problem_type": "multi_label_classification"}, "sequence", "2 outputs (multi_label_classification)"),
+        ({"problem_type": "regression"}, "sequence", "2 outputs (regression)"),
+        ({"id2label": {"0": "score"}, "label2id": {"score": 0}}, "sequence", "with 1 output,"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(InputError) as caught:
+            check_head(folder, head, "classification", "--teacher")
+        assert said in str(caught.value) and str(caught.value).startswith("--teacher") and "\n" not in str(caught.value)
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "single_label_classification"}))
+    check_head(folder, "sequence", "classification")

@@ -73,6 +73,10 @@ def test_settings_that_differ_and_steps_left_out(tmp_path: Path) -> None:
         ("distill: {losses: kl}", "give a mapping of names to weights"),
         ("texts: {how: magic}", "allowed are neighbours"),
         ("student: gpt", "'gpt' is none; allowed are bilstm"),
+        ("student: logistic\nprune: {macs: 0.5}", "a logistic has nothing that prune could change"),
+        ("student: trees\nsparsify: true\nstore: true", "set sparsify, store to false"),
+        ("student: bilstm\nquantize: {texts: 9}", "nothing that quantize could change"),
+        ("student: static\ngradual: {part: 0.2}", "nothing that gradual could change"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
@@ -101,6 +105,11 @@ def test_a_step_that_is_left_out_by_itself_can_be_asked_for(tmp_path: Path, name
         recipe = _recipe(tmp_path, name + text)
         assert recipe == replace(Recipe(), **{name: expected})
         assert recipe.by_hand == (expected is not None)
+
+
+def test_a_student_that_is_no_bert_is_distilled_and_nothing_else(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path, "student: logistic\ndistill: {losses: {kl: 1}}")
+    assert (recipe.student, recipe.prune, recipe.quantize) == ("logistic", None, None) and recipe.distill
 
 
 def test_a_setting_can_be_taken_back(tmp_path: Path) -> None:

@@ -183,6 +183,22 @@ def head_of(model: str | Path) -> Head:
     return _head_of(_read_config(locate(model))[0])
 
 
+def check_head(model: str | Path, head: Head, task: str, option: str = "model") -> None:
+    """Refuse a checkpoint that has no trained head for a task which takes one label of several, of each text or word.
+
+    A head of one output (regression) has no second label to choose, and the outputs of a multi-label head do not exclude one another.
+    """
+    config = _read_config(locate(model))[0]
+    if _head_of(config) != head:
+        raise InputError(f"{option}: {model} has no trained head for {task}; make one with penjing train")
+    kind, outputs = config.get("problem_type"), blueprint_at(model).outputs
+    if outputs < 2 or kind not in (None, "single_label_classification"):
+        raise InputError(
+            f"{option}: {model} answers with {outputs} {'output' if outputs == 1 else 'outputs'}{f' ({kind})' if kind else ''}, and {task}"
+            " takes one label of at least two; give a model that was trained for that, or make one with penjing train"
+        )
+
+
 def blueprint_at(model: str | Path) -> Blueprint:
     """The blueprint of a checkpoint, from its configuration alone."""
     config, family = _read_config(locate(model))

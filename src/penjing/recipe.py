@@ -179,6 +179,11 @@ class Recipe:
             raise InputError(f"--recipe: the student {self.student!r} is none; allowed are {', '.join(STUDENTS)}")
         if self.student and not self.distill:
             raise InputError(f"--no-training: a {self.student} is nothing before it is taught; leave the option out")
+        beside = [name for name in ("prune", "gradual", "sparsify", "store", "quantize") if getattr(self, name)]
+        if self.student and beside:
+            raise InputError(
+                f"--recipe: a {self.student} has nothing that {beside[0]} could change; set {', '.join(beside)} to false, or leave student out"
+            )
         if self.gradual and not self.distill:
             raise InputError("--schedule: gradual structured pruning trains; leave --no-training out, or prune in one shot")
         if self.sparsify and not self.distill and (self.sparsify.schedule != "one-shot" or self.sparsify.importance not in UNTRAINED):
@@ -339,6 +344,8 @@ def read_recipe(path: Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--recipe: {path} cannot be read as YAML ({str(error).splitlines()[0]})") from error
+    if isinstance(content, dict) and content.get("student"):  # nothing is cut or rounded by default then
+        content = {"prune": False, "quantize": False} | content
     return _merge(Recipe(), content, str(path))
 
 

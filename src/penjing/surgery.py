@@ -158,7 +158,7 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
         for axis, counts in enumerate(axes.get(part, ())):
             chosen = index.get(counts)
             if chosen is not None:
-                value = value.index_select(axis, torch.tensor(chosen, dtype=torch.long))
+                value = value.index_select(axis, torch.tensor(chosen, dtype=torch.long, device=value.device))
         if value.shape[0]:  # a layer without heads has no query, one without neurons no up
             result[new_name] = value.clone()
     return result

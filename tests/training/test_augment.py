@@ -16,9 +16,7 @@ from penjing.errors import InputError
 from penjing.training import augment
 from penjing.training.augment import (
     by_masked_lm,
-    by_masking,
     by_neighbours,
-    by_ngrams,
     by_rules,
     neighbours,
     replaceable,
@@ -33,14 +31,20 @@ TABLE = np.random.default_rng(0).standard_normal((len(TOKENS), 8)).astype(np.flo
 NEAR = neighbours(TABLE, ALLOWED.whole, 3)
 MODEL = penjing_model(Blueprint(len(TOKENS), 64, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "masked"))
 
+
+def by_ngrams(texts: Encoded, copies: int, rate: float, seed: int) -> Encoded:
+    """The rule of n-grams alone."""
+    return by_rules(texts, None, MASK, ALLOWED, copies, seed, p_mask=0, p_near=0, p_ngram=rate)
+
+
 Way = Callable[[Encoded, float, int], Encoded]
 REPLACING: dict[str, Way] = {
     "neighbours": lambda texts, rate, seed: by_neighbours(texts, NEAR, ALLOWED, 4, rate, seed),
     "masked-lm": lambda texts, rate, seed: by_masked_lm(texts, MODEL, MASK, ALLOWED, 4, rate, 3, seed),
-    "masking": lambda texts, rate, seed: by_masking(texts, MASK, ALLOWED, 4, rate, seed),
+    "masking": lambda texts, rate, seed: by_rules(texts, None, MASK, ALLOWED, 4, seed, p_mask=rate, p_ngram=0),
     "rules": lambda texts, rate, seed: by_rules(texts, NEAR, MASK, ALLOWED, 4, seed, p_mask=rate / 2, p_near=rate / 2, p_ngram=0),
 }
-WAYS = REPLACING | {"n-grams": lambda texts, rate, seed: by_ngrams(texts, ALLOWED, 4, rate, seed)}
+WAYS = REPLACING | {"n-grams": lambda texts, rate, seed: by_ngrams(texts, 4, rate, seed)}
 BODY = st.lists(st.integers(UNK, len(TOKENS) - 1).filter(lambda token: token not in (CLS, SEP)), min_size=1, max_size=12)
 
 
@@ -204,7 +208,7 @@ def test_of_masked_words_the_likeliest_are_drawn(monkeypatch: pytest.MonkeyPatch
 
 @given(st.lists(st.integers(SEP + 2, len(TOKENS) - 1), min_size=1, max_size=20), BODY, st.integers(0, 9))
 def test_an_ngram_is_whole_words_in_a_row_between_the_framing_tokens(body: list[int], second: list[int], seed: int) -> None:
-    for ids, types in rows_of(by_ngrams(text(body, second), ALLOWED, 3, 1.0, seed)):
+    for ids, types in rows_of(by_ngrams(text(body, second), 3, 1.0, seed)):
         assert [i for i in ids if i in (CLS, SEP)] == [CLS, SEP, SEP] and ids[0] == CLS and ids[-1] == SEP
         assert types == sorted(types) and types.count(1) == len(ids) - ids.index(SEP) - 1
         for whole, part in zip((body, second), (ids[1 : ids.index(SEP)], ids[ids.index(SEP) + 1 : -1]), strict=True):
@@ -215,7 +219,7 @@ def test_an_ngram_is_whole_words_in_a_row_between_the_framing_tokens(body: list[
 
 def test_ngrams_have_one_to_five_words_from_anywhere() -> None:
     body = [i for i in range(SEP + 2, len(TOKENS)) if ALLOWED.whole[i]]
-    grams = [ids[1:-1] for ids, _ in rows_of(by_ngrams(text(body), ALLOWED, 400, 1.0, 0))]
+    grams = [ids[1:-1] for ids, _ in rows_of(by_ngrams(text(body), 400, 1.0, 0))]
     assert {len(gram) for gram in grams} == {1, 2, 3, 4, 5} and {i for gram in grams for i in gram} == set(body)
 
 

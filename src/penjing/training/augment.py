@@ -104,19 +104,6 @@ def by_neighbours(texts: Encoded, near: NDArray[np.int32], allowed: Words, copie
     return by_rules(texts, near, 0, allowed, copies, seed, p_mask=0.0, p_near=rate, p_ngram=0.0)
 
 
-def by_masking(texts: Encoded, mask_id: int, allowed: Words, copies: int, rate: float, seed: int) -> Encoded:
-    """Each word replaced with probability `rate` by the mask; up to `copies` new texts of each (Tang et al. 2019)."""
-    return by_rules(texts, None, mask_id, allowed, copies, seed, p_mask=rate, p_near=0.0, p_ngram=0.0)
-
-
-def by_ngrams(texts: Encoded, allowed: Words, copies: int, rate: float, seed: int) -> Encoded:
-    """An n-gram of each text with probability `rate`; up to `copies` new texts of each. Not for tagging: positions move.
-
-    Framing tokens stay, and n of 1 … 5 words in a row between each two: each text of a pair keeps some (Tang et al. 2019).
-    """
-    return by_rules(texts, None, 0, allowed, copies, seed, p_mask=0.0, p_near=0.0, p_ngram=rate)
-
-
 def by_rules(
     texts: Encoded, near: NDArray[np.int32] | None, mask_id: int, allowed: Words, copies: int, seed: int,
     *, p_mask: float = 0.1, p_near: float = 0.1, p_ngram: float = 0.25,
