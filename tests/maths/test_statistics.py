@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
-from penjing.maths.statistics import Stats, bootstrap, paired_bootstrap, randomization_test
+from penjing.maths.statistics import Stats, bootstrap, holm, mcnemar, paired_bootstrap, randomization_test
 
 
 def mean(total: Stats) -> NDArray[np.float64]:
@@ -118,3 +119,26 @@ def test_a_seed_says_all() -> None:
     for call in (lambda s: bootstrap(a, mean, seed=s), lambda s: randomization_test(a, b, mean, seed=s)):
         assert call(1) == call(1)
         assert len({call(s) for s in range(5)}) > 1
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemars_p_is_the_binomial_one(lost: int, gained: int) -> None:
+    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert mcnemar(lost, gained) == pytest.approx(expected)
+
+
+def test_holm_steps_down_and_never_back() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == [] and holm([0.3]) == [0.3] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_between_p_and_bonferroni_in_the_same_order(p: list[float]) -> None:
+    found = holm(p)
+    assert all(a <= b <= min(1, len(p) * a) for a, b in zip(p, found, strict=True))
+    assert all(found[i] <= found[j] for i in range(len(p)) for j in range(len(p)) if p[i] <= p[j])
+
+
+def test_holm_rejects_no_true_null_in_95_of_100_tables() -> None:
+    p = np.random.default_rng(0).random((4000, 8))
+    assert np.mean([min(holm(row)) < 0.05 for row in p]) == pytest.approx(0.05, abs=0.012)
