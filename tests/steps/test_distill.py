@@ -23,6 +23,7 @@ from penjing.steps.multitask import Companion, Multitask
 from penjing.students import bilstm
 from penjing.tasks.task import Classification, Examples, Tagging
 from penjing.texts import TextSettings
+from penjing.training import teacher as cache
 from penjing.training.loop import Schedule, fit, silent
 from penjing.training.teacher import TeacherOutputs
 
@@ -34,6 +35,10 @@ SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=1e-3, patience=100)
 
 class Killed(Exception):
     pass
+
+
+def broken(*what: Any, **options: Any) -> Any:
+    raise Killed
 
 
 def texts(count: int = 40, seed: int = 0) -> Examples:
@@ -196,7 +201,9 @@ def test_other_losses_than_the_presets_fail_by_no_setting_that_nobody_gave(prese
 def test_a_learning_rate_that_is_given_is_taken() -> None:
     found = distilling("states", None, 2e-5, None, {}, {"layers": 2}, None, TextSettings(), given_student=False).distill
     assert found and found.schedule.learning_rate == 2e-5
-    with pytest.raises(InputError, match="learning-rate"):
+    with pytest.raises(InputError, match="--learning-rate: 0 is out of range"):
+        distilling("states", None, 0.0, None, {}, {"layers": 2}, None, TextSettings(), given_student=False)
+    with pytest.raises(InputError, match="fitted, not trained"):
         distilling("logistic", None, 0.0, None, {}, {}, None, TextSettings(), given_student=False)
 
 
@@ -205,3 +212,27 @@ def test_a_recipe_says_the_default_of_before(tmp_path: Path) -> None:
     file.write_text("distill: {temperature: 2, layer_map: descent, states_first: 0}")
     found = read_recipe(file).distill
     assert found and (found.temperature, found.layer_map, found.states_part) == (2, "descent", 0)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_teacher_that_runs_beside_its_student_is_moved_back(tasks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CACHE_LIMIT", 0)
+    given = step(tmp_path / "0", losses={"states": 1.0})
+    other = step(tmp_path / "1", losses={"states": 1.0})
+    teachers = [given.teacher, other.teacher][:tasks]
+    moved: list[list[str]] = []
+    for teacher in teachers:
+        moved.append([])
+        teacher.register_forward_hook(lambda *_, own=moved[-1]: own.append("asked"))
+        monkeypatch.setattr(teacher, "to", lambda device, own=moved[-1], teacher=teacher: (own.append(str(device)), teacher)[1])
+    if tasks == 2:
+        taught(Multitask(given, [Companion(other, texts(24, 4), penjing_model(SHALLOW, 6))]))
+    else:
+        taught(given)
+    assert all(each[-3:] == ["cpu", "asked", "cpu"] for each in moved)  # to the student's device, and once more at the end
+    for each in moved:
+        each.clear()
+    monkeypatch.setattr(distill, "fit", broken)
+    with pytest.raises(Killed):  # moved back also where the training breaks off
+        taught(given)
+    assert moved[0] == ["cpu"]

@@ -50,6 +50,10 @@ class Schedule:
     seed: int = 0
     minutes: float | None = None
 
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise InputError(f"--learning-rate: {self.learning_rate:g} is out of range; give more than 0, as 1e-4")
+
 
 class Progress(Protocol):
     """What the loop tells: shown as a bar by the command line, by nobody in a library call."""
