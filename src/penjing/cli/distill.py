@@ -7,6 +7,7 @@ import typer
 
 from penjing.cli.one_step import places_text
 from penjing.cli.options import (
+    Confidence,
     Engine,
     EvalFile,
     Json,
@@ -23,6 +24,7 @@ from penjing.cli.options import (
     TextColumns,
     Threads,
     TrainFile,
+    Wait,
     app,
     say,
 )
@@ -49,7 +51,7 @@ def distill(
         " fsp, nst.")] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Of the loss kl-entropy: the weight of the student's entropy.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the teacher's answers.")] = None,
-    layer_map: Annotated[str | None, typer.Option("--layer-map", help="Which layers are matched: descent, uniform, last, first, learned, or"
+    layer_map: Annotated[str | None, typer.Option("--layer-map", help="Which layers are matched: kept, descent, uniform, last, first, learned, or"
         " pairs as 1:2,2:4.")] = None,
     relation_heads: Annotated[int | None, typer.Option("--relation-heads", min=1, help="Of the loss relations.")] = None,
     levels: Annotated[int | None, typer.Option("--levels", min=1, help="How many matched layers the loss levels takes.")] = None,
@@ -71,7 +73,7 @@ def distill(
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="3; of a BiLSTM 10.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps the teacher's outputs for further runs.")] = None,
-    max_drop: MaxDrop = None, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0, max_length: MaxLength = 0,
+    max_drop: MaxDrop = None, confidence: Confidence = None, wait: Wait = 30, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0, max_length: MaxLength = 0,
     text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "", positive: Positive = "", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Teach a small student: its losses from a preset or one by one, its texts as they are or more of them. In float32; the same report."""
@@ -101,7 +103,7 @@ def distill(
     )  # fmt: skip
     more = More(student, teacher or (), general, general_texts or 20_000, unlabelled, masked_lm, companion or (), cache)
     reading = (text_columns, label_column, metric, max_length, positive)
-    report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, more=more)
+    report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop, confidence=confidence), steps, out, threads, engine, seed, more=more, wait=wait)
     say(report, as_json, _distilled_text(report, out))
     met(report, out)
 

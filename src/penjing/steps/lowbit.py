@@ -303,7 +303,8 @@ class LowBit(Step[TeacherOutputs, Blueprint]):
     activation_bits: of the inputs of the linear layers while training, 8 as TernaryBERT, 1 by signs with a learned scale and
         threshold (Liu et al. 2022, BiT, after BiBERT, Qin et al. 2022, without its attention of zeros and ones); None leaves
         them float, as they are when the stored model is loaded.
-    squash: weights go through tanh before they are rounded (Zhou et al. 2016, equation 9).
+    squash: weights go through tanh before they are rounded (Zhou et al. 2016, DoReFa, equation 9, and no more of it: the levels stay
+        those of the scheme, gradients and activations are not rounded).
     halves: after a training with ternary weights these are split into sums of two binary ones, and trained once more (Bai et al.
         2021, BinaryBERT).
     """
