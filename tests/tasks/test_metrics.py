@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.metrics.sequence_labeling import get_entities
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, Metric, entities
+from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Metric, WordAccuracy
+from penjing.tasks.tags import entities
 
 IOB = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 IOBES = (*IOB, "E-PER", "S-PER", "E-LOC", "S-LOC")
@@ -98,3 +99,34 @@ def test_entities(tags: str, expected: list[tuple[str, int, int]]) -> None:
 def test_nothing_found_and_nothing_to_find_is_zero() -> None:
     assert points(EntityF1(), [["O"]], [["O"]]) == 0
     assert points(BinaryF1("yes"), ["no"], ["no"]) == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=40))
+def test_macro_f1_and_mcc_are_scikit_learns(drawn: list[tuple[str, str]]) -> None:
+    predicted, gold = [p for p, _ in drawn], [g for _, g in drawn]
+    assert points(MacroF1("abcde"), predicted, gold) == pytest.approx(100 * f1_score(gold, predicted, average="macro", zero_division=0))
+    assert points(Mcc("abcde"), predicted, gold) == pytest.approx(100 * matthews_corrcoef(gold, predicted))
+
+
+@given(
+    st.sampled_from([Accuracy(), BinaryF1("a"), MacroF1("abc"), Mcc("abc")]),
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=2, max_size=30),
+)
+def test_a_slip_is_the_change_by_a_wrong_answer(metric: Metric, drawn: list[tuple[str, str]]) -> None:
+    """Over the answers that were right: the mean over the other labels that are there."""
+    predicted, gold = [p for p, _ in drawn], [g for _, g in drawn]
+    stats = metric.statistics(predicted, gold)
+    for row, slip, p, g in zip(stats, metric.slips(stats), predicted, gold, strict=True):
+        if p != g:
+            continue
+        others = [other for other in sorted({*predicted, *gold}) if other != g]
+        if metric.name == "f1":
+            others = ["a" if g != "a" else "b"]
+        changed = [metric.statistics([other], [g])[0] - row for other in others]
+        np.testing.assert_allclose(slip, np.mean(changed, 0) if changed else slip)
+
+
+def test_a_slip_of_words_is_one_word_or_entity() -> None:
+    gold = [["B-x", "O"], ["O", "O"]]
+    np.testing.assert_array_equal(WordAccuracy().slips(WordAccuracy().statistics(gold, gold)), [[-1, 0], [-1, 0]])
+    np.testing.assert_array_equal(EntityF1().slips(EntityF1().statistics(gold, gold)), [[-1, -1, 0], [0, 1, 0]])

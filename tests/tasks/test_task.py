@@ -9,7 +9,7 @@ from conftest import tiny_tokenizer
 from tokenizers import BertWordPieceTokenizer
 
 from penjing.errors import InputError
-from penjing.tasks.task import IGNORED, Classification, Pair, Tagging
+from penjing.tasks.task import IGNORED, Classification, Pair, Tagging, Task
 
 SHARED = Path(os.environ.get("PENJING_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 
@@ -93,3 +93,90 @@ def test_chinese_text_with_the_vocabulary_of_bert_base_chinese() -> None:
     task = Tagging(["O", "B-NAME", "I-NAME"])
     _, first, _ = task.encode(tokenizer, [words], 32)
     assert first == [[1, 2, 3, 4]]
+
+
+# -- metrics by name -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "options", "name", "said"),
+    [
+        (Classification, ["a", "b"], {}, "accuracy", "accuracy: the convention"),
+        (Classification, ["a", "b", "c"], {"metric": "macro-f1"}, "macro_f1", "macro F1: --metric asks for it"),
+        (Pair, ["a", "b"], {"metric": "MCC"}, "mcc", "Matthews"),
+        (
+            Pair,
+            ["duplicate", "not_duplicate"],
+            {"metric": "f1"},
+            "f1",
+            "F1 of 'duplicate': it is the positive of duplicate / not_duplicate",
+        ),
+        (Pair, ["a", "b", "c"], {"metric": "f1", "positive": "b"}, "f1", "F1 of 'b': --positive names it"),
+        (Tagging, ["O", "B-X", "M-X", "E-X", "S-X"], {}, "entity_f1", "entity F1: the tags mark spans by BMES"),
+        (Tagging, ["VB", "NN", "JJ"], {}, "word_accuracy", "word accuracy: the tags mark no spans (VB, NN, ...)"),
+        (Tagging, ["O", "B-X"], {"metric": "entity_f1_strict"}, "entity_f1_strict", "entity F1, strict: the tags mark spans by IOB"),
+        (Tagging, ["O", "B-X"], {"metric": "word-accuracy"}, "word_accuracy", "word accuracy: --metric asks for it"),
+    ],
+)
+def test_the_metric_is_taken_by_name_or_convention_and_says_why(
+    kind: type[Task], labels: list[str], options: dict[str, str], name: str, said: str
+) -> None:
+    task = kind(labels, **options)
+    assert task.metric().name == name
+    assert task.metric_said().startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "options", "said"),
+    [
+        (
+            Classification,
+            ["a", "b"],
+            {"metric": "entity-f1"},
+            "--metric: 'entity-f1' does not fit classification; allowed are accuracy, macro-f1",
+        ),
+        (Tagging, ["O", "B-x"], {"metric": "accuracy"}, "does not fit tagging; allowed are entity-f1, entity-f1-strict, word-accuracy"),
+        (Tagging, ["NN", "VB"], {"metric": "entity-f1"}, "entity-f1 does not fit tags that mark no spans"),
+        (Pair, ["a", "b"], {"metric": "f1"}, "a / b do not say which is; give --positive"),
+        (Pair, ["a", "b", "c"], {"metric": "f1"}, "give --positive, or --metric macro-f1"),
+        (Pair, ["a", "b"], {"metric": "f1", "positive": "d"}, "--positive: 'd' is no label; the labels are a, b"),
+        (Pair, ["a", "b"], {"positive": "a"}, "--positive: nothing asks for it"),
+    ],
+)
+def test_a_metric_that_cannot_be_taken_is_refused(kind: type[Task], labels: list[str], options: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        kind(labels, **options).metric()
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [["equivalent", "not_equivalent"], ["not_equivalent", "equivalent"], ["match", "no_match"], ["0", "1"]])
+def test_f1_is_of_the_positive_label_and_not_of_the_last(labels: list[str]) -> None:
+    task = Pair(labels, metric="f1")
+    yes, no = task.positive, next(name for name in labels if name != task.positive)
+    assert yes in ("equivalent", "match", "1")
+    metric = task.metric()
+    assert metric.value(metric.statistics([yes, no, no], [yes, yes, no]).sum(0)) == pytest.approx(200 / 3)
+    assert Pair(labels).positive == ""
+
+
+def test_labels_that_are_set_anew_have_a_new_index() -> None:
+    task = Classification(["no", "yes"])
+    examples = task.examples([{"text": "good", "label": "yes"}], tiny_tokenizer(), 16)
+    assert task.targets(examples)[0].tolist() == [1]
+    task.labels = ["yes", "no"]
+    assert task.targets(examples)[0].tolist() == [0]
+    task.labels.reverse()  # a copy
+    assert task.targets(examples)[0].tolist() == [0] and task.labels == ["yes", "no"]
+
+
+def test_digits_that_are_no_numbers_are_names() -> None:
+    task = Classification()
+    task.learn_labels([{"label": name} for name in ("②", "①", "--1")])
+    assert task.labels == ["--1", "①", "②"]
+
+
+def test_an_unknown_tag_of_a_known_type_counts_as_missed_in_every_scheme() -> None:
+    task = Tagging(["O", "x_B", "x_I"])
+    assert task.gold_of([{"tokens": ["good"], "tags": ["x_E"]}], "f") == [["x_E"]]
+    with pytest.raises(InputError, match="the label 'y_B'"):
+        task.gold_of([{"tokens": ["good"], "tags": ["y_B"]}], "f")

@@ -88,9 +88,9 @@ def difference_interval(a: Stats, b: Stats, metric: Metric, confidence: float = 
     effects = (a - b) @ gradient
     variance = float(((a @ _gradient(metric, first) - b @ _gradient(metric, second)) ** 2).sum())
     slips = metric.slips(a)
-    slips = slips[slips.any(-1)]
-    sizes = metric.value(first + slips) - metric.value(first) if len(slips) else np.array([100 / len(a)])
-    low, high = effects_interval(effects, float(np.sqrt((sizes**2).mean())), variance, confidence)
+    sizes = metric.value(first + slips[slips.any(-1)]) - metric.value(first)
+    size = float(np.sqrt((sizes**2).mean())) if sizes.any() else 100 / len(a)
+    low, high = effects_interval(effects, size, variance, confidence)
     rest = float(metric.value(first) - metric.value(second) - effects.sum())
     return low + rest, high + rest
 

@@ -9,7 +9,8 @@ PAIRS = (
     ("same", "different"), ("duplicate", "distinct"), ("relevant", "irrelevant"), ("correct", "incorrect"), ("entailment", "contradiction"),
     ("spam", "ham"), ("toxic", "clean"), ("toxic", "neutral"), ("toxic", "normal"), ("acceptable", "unacceptable"), ("fake", "real"),
     ("hate", "normal"), ("off", "not"), ("是", "否"), ("对", "错"), ("真", "假"), ("有", "无"), ("正", "负"), ("正面", "负面"),
-    ("正向", "负向"), ("正例", "负例"), ("正类", "负类"), ("积极", "消极"), ("好评", "差评"), ("阳性", "阴性"), ("同", "异"), ("相同", "相异"),
+    ("正向", "负向"), ("正例", "负例"), ("正类", "负类"), ("积极", "消极"), ("好评", "差评"), ("阳性", "阴性"), ("同", "异"), ("相同", "不同"),
+    ("相同", "相异"),
 )  # fmt: skip
 """(positive, negative), in lower case."""
 NEGATED = r"(?:(?:not|non|no)[ _\-]+|not|non|un|不是|没有|不|非|无|未)"
