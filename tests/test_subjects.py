@@ -1,0 +1,76 @@
+"""An engine folder that is opened again is judged as it was, and answers with softened scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import penjing_model, tiny_tokenizer
+
+import penjing
+from penjing.blueprint import Blueprint, Layer
+from penjing.engines.engine import DESCRIPTION
+from penjing.engines.export import FLOAT_FORMS, export
+from penjing.errors import InputError
+from penjing.sources import Reading
+from penjing.subjects import open_model
+
+SHAPE = Blueprint(56, 20, 2, 12, 12, 4, (Layer(3, 17), Layer(2, 6)), "sequence", 2)
+UNSAID = ["sports", "politics"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    tokenizer = tiny_tokenizer()
+    export(penjing_model(SHAPE), folder, [FLOAT_FORMS[0].file], segments=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def describe(folder: Path, **more: Any) -> None:
+    about = {"task": "pair", "metric": "accuracy", "labels": ["no", "yes"], "max_length": 16, "weight_bits": 8}
+    (folder / DESCRIPTION).write_text(json.dumps(about | {"forms": [FLOAT_FORMS[0].to_dict()]} | more))
+
+
+@pytest.mark.parametrize(
+    ("about", "reading", "metric", "positive"),
+    [
+        ({}, {}, "accuracy", ""),
+        ({"metric": "f1", "positive": "no"}, {}, "f1", "no"),
+        ({"metric": "f1"}, {}, "f1", "yes"),
+        ({"metric": "f1", "labels": UNSAID}, {}, "f1", "politics"),  # as folders were judged that do not say it
+        ({"metric": "mcc"}, {}, "mcc", ""),
+        ({"metric": "of another version"}, {}, "accuracy", ""),
+        ({"metric": "f1", "positive": "no"}, {"metric": "macro-f1"}, "macro_f1", ""),
+        ({}, {"metric": "f1", "positive": "no"}, "f1", "no"),
+        ({"task": "tagging", "metric": "entity_f1_strict", "labels": ["O", "B-x"]}, {}, "entity_f1_strict", ""),
+    ],
+)
+def test_a_folders_metric_is_its_own_unless_another_is_asked_for(
+    exported: Path, about: dict[str, Any], reading: dict[str, str], metric: str, positive: str
+) -> None:
+    describe(exported, **about)
+    task = open_model(str(exported), None, "", Reading(**reading)).task
+    assert (task.metric().name, task.positive) == (metric, positive)
+
+
+def test_a_metric_that_does_not_fit_is_refused_when_the_folder_is_opened(exported: Path) -> None:
+    describe(exported, labels=UNSAID)
+    with pytest.raises(InputError, match="sports / politics do not say which is; give --positive"):
+        open_model(str(exported), None, "", Reading(metric="f1"))
+
+
+def test_a_temperature_softens_the_scores_and_leaves_the_answers(exported: Path) -> None:
+    texts = [("good film", "bad"), ("bad", "good good"), ("film", "film")]
+    describe(exported)
+    plain = penjing.load(exported, threads=1)(texts)
+    describe(exported, temperature=4.0)
+    soft = penjing.load(exported, threads=1)(texts)
+    assert [row["label"] for row in soft] == [row["label"] for row in plain]
+
+    def margins(rows: list[dict[str, Any]]) -> list[float]:
+        return [float(np.log(row["score"] / (1 - row["score"]))) for row in rows]
+
+    np.testing.assert_allclose(4 * np.array(margins(soft)), margins(plain), rtol=1e-4)
