@@ -16,9 +16,9 @@ WORDS = ("good", "bad", "film", "not", "a")
 REPORT_KEYS = {
     "task", "metric", "workload", "machine", "versions", "seed", "teacher", "baselines", "result", "gates", "steps", "blueprint",
 }  # fmt: skip
-STEPS = ["baseline", "observe", "plan", "prune", "distill", "quantize", "export", "verify"]
-# One thread, the teacher's speed as the budget: a tiny model is all overhead, and the tests are about whole runs.
-OPTIONS = ["--threads", "1", "--speedup", "1", "--max-drop", "100", "--epochs", "1", "--max-length", "32"]
+STEPS = ["baseline", "observe", "plan", "prune", "distill", "quantize", "export", "choose", "verify"]
+# A drop alone is asked, so that the plan (half of the layers) does not hang on measured times.
+OPTIONS = ["--threads", "1", "--max-drop", "100", "--epochs", "1", "--max-length", "32"]
 
 
 def _rows(task: str, count: int, seed: int) -> list[dict[str, object]]:
@@ -75,7 +75,7 @@ def test_the_whole_job(tmp_path: Path, task: str) -> None:
     printed = json.loads(_run("compress", *given, "--out", str(out), *OPTIONS, "--test", str(tmp_path / "dev.jsonl"), "--json"))
     report = json.loads((out / "report.json").read_text())
     assert printed == report and report.keys() >= REPORT_KEYS
-    assert set(report["baselines"]) == {"torch_eager", "onnxruntime_int8", "openvino_int8"}
+    assert set(report["baselines"]) >= {"torch_eager", "onnxruntime_int8", "openvino_int8"}
     assert report["result"].keys() >= {
         "quality",
         "drop",

@@ -17,10 +17,11 @@ from penjing.engines.engine import DEPLOYED, DESCRIPTION, Form
 from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, MODEL, PORTABLE_FLOAT, PORTABLE_INT8, export, network_of
 from penjing.engines.graph import Ranges
 from penjing.engines.machine import kernel_class, safe_weight_bits
+from penjing.engines.measure import TEXTS
 from penjing.engines.packed import write_network
 from penjing.job import Job
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.proof import gates_of
+from penjing.proof import gates_of, met
 from penjing.report.page import model_card
 from penjing.sources import Data
 
@@ -68,10 +69,11 @@ class Outcome:
         return Inside(after.parameters, macs, after.to_dict(), self.layers, self.ranges is not None, sorted(self.float_layers))
 
 
-def describe(folder: Path, data: Data, forms: Sequence[Form]) -> None:
-    """Write engine.json: what the folder says of itself."""
+def describe(folder: Path, data: Data, forms: Sequence[Form], temperature: float = 1.0) -> None:
+    """Write engine.json: what the folder says of itself. temperature: that the scores are served at."""
     write_json(folder / DESCRIPTION, {
-        "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name, "labels": data.task.labels,
+        "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name, "positive": data.task.positive,
+        "labels": data.task.labels, "temperature": temperature,
         "max_length": data.max_length, "weight_bits": safe_weight_bits(), "forms": [form.to_dict() for form in forms],
     })  # fmt: skip
 
@@ -93,13 +95,19 @@ def export_forms(outcome: Outcome, folder: Path, data: Data, forms: Sequence[For
     return sum((folder / name).stat().st_size for name in (DEPLOYED if outcome.coded is not None else [portable]))
 
 
+def deliver_model(outcome: Outcome, out: Path, tokenizer: Path, packed: bool, card: str | None = None) -> None:
+    """Write model/."""
+    extra = {"README.md": card} if card else {}
+    write(outcome.model, out / "model", tokenizer=tokenizer, extra=extra, packed=packed or outcome.coded is not None, coded=outcome.coded)
+
+
 def deliver(
-    outcome: Outcome, report: dict[str, Any], chosen: Form, exported: Path, out: Path, data: Data, tokenizer: Path, packed: bool
+    outcome: Outcome, report: dict[str, Any], verified: Mapping[str, Any], exported: Path, out: Path, data: Data, tokenizer: Path, packed: bool
 ) -> None:  # fmt: skip
-    """Write model/, and engine/ with the chosen form and, for every engine that was judged, the file of standard operators."""
-    card = {"README.md": model_card(report)}
-    write(outcome.model, out / "model", tokenizer=tokenizer, extra=card, packed=packed or outcome.coded is not None, coded=outcome.coded)
-    judged = {form["name"] for form in report["forms"]}
+    """Write model/, and engine/ with the chosen form and, for every engine that may ship it, the file of standard operators."""
+    deliver_model(outcome, out, tokenizer, packed, model_card(report))
+    chosen = Form(**verified["chosen"])
+    judged = {form["name"] for form in report["forms"] if form["fit"]}
     everywhere = [
         replace(form, packed=outcome.coded is not None)
         for form in (*INT8_FORMS, *FLOAT_FORMS)
@@ -111,7 +119,7 @@ def deliver(
     with whole_folder(out / "engine") as folder:
         for name in {file for form in forms for file in form.files} | {"tokenizer.json"}:
             shutil.copyfile(exported / name, folder / name)
-        describe(folder, data, forms)
+        describe(folder, data, forms, verified["choice"]["temperature"])
 
 
 def report_of(
@@ -124,29 +132,28 @@ def report_of(
         before: the teacher's blueprint.
     """
     chosen = next(form for form in verified["forms"] if form["chosen"])
-    eager = verified["baselines"]["torch_eager"]
-    names = ("quality", "quality_ci95", "drop", "drop_ci95", "p_value", "latency_ms", "throughput_per_s", "bytes", "engine")
-    result = {name: chosen[name] for name in names}
-    lengths = data.eval.encoded.lengths
+    task, lengths = data.task, data.eval.encoded.lengths
+    result = {name: value for name, value in chosen.items() if name not in ("name", "chosen", "fit", "loss")}
     result |= {
         "form": chosen["name"], "parameters": inside.parameters, "float_quality": verified["float_quality"],
-        "speedup_vs_eager": eager["latency_ms"] / chosen["latency_ms"], "speedup_range": verified["speedup_range"],
-        "macs": inside.macs, "kernels": kernel_class() if inside.int8 else None, "float_layers": list(inside.float_layers),
+        "speedup_vs_eager": verified["speedup"], "speedup_range": verified["speedup_range"], "steady": verified["steady"],
+        "disturbance": verified["disturbance"], "macs": inside.macs, "kernels": kernel_class() if inside.int8 else None,
+        "float_layers": list(inside.float_layers), "temperature": verified["choice"]["temperature"],
     }  # fmt: skip
-    gates = gates_of(result, verified, job.budget, job.recipe, inside.int8)
+    gates = gates_of(result, verified, job.budget, job.recipe)
     return {
-        "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name,
-        "met": all(gate["passed"] for gate in gates if gate["asked"]), "asked": job.asked, "command": job.command,
-        "date": verified["date"], "commit": verified["commit"], "seed": job.seed,
+        "penjing": __version__, "task": task.name, "metric": task.metric().name, "metric_said": task.metric_said(), "met": met(gates),
+        "asked": job.asked, "command": job.command, "date": verified["date"], "commit": verified["commit"], "seed": job.seed,
         "workload": {
             "lengths_p50": float(np.percentile(lengths, 50)), "lengths_p95": float(np.percentile(lengths, 95)),
-            "batch": 1, "threads": job.threads, "texts": min(100, len(lengths)),
+            "batch": 1, "threads": job.threads, "texts": min(TEXTS, len(lengths)),
         },
         "machine": verified["machine"], "versions": verified["versions"],
-        "teacher": {**eager, "parameters": before.parameters},
+        "teacher": {**verified["baselines"]["torch_eager"], "parameters": before.parameters},
         "baselines": verified["baselines"], "result": result, "forms": verified["forms"], "gates": gates,
         "steps": [{k: r.get(k) for k in ("name", "seconds", "quality", "bytes", "note")} for r in records],
         "blueprint": dict(inside.blueprint), "teacher_blueprint": before.to_dict(), "kept_layers": list(inside.layers),
-        "student": dict(inside.student),
-        "flipped": verified["flipped"], "tests": verified["tests"], "shapes": verified["shapes"], "stored": verified["stored"],
+        "student": dict(inside.student), "held_out": {"examples": verified["choice"]["examples"], "drop": verified["choice"]["drop"]},
+        "flipped": verified["flipped"], "scores": verified["scores"], "overlap": verified["overlap"], "tests": verified["tests"],
+        "shapes": verified["shapes"], "stored": verified["stored"],
     }  # fmt: skip

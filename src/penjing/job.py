@@ -21,6 +21,19 @@ class Budget:
     latency_ms: float | None = None
     size_mb: float | None = None
     max_drop: float | None = None
+    confidence: float | None = None
+    """Where it is given, what may have been lost (the end of the interval of so much confidence) is held against `max_drop`; else what was."""
+
+    def __post_init__(self) -> None:
+        if self.confidence is not None and not 0.5 <= self.confidence < 1:
+            raise InputError(f"--confidence: {self.confidence} is out of range; give at least 0.5 and less than 1, as 0.95")
+        if self.confidence is not None and self.max_drop is None:
+            raise InputError("--confidence: nothing asks for it; give --max-drop")
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing is asked at all."""
+        return self.unbounded and self.max_drop is None
 
     @property
     def unbounded(self) -> bool:
@@ -65,8 +78,15 @@ class Job:
     corpus: Path | None = None
     """Further texts, a line each, whose tokens are kept where the vocabulary is pruned."""
     material: Material = field(default_factory=Material)
+    wait_s: float = 30.0
+    """Seconds that each measurement waits for a quiet machine at most."""
 
     def __post_init__(self) -> None:
+        recipe = self.recipe
+        if self.material.student and recipe.prune and recipe.prune.cuts:
+            raise InputError("--student: it is taken as it is; leave out what is cut")
+        if self.material.companions and recipe.teaching != "distill":
+            raise InputError(f"--with: several tasks are distilled alone, not with {recipe.teaching}; leave one of them out")
         distill, texts = self.recipe.distill, self.recipe.texts
         more = "--unlabelled" if self.material.unlabelled else "--augment, --copies" if texts and texts.copies else ""
         if more and distill and not distill.states and set(distill.answers) == {HARD}:

@@ -4,28 +4,26 @@ import dataclasses
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from penjing import proof, verification
-from penjing.arrays import load_rows
+from penjing import choice, proof, verification
 from penjing.atomic import whole_folder, write_json, write_text
 from penjing.checkpoint import blueprint_at, blueprint_of, copy_tokenizer, head_of, locate, read, write
 from penjing.coded import Coded
-from penjing.delivery import Outcome, deliver, export_forms, report_of
+from penjing.delivery import Outcome, deliver, deliver_model, export_forms, report_of
 from penjing.engines.engine import Form
-from penjing.engines.export import PORTABLE_FLOAT, PORTABLE_INT8, forms_for
+from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, forms_for, rounding_of
 from penjing.engines.graph import Ranges
-from penjing.errors import InputError
+from penjing.engines.machine import machine, versions
+from penjing.errors import BudgetError, InputError
 from penjing.job import Job
 from penjing.maths.stored import Scheme
 from penjing.packing import PACKED, load_coded
-from penjing.proof import STEADY
 from penjing.recipe import PruneSettings, criterion, teaching_step
 from penjing.report.page import page
 from penjing.run import Run, fingerprint
@@ -56,17 +54,27 @@ from penjing.training.predict import logits_of
 from penjing.vocabulary import write_pruned
 
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
-"""Where no speed is asked: parts of the layers that are tried, until one keeps the quality."""
+"""Where a drop alone is asked: parts of the layers that are tried, until one keeps the quality on texts held out."""
 PLAN_TEXTS = 256
-"""Training texts that the plans for a budget are repaired and compared on."""
+"""Training texts that the plans for a budget are repaired on, and texts held out, at most, that they are compared on."""
+BASELINE_TEXTS = 512
+"""Training texts that the teacher's int8 is calibrated on."""
 HESSIAN_TEXTS, SENSITIVITY_TEXTS, ROUNDING_TEXTS = 128, 128, 256
-"""Training texts that the Hessian is estimated on, that int8 is held against float on, and that rounding looks at."""
+"""Training texts that the Hessian is estimated on; texts held out that int8 is held against float on; training texts that rounding looks at."""
 
 
 ALSO = "also"
 """The folder of the models of further tasks that share the encoder."""
 Tell = Callable[[str], None]
-Logits = list[NDArray[np.float32]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A result that was made and exported, and how its form was chosen."""
+
+    outcome: Outcome
+    exported: Path
+    choice: dict[str, Any]
 
 
 def compress(job: Job, tell: Tell = lambda text: None, progress: Callable[[str], Any] | None = None) -> dict[str, Any]:
@@ -107,9 +115,9 @@ class _Compression:
         self.teacher = read(locate(job.model), head=job.data.task.head, labels=job.data.task.labels)
         # Where the vocabulary is pruned, these three become what the rest of the job works on.
         self.base, self.data, self.tokenizer = self.teacher, job.data, locate(job.model)
-        self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
+        self.folder = Run(job.out, job.asked | run_on(job), tell)
         self.blueprint = blueprint_of(self.teacher)
-        self.segments = job.data.task.name == "pair"
+        self.trial = proof.Trial.of(job, tell)
         self.tests = list(job.tests)
 
     # -- the order -------------------------------------------------------------------------------------------
@@ -120,16 +128,21 @@ class _Compression:
         if job.recipe.prune and job.recipe.prune.vocabulary is not None:
             pruned = self.folder.step("vocabulary", self.prune_vocabulary)[1]
         baseline, place = self.folder.step("baseline", self.baseline)
-        teacher_logits = load_rows(place / "teacher.npz")
+        judging = self.texts.judging  # as the teacher's own tokenizer encodes it
         if pruned:
             self.adopt(pruned / "model")
+        known = proof.Known(locate(job.model), self.teacher_tokenizer(), self.blueprint, place, baseline, job.data.eval, judging)
         observed = self.folder.step("observe", lambda _: self.observe())[0] if self.cuts else {}
-        report: dict[str, Any] = {}
-        for attempt, depth in enumerate(DEPTHS if job.budget.unbounded and self.to_budget else (None,)):
-            suffix = f"-{attempt + 1}" if attempt else ""
-            report = self.attempt(baseline, observed, place, teacher_logits, depth, suffix)
-            if report["met"] or not job.recipe.prune:
-                break
+        attempt = self.best_attempt(known, observed)
+        if attempt.choice["chosen"] is None:
+            deliver_model(attempt.outcome, job.out, self.tokenizer, self.packs)
+            apart = ", ".join(f"{engine} {value:.2g}" for engine, value in attempt.choice["parity"].items())
+            raise BudgetError(
+                f"parity: no form computes what the model does (its logits differ by {apart}; allowed is {proof.PARITY:g}), so none is shipped;"
+                f" the model is in {job.out / 'model'}: export it with another --engine"
+            )
+        verified, _ = self.folder.step("verify", lambda _: self.verify(attempt, known))
+        report = self.report(attempt, verified)
         for folder in sorted((job.out / "steps").glob(f"*-distill/{ALSO}")):
             with whole_folder(job.out / ALSO) as copy:
                 shutil.copytree(folder, copy, dirs_exist_ok=True)
@@ -138,32 +151,47 @@ class _Compression:
         self.folder.finish()
         return report
 
-    def attempt(
-        self, baseline: dict[str, Any], observed: dict[str, Any], teacher: Path, teacher_logits: Logits, depth: float | None, suffix: str
-    ) -> dict[str, Any]:
-        """Plan, cut, distil, quantize, export and verify, for the budget or for a part of the depth."""
+    def best_attempt(self, known: proof.Known, observed: dict[str, Any]) -> Attempt:
+        """The first attempt that keeps the quality on texts held out; where none does, the one that lost least there.
+
+        There is one alone, but where a drop is asked and neither a speed nor a size.
+        """
+        budget, depths = self.job.budget, DEPTHS if self.cuts and self.to_budget and self.job.budget.unbounded else (None,)
+        lost = "drop" if budget.confidence is None else "drop_at_most"
+        attempts: list[Attempt] = []
+        for number, depth in enumerate(depths):
+            attempts.append(self.attempt(known, observed, depth, f"-{number + 1}" if number else ""))
+            found = attempts[-1].choice
+            if len(depths) == 1 or (found["chosen"] and found[lost] <= (budget.max_drop or 0.0)):
+                return attempts[-1]
+        return min(attempts, key=lambda each: each.choice[lost] if each.choice["chosen"] else np.inf)
+
+    def attempt(self, known: proof.Known, observed: dict[str, Any], depth: float | None, suffix: str) -> Attempt:
+        """Plan, cut, distil, quantize and export, for the budget or for a part of the depth, and choose the form."""
         recipe, step = self.job.recipe, self.folder.step
-        student, selection = self.teaching.student(), Selection.all(blueprint_of(self.base))
+        student, selection, whole = self.teaching.student(), Selection.all(blueprint_of(self.base)), not self.cuts
         if self.cuts:
-            plan, _ = step(f"plan{suffix}", lambda _: self.plan(baseline, observed, depth))
+            plan, _ = step(f"plan{suffix}", lambda _: self.plan(known.baseline, observed, depth))
             selection = Selection.from_dict(plan["selection"])
-            if not plan.get("whole"):
+            whole = selection == Selection.all(blueprint_of(self.base))
+            if not whole:
                 _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
                 student = read(place / "model")
         schemes: dict[str, Scheme] = {}
-        if recipe.store:
-            rank = self.rank()
-            if rank:
-                _, place = step(f"factorise{suffix}", lambda folder: self.factorise(folder, student, rank))
-                student = read(place / "model")
-            allotted, _ = step(f"bits{suffix}", lambda _: self.allot(student))
-            schemes = {name: Scheme(**fields) for name, fields in allotted["schemes"].items()}
+        rank = self.rank() if recipe.store else 0
+        if rank:
+            _, place = step(f"factorise{suffix}", lambda folder: self.factorise(folder, student, rank))
+            student = read(place / "model")
+        if recipe.store and not recipe.gradual:
+            schemes = self.schemes(student, suffix)
         taught: dict[str, Any] = {}
-        if recipe.distill or recipe.sparsify:
+        if self.learns(whole and not rank):
             taught, place = step(f"{recipe.teaching}{suffix}", lambda folder: self.teach(folder, student, selection, schemes))
             student = read(place / "model")
         coded = None
         if recipe.store:
+            if recipe.gradual:  # the matrices that are left are known only now
+                schemes = self.schemes(student, suffix)
             if not recipe.store.training:
                 _, place = step(f"store{suffix}", lambda folder: self.store(folder, student, schemes))
             student, coded = read(place / "model"), load_coded(place / "model" / PACKED)
@@ -179,16 +207,19 @@ class _Compression:
         outcome = Outcome(student, coded, layers, ranges, float_layers)
         forms = [dataclasses.replace(form, packed=form.engine != "torch") for form in self.forms] if coded else self.forms
         _, exported = step(f"export{suffix}", lambda folder: self.export(folder, outcome, forms))
-        verified, _ = step(f"verify{suffix}", lambda _: self.verify(exported, outcome, forms, teacher, teacher_logits, baseline))
-        return self.report(outcome, exported, verified)
+        chosen, place = step(f"choose{suffix}", lambda folder: self.choose(folder, outcome, exported, forms, known))
+        if chosen["chosen"] and self.int8 and rounding_of(Form(**chosen["chosen"])) == "float":
+            outcome, exported = dataclasses.replace(outcome, ranges=None, float_layers=frozenset()), place / "engine"
+        return Attempt(outcome, exported, chosen)
 
     # -- the steps -------------------------------------------------------------------------------------------
 
     def baseline(self, folder: Path) -> dict[str, Any]:
-        """The teacher as it is, and what the engines' own int8 makes of it."""
+        """The teacher as it is, and what the engines' int8 makes of it."""
+        texts = self.texts
         return proof.baseline(
-            self.job, self.teacher, self.texts.calibration(512), self.forms, folder, self.tokenizer_file().stat().st_size, self.segments
-        )
+            self.job, texts.judging, self.teacher, texts.calibration(BASELINE_TEXTS), self.forms, folder, self.teacher_tokenizer(), self.trial
+        )  # fmt: skip
 
     @property
     def teaching(self) -> Teaching:
@@ -203,8 +234,21 @@ class _Compression:
     @property
     def cuts(self) -> bool:
         """Whether parts of the encoder are cut at once, by the budget or by hand."""
-        recipe = self.job.recipe
-        return recipe.prune is not None and not recipe.gradual and (recipe.prune.cuts or self.to_budget)
+        recipe, budget = self.job.recipe, self.job.budget
+        asked = recipe.prune is not None and (recipe.prune.cuts or (self.to_budget and not budget.nothing))
+        return asked and not recipe.gradual
+
+    def learns(self, whole: bool) -> bool:
+        """Whether something is taught; the `whole` model, in float, would be taught by itself."""
+        recipe, material = self.job.recipe, self.job.material
+        if recipe.distill is None:
+            return recipe.sparsify is not None
+        return not whole or recipe.teaching != "distill" or bool(material.student or material.companions or material.teachers)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model is written packed."""
+        return self.job.recipe.sparsify is not None
 
     @property
     def to_budget(self) -> bool:
@@ -223,9 +267,10 @@ class _Compression:
             copy_tokenizer(self.tokenizer, Path(made))
             write(model, folder / "model")
             write_pruned(Path(made), folder / "model", tokens)
-        data = with_tokenizer(job.data, tokenizer_of(folder / "model"))
-        quality = quality_of(data.task, data.eval, logits_of(model, data.eval.encoded))
-        longer = data.eval.encoded.lengths.mean() / job.data.eval.encoded.lengths.mean()
+        before = self.texts.judging
+        after = encoded_by(tokenizer_of(folder / "model"), job.data, before)
+        quality = quality_of(job.data.task, after, logits_of(model, after.encoded))
+        longer = after.encoded.lengths.mean() / before.encoded.lengths.mean()
         saved = (size - len(tokens)) * self.blueprint.word_width * 4 / 1e6
         note = f"{len(tokens)} of {size} tokens, {saved:.1f} MB less; texts {100 * (longer - 1):+.1f} % tokens; {quality:.2f}"
         return {"tokens": tokens, "quality": quality, "note": note}
@@ -256,15 +301,15 @@ class _Compression:
             depth - (settings.layers or depth) if settings.cuts and settings.keep == "measured" else 0 if settings.cuts else None, self.job.seed,
         )  # fmt: skip
 
-    def plan(self, baseline: dict[str, Any], observed: dict[str, Any], depth: float | None) -> dict[str, Any]:
+    def plan(self, baseline: Mapping[str, Any], observed: dict[str, Any], depth: float | None) -> dict[str, Any]:
         """What to keep: by hand, a part of the depth, or what meets the budget in the form that runs fastest."""
         importance, budget, blueprint = Importance.from_dict(observed["importance"]), self.job.budget, blueprint_of(self.base)
         if depth is not None:
             selection = plans.for_depth(blueprint, importance, depth)
             return {"selection": selection.to_dict(), "note": plans.describe(selection, blueprint)}
         bench = plans.Bench(
-            self.base, locate(self.job.model), Form(**baseline["form"]), _ranges(baseline), self.data.eval.encoded, self.job.threads,
-            self.segments, self.job.seed,
+            self.base, locate(self.job.model), Form(**baseline["form"]), _ranges(baseline), self.data.eval.encoded, self.job.data.eval.encoded,
+            self.trial,
         )  # fmt: skip
         if self.settings.cuts:
             return plans.by_hand(self.settings, bench, importance)
@@ -278,10 +323,11 @@ class _Compression:
             bits = least_bits(self.job.recipe.store)
             limit_bytes = room_for_blocks(blueprint, self.rank(), self.room, bits)
             if budget.speedup is None and budget.latency_ms is None and dataclasses.replace(blueprint, bits=bits).bytes <= limit_bytes:
-                return {"selection": Selection.all(blueprint).to_dict(), "whole": True, "note": "nothing needs to be cut for this size"}
+                return {"selection": Selection.all(blueprint).to_dict(), "note": "nothing needs to be cut for this size"}
+        judging = self.texts.judging
         return plans.for_budget(
-            bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, self.texts.calibration(PLAN_TEXTS), finished
-        )
+            bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, judging.take(np.arange(len(judging))[:PLAN_TEXTS]), finished
+        )  # fmt: skip
 
     def limit_ms(self, eager_ms: float) -> float:
         """The latency that is asked, where eager PyTorch takes `eager_ms`."""
@@ -310,9 +356,12 @@ class _Compression:
         with shown(self.progress, recipe.teaching) as report:
             dev, train = self.teaching.split()
             distill = self.teaching.distill(dev, selection, report)
-            step: Step[Any, Any] = teaching_step(
-                recipe, distill, self.texts.calibration, int(np.median(self.data.eval.encoded.lengths)), schemes
-            )  # fmt: skip
+            own, theirs = (int(np.median(data.eval.encoded.lengths)) for data in (self.data, job.data))
+            if recipe.gradual:  # the part that is kept is of the teacher's costs at its own lengths
+                longer = self.blueprint.macs(theirs) / self.blueprint.macs(own)
+                gradual = dataclasses.replace(recipe.gradual, part=min(1.0, recipe.gradual.part * longer))
+                recipe = dataclasses.replace(recipe, gradual=gradual)
+            step: Step[Any, Any] = teaching_step(recipe, distill, self.texts.calibration, own, schemes)
             companions = self.teaching.companions(selection)
             if companions:
                 step = Multitask(distill, companions)
@@ -352,6 +401,11 @@ class _Compression:
         model = step.apply(student, step.plan(blueprint_of(student), counts), counts)
         return self.keep(folder, model, f"word embedding of rank {rank} in place of {blueprint_of(student).embedding}")
 
+    def schemes(self, student: Any, suffix: str) -> dict[str, Scheme]:
+        """How each matrix is stored."""
+        allotted, _ = self.folder.step(f"bits{suffix}", lambda _: self.allot(student))
+        return {name: Scheme(**fields) for name, fields in allotted["schemes"].items()}
+
     def allot(self, student: Any) -> dict[str, Any]:
         """The scheme of each matrix: one for all, or as many bits as its Hessian and the size that is asked allow."""
         settings = self.job.recipe.store
@@ -370,12 +424,13 @@ class _Compression:
         return self.keep(folder, model, "rounded, not trained", coded)
 
     def keep(self, folder: Path, model: Any, note: str, coded: dict[str, Coded] | None = None) -> dict[str, Any]:
-        """Write a step's model and say how good it is."""
+        """Write a step's model and say how good it is on training texts held out."""
         packed = coded is not None or self.job.recipe.sparsify is not None
         write(model, folder / "model", tokenizer=self.tokenizer, packed=packed, coded=coded)
-        quality = quality_of(self.data.task, self.data.eval, logits_of(model, self.data.eval.encoded))
+        judging = self.texts.judging
+        quality = quality_of(self.data.task, judging, logits_of(model, judging.encoded))
         size = sum(file.stat().st_size for file in (folder / "model").iterdir())
-        return {"quality": quality, "bytes": size, "note": f"{self.data.task.metric().name} {quality:.2f}, {note}"}
+        return {"quality": quality, "bytes": size, "note": f"{self.data.task.metric().name} {quality:.2f} on texts held out, {note}"}
 
     def smooth(self, folder: Path, student: Any) -> dict[str, Any]:
         """Outliers of the activations moved into the weights."""
@@ -394,7 +449,8 @@ class _Compression:
                 "float_layers": [],
                 "note": f"{len(taught['ranges'])} inputs, in the ranges of the training",
             }
-        calibration, seen, apart = settings.calibration, self.texts.calibration(settings.texts), self.texts.calibration(SENSITIVITY_TEXTS)
+        calibration, seen, judging = settings.calibration, self.texts.calibration(settings.texts), self.texts.judging
+        apart = judging.take(np.arange(len(judging))[:SENSITIVITY_TEXTS])
         if calibration == "measured":
             calibration, ranges = (
                 ("mse", Quantize().observe(student, seen)) if settings.scheme == "dynamic" else best_calibration(student, seen, apart)
@@ -413,42 +469,68 @@ class _Compression:
         return {"bytes": size, "note": f"{size / 1e6:.1f} MB of weights"}
 
     def tokenizer_file(self) -> Path:
-        """The tokenizer.json, made into partial/ where the teacher has none."""
+        """The tokenizer.json, made into partial/ where the folder has none."""
         return tokenizer_file(self.tokenizer, self.folder.partial / "tokenizer")
 
-    def verify(
-        self, exported: Path, outcome: Outcome, forms: Sequence[Form], teacher: Path, teacher_logits: Logits, baseline: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Everything that is said of the result, and which form is shipped."""
-        job, recipe, student = self.job, self.job.recipe, outcome.model
-        trial = verification.Trial(self.data.task, self.data.eval, job.threads, job.seed, self.segments)
-        known = verification.Known(locate(job.model), self.blueprint, teacher, teacher_logits, job.data.eval, baseline)
-        own = logits_of(student, self.data.eval.encoded)
-        found = verification.verify(trial, known, own, verification.parity(trial, student), exported, forms, job.budget.max_drop)
+    def teacher_tokenizer(self) -> Path:
+        """The teacher's own, likewise."""
+        return tokenizer_file(locate(self.job.model), self.folder.partial / "tokenizer")
+
+    def choose(self, folder: Path, outcome: Outcome, exported: Path, forms: Sequence[Form], known: proof.Known) -> dict[str, Any]:
+        """Hold every form against the model, on texts held out, and choose the one to ship; float32 where no int8 may be."""
+        job, trial, model, judging = self.job, self.trial, outcome.model, self.texts.judging
+        few, quantize, beside = choice.sample(judging, job.seed), job.recipe.quantize, folder / "engine"
+
+        def in_float() -> list[Form]:
+            if not self.int8 or (quantize and quantize.scheme != "any"):
+                return []
+            engines = {form.engine for form in forms}
+            found = [dataclasses.replace(form, packed=outcome.coded is not None) for form in FLOAT_FORMS if form.engine in engines]
+            in_full = dataclasses.replace(outcome, ranges=None, float_layers=frozenset())
+            shutil.copytree(exported, beside, dirs_exist_ok=True)
+            export_forms(in_full, beside, self.data, found, PORTABLE_FLOAT, self.tokenizer_file())
+            return found
+
+        far = choice.parity(trial, model, few, forms)
+        integers = choice.apart(trial, model, few, exported, forms, outcome.ranges, outcome.float_layers) if self.int8 else {}
+        return choice.choose(
+            trial, known, judging, logits_of(model, judging.encoded), self.data.eval.encoded, (exported, beside), forms, far, integers,
+            proof.int8_limit(job.budget), job.budget.confidence, in_float,
+        )  # fmt: skip
+
+    def verify(self, attempt: Attempt, known: proof.Known) -> dict[str, Any]:
+        """Everything that is said of the result, on data that nothing was chosen by."""
+        job, recipe, trial, exported, student = self.job, self.job.recipe, self.trial, attempt.exported, attempt.outcome.model
+        train, own = job.data.train, logits_of(student, self.data.eval.encoded)
+        found = verification.verify(trial, known, self.data.eval, own, exported, attempt.choice, train, job.budget.confidence)
         form = Form(**found["chosen"])
         pairs = zip(job.tests, self.tests, strict=True)
         stored: dict[str, Any] | None = None
-        if outcome.coded is not None or recipe.sparsify:
-            stored = verification.stored(student, outcome.coded, self.folder.partial)
+        if attempt.outcome.coded is not None or recipe.sparsify:
+            stored = verification.stored(student, attempt.outcome.coded, self.folder.partial)
             stored |= {"sparsity": sparsity_of(student, recipe.sparsify.embeddings)} if recipe.sparsify else {}
         return found | {
-            "tests": [verification.on_other_data(trial, known, exported, form, name, old, new) for (name, old), (_, new) in pairs],
-            "shapes": verification.shapes(trial, known, student, exported, form) if recipe.by_hand else [],
+            "tests": [verification.on_other_data(trial, known, exported, form, name, old, new, train) for (name, old), (_, new) in pairs],
+            "shapes": verification.shapes(trial, known, self.data.eval.encoded, student, exported, form) if recipe.by_hand else [],
             "stored": stored,
         }
 
-    def report(self, outcome: Outcome, exported: Path, verified: dict[str, Any]) -> dict[str, Any]:
+    def report(self, attempt: Attempt, verified: dict[str, Any]) -> dict[str, Any]:
         """Gates and report; write model/ and engine/."""
-        job = self.job
-        low, high = verified["speedup_range"]
-        if high > STEADY * low:
-            self.tell(f"the machine was busy: the speed-up was {low:.1f} to {high:.1f} from round to round; measure again when it is quiet")
+        job, outcome = self.job, attempt.outcome
+        if not verified["steady"]:
+            self.tell(f"the machine was busy ({verified['disturbance']}), so no speed-up is claimed: measure again when it is quiet")
         theirs, own = (int(np.median(data.eval.encoded.lengths)) for data in (job.data, self.data))
-        inside = outcome.inside(self.blueprint, theirs, own)
-        report = report_of(job, self.data, self.blueprint, inside, verified, self.folder.records)
-        deliver(outcome, report, Form(**verified["chosen"]), exported, job.out, self.data, self.tokenizer, job.recipe.sparsify is not None)
+        report = report_of(job, self.data, self.blueprint, outcome.inside(self.blueprint, theirs, own), verified, self.folder.records)
+        deliver(outcome, report, verified, attempt.exported, job.out, self.data, self.tokenizer, self.packs)
         return report
 
 
-def _ranges(record: dict[str, Any]) -> Ranges:
+def run_on(job: Job) -> dict[str, Any]:
+    """What a run that goes on must find as it was: the model's files, the versions, and the processor, whose integers and times are kept."""
+    here = machine()
+    return {"inputs": fingerprint(locate(job.model)), "versions": versions(), "processor": [here["cpu"], *here["instructions"]]}
+
+
+def _ranges(record: Mapping[str, Any]) -> Ranges:
     return {name: (low, high) for name, (low, high) in record["ranges"].items()}

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing import verification
-from penjing.arrays import Encoded, load_rows
+from penjing import choice, proof, verification
+from penjing.arrays import Encoded
 from penjing.atomic import whole_folder, write_bytes, write_json, write_text
 from penjing.checkpoint import blueprint_of, copy_tokenizer, head_of, locate, read
 from penjing.delivery import Inside, describe, report_of
 from penjing.engines.engine import Engine, EngineName, Form
 from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, forms_for
 from penjing.engines.numpy import FILE, NUMPY_FORM, Learned, NumpyEngine
-from penjing.errors import InputError
+from penjing.errors import BudgetError, InputError
 from penjing.job import Job
 from penjing.maths.statistics import softmax
-from penjing.proof import baseline
+from penjing.pipeline import BASELINE_TEXTS, run_on
 from penjing.report.page import model_card, page
-from penjing.run import Run, fingerprint
+from penjing.run import Run
 from penjing.sources import tokenizer_file
 from penjing.steps.distill import targets_of
 from penjing.steps.objective import ANSWERS, HARD
@@ -77,22 +77,33 @@ class _Teaching:
                 f"--losses: {', '.join(settings.states)} compare encoders, and {self.kind} is none; give {', '.join(ANSWERS)} or hard"
             )
         self.teacher = read(locate(job.model), head=task.head, labels=task.labels)
-        self.folder = Run(job.out, job.asked | {"inputs": fingerprint(locate(job.model))}, tell)
-        self.segments = task.name == "pair"
+        self.folder = Run(job.out, job.asked | run_on(job), tell)
+        self.tell, self.trial = tell, proof.Trial.of(job, tell)
+        self.segments = self.trial.segments
         self.teaching = Teaching(job, job.data, self.teacher, self.folder.partial)
         self.settings = self.teaching.settings
 
     def run(self) -> dict[str, Any]:
         job, step = self.job, self.folder.step
-        known, before = step("baseline", self.baseline)
+        baseline, before = step("baseline", self.baseline)
+        known = proof.Known(
+            locate(job.model), self.tokenizer_file(), blueprint_of(self.teacher), before, baseline, job.data.eval, self.teaching.texts.judging
+        )  # fmt: skip
         taught, place = step("distill", self.teach)
         _, exported = step("export", lambda folder: self.export(place / "model", folder))
-        verified, _ = step("verify", lambda _: self.verify(place / "model", exported, before, known))
+        chosen, _ = step("choose", lambda _: self.choose(place, exported, known))
+        if chosen["chosen"] is None:
+            raise BudgetError(
+                f"parity: {chosen['note']} ({chosen['parity']}), so none is shipped; what was learned is in {place / 'model'}"
+            )
+        verified, _ = step("verify", lambda _: self.verify(place / "model", exported, known, chosen))
+        if not verified["steady"]:
+            self.tell(f"the machine was busy ({verified['disturbance']}), so no speed-up is claimed: measure again when it is quiet")
         inside = Inside(
             taught["parameters"], None, student={"kind": self.kind, "head": job.data.task.head, "transformers": self.kind == BILSTM}
         )
         report = report_of(job, job.data, blueprint_of(self.teacher), inside, verified, self.folder.records)
-        self.deliver(report, place / "model", exported, Form(**verified["chosen"]))
+        self.deliver(report, place / "model", exported, Form(**verified["chosen"]), chosen["temperature"])
         write_json(job.out / "report.json", report)
         write_text(job.out / "report.html", page(report))
         self.folder.finish()
@@ -103,8 +114,9 @@ class _Teaching:
     def baseline(self, folder: Path) -> dict[str, Any]:
         """The teacher as it is, and what the engines' own int8 makes of it."""
         forms = forms_for(cast(EngineName, self.job.engine if self.kind == BILSTM else None), int8=False)
-        return baseline(
-            self.job, self.teacher, self.teaching.texts.calibration(512), forms, folder, self.tokenizer_file().stat().st_size, self.segments
+        texts = self.teaching.texts
+        return proof.baseline(
+            self.job, texts.judging, self.teacher, texts.calibration(BASELINE_TEXTS), forms, folder, self.tokenizer_file(), self.trial
         )  # fmt: skip
 
     def teach(self, folder: Path) -> dict[str, Any]:
@@ -112,11 +124,12 @@ class _Teaching:
         task = self.job.data.task
         dev, train = self.teaching.split()
         parameters, note = self.teach_bilstm(folder, train, dev) if self.kind == BILSTM else self.teach_arrays(folder, train, dev)
-        quality = quality_of(task, self.job.data.eval, self.own(folder / "model")(self.job.data.eval.encoded))
+        judging = self.teaching.texts.judging
+        quality = quality_of(task, judging, self.own(folder / "model")(judging.encoded))
         size = sum(file.stat().st_size for file in (folder / "model").iterdir())
         return {
             "parameters": parameters, "quality": quality, "bytes": size,
-            "note": f"{task.metric().name} {quality:.2f}, {parameters / 1e6:.2f} million numbers learned from {len(train)} texts{note}",
+            "note": f"{task.metric().name} {quality:.2f} on texts held out, {parameters / 1e6:.2f} million numbers learned from {len(train)} texts{note}",
         }  # fmt: skip
 
     def targets(self, texts: Examples, outputs: TeacherOutputs) -> NDArray[np.float32]:
@@ -192,21 +205,26 @@ class _Teaching:
         """The teacher's tokenizer.json, made into partial/ where it has none."""
         return tokenizer_file(locate(self.job.model), self.folder.partial / "tokenizer")
 
-    def verify(self, model: Path, exported: Path, teacher: Path, known: dict[str, Any]) -> dict[str, Any]:
-        """Everything that is said of the student, and which form is shipped."""
-        job = self.job
-        trial = verification.Trial(job.data.task, job.data.eval, job.threads, job.seed, self.segments)
-        before = verification.Known(
-            locate(job.model), blueprint_of(self.teacher), teacher, load_rows(teacher / "teacher.npz"), job.data.eval, known
+    def choose(self, taught: Path, exported: Path, known: proof.Known) -> dict[str, Any]:
+        """Hold every form against the student as it was learned, on texts held out, and choose the one to ship."""
+        job, judging = self.job, self.teaching.texts.judging
+        few, own = choice.sample(judging, job.seed), self.own(taught / "model")
+        far = choice.differences(self.trial, own(few), few, exported, self.forms)
+        return choice.choose(
+            self.trial, known, judging, own(judging.encoded), job.data.eval.encoded, (exported, exported), self.forms, far, {},
+            proof.int8_limit(job.budget), job.budget.confidence, list,
         )  # fmt: skip
-        own = self.own(model)
-        far = verification.differences(trial, own, exported, self.forms)
-        found = verification.verify(trial, before, own(job.data.eval.encoded), far, exported, self.forms, job.budget.max_drop)
+
+    def verify(self, model: Path, exported: Path, known: proof.Known, chosen: dict[str, Any]) -> dict[str, Any]:
+        """Everything that is said of the student, on data that nothing was chosen by."""
+        job, trial = self.job, self.trial
+        data, own = job.data, self.own(model)(job.data.eval.encoded)
+        found = verification.verify(trial, known, data.eval, own, exported, chosen, data.train, job.budget.confidence)
         form = Form(**found["chosen"])
-        tests = [verification.on_other_data(trial, before, exported, form, name, each, each) for name, each in job.tests]
+        tests = [verification.on_other_data(trial, known, exported, form, name, each, each, data.train) for name, each in job.tests]
         return found | {"tests": tests, "shapes": [], "stored": None}
 
-    def deliver(self, report: dict[str, Any], model: Path, exported: Path, chosen: Form) -> None:
+    def deliver(self, report: dict[str, Any], model: Path, exported: Path, chosen: Form, temperature: float) -> None:
         """Write model/ and engine/."""
         with whole_folder(self.job.out / "model") as folder:
             shutil.copytree(model, folder, dirs_exist_ok=True)
@@ -215,4 +233,4 @@ class _Teaching:
         with whole_folder(self.job.out / "engine") as folder:
             for name in {*(form.file for form in self.forms), "tokenizer.json"}:
                 shutil.copyfile(exported / name, folder / name)
-            describe(folder, self.job.data, [chosen, *(form for form in self.forms if form != chosen)])
+            describe(folder, self.job.data, [chosen, *(form for form in self.forms if form != chosen)], temperature)

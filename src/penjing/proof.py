@@ -1,70 +1,138 @@
-"""What a result is held against: the baselines, the gates, and which form is the one to ship."""
+"""What a result is held against: how it is measured, the teacher and the baselines, and the gates."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penjing.arrays import save_rows
+from penjing.arrays import Encoded, load_rows, save_rows
+from penjing.blueprint import Blueprint
 from penjing.checkpoint import blueprint_of, locate
-from penjing.engines.engine import DESCRIPTION, EAGER, Form, open_engine
+from penjing.engines.engine import DESCRIPTION, EAGER, EAGER_BF16, Form, open_engine
 from penjing.engines.export import PORTABLE_FLOAT, PORTABLE_INT8, export
-from penjing.engines.measure import Measurement, Subject, measure
+from penjing.engines.machine import has_bfloat16
+from penjing.engines.measure import Measurement, Spoken, Subject, measure, model_bytes
 from penjing.job import Budget, Job
 from penjing.modeling_penjing import PenjingPreTrainedModel
 from penjing.recipe import Recipe
 from penjing.steps.quantize import Quantize
-from penjing.tasks.judge import judge
-from penjing.tasks.task import Examples
+from penjing.tasks.judge import Logits, judge
+from penjing.tasks.task import Examples, Task
 
 PARITY = 1e-3
 """Largest difference of float32 logits between PyTorch and an engine."""
 SLOW = 1.4
 """A form this many times slower than the fastest on the teacher is not measured again."""
-STEADY = 1.3
-"""Largest over smallest speed-up of the rounds; beyond it the machine was too busy to be believed."""
 INT8_LOSS = 0.5
-"""Points that int8 may lose against float32."""
+"""Points that int8 may lose against the same model in float32, where no drop is allowed that says it."""
+APART = 2.0
+"""How far the exported integers may be from their emulation, in terms of how far the emulation is from float32.
+
+Layer by layer the two are equal. Through a whole model they are not: what lies on the edge between two integers goes either way, and two
+independent roundings are √2 apart. Sums that overflow, or ranges of another layer, are many times as far.
+"""
 STOCK_INT8 = "stock-int8.onnx"
 BASELINES = {
-    "onnxruntime_int8": Form("onnxruntime stock dynamic int8, teacher", "onnxruntime", STOCK_INT8, batch=1),
-    "openvino_int8": Form("openvino int8, teacher", "openvino", PORTABLE_INT8),
+    "onnxruntime_int8": Form("onnxruntime int8 by quantize_dynamic of Penjing's graph, teacher", "onnxruntime", STOCK_INT8, batch=1),
+    "openvino_int8": Form("openvino int8 of Penjing's graph and calibration, teacher", "openvino", PORTABLE_INT8),
 }
+"""The teacher in each engine's int8, on the graph that Penjing exports: faster rivals than an engine makes of a traced model."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """On what task and how it is measured. wait_s: seconds that each measurement waits for a quiet machine at most."""
+
+    task: Task
+    threads: int
+    seed: int
+    segments: bool
+    max_length: int
+    wait_s: float
+    tell: Callable[[str], None]
+
+    @classmethod
+    def of(cls, job: Job, tell: Callable[[str], None]) -> "Trial":
+        """As a job says."""
+        data = job.data
+        return cls(data.task, job.threads, job.seed, data.task.name == "pair", data.max_length, job.wait_s, tell)
+
+    def measure(
+        self, subjects: Sequence[Subject], encoded: Encoded, inputs: Sequence[Any] | None = None, **options: Any
+    ) -> list[Measurement]:
+        """See `engines.measure`; with `inputs`, the texts that `encoded` are of, also end to end."""
+        spoken = None if inputs is None else Spoken(self.task, inputs, self.max_length)
+        return measure(
+            subjects, encoded, threads=self.threads, seed=self.seed, patience_s=self.wait_s, tell=self.tell, spoken=spoken, **options
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Known:
+    """The teacher that a result is held against: its folder, blueprint, exports and what the baseline step recorded; the texts as its own
+    tokenizer encodes them, and its logits of each."""
+
+    model: Path
+    tokenizer: Path
+    blueprint: Blueprint
+    exported: Path
+    baseline: Mapping[str, Any]
+    eval: Examples
+    judging: Examples
+
+    @property
+    def logits(self) -> Logits:
+        """Of the evaluation data."""
+        return load_rows(self.exported / "teacher.npz")
+
+    @property
+    def judged(self) -> Logits:
+        """Of the training texts held out to choose by."""
+        return load_rows(self.exported / "judging.npz")
 
 
 def stock_int8(source: Path, target: Path) -> None:
-    """ONNX Runtime's own dynamic quantization of the float32 graph."""
+    """ONNX Runtime's own dynamic quantization of the float32 graph, per channel."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8)
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
+
+
+def eager_forms() -> dict[str, Form]:
+    """The teacher in PyTorch: float32, and bfloat16 where the processor has it."""
+    return {"torch_eager": EAGER} | ({"torch_eager_bf16": EAGER_BF16} if has_bfloat16() else {})
 
 
 def baseline(
-    job: Job, teacher: PenjingPreTrainedModel, texts: Examples, forms: Sequence[Form], folder: Path, tokenizer_bytes: int, segments: bool
+    job: Job, judging: Examples, teacher: PenjingPreTrainedModel, texts: Examples, forms: Sequence[Form], folder: Path, tokenizer: Path,
+    trial: Trial,
 ) -> dict[str, Any]:  # fmt: skip
-    """The teacher as it is, and what the engines' own int8 makes of it: quality, and files in `folder` to time it with.
+    """The teacher as it is, and what the engines' int8 makes of it: quality, and files in `folder` to time it with.
 
     Args:
+        judging: the training texts held out to choose by.
         texts: that activations are calibrated on.
         forms: those that the result may have.
-        segments: whether texts come in pairs.
     """
-    data, task, model = job.data, job.data.task, locate(job.model)
-    eager = open_engine(EAGER, model, job.threads).logits(data.eval.encoded)
-    save_rows(folder / "teacher.npz", eager)
+    data, task, model = job.data, trial.task, locate(job.model)
+    for name, examples in (("teacher", data.eval), ("judging", judging)):
+        save_rows(folder / f"{name}.npz", open_engine(EAGER, model, job.threads).logits(examples.encoded))
     ranges = Quantize().observe(teacher, texts)
-    export(teacher, folder, [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in forms)], ranges, segments=segments)
+    export(teacher, folder, [PORTABLE_FLOAT, PORTABLE_INT8, *(form.file for form in forms)], ranges, segments=trial.segments)
     stock_int8(folder / PORTABLE_FLOAT, folder / STOCK_INT8)
-    qualities = {"torch_eager": judge(task, data.eval, eager)}
+    qualities = {"torch_eager": judge(task, data.eval, load_rows(folder / "teacher.npz"))}
+    for name, form in eager_forms().items():
+        if name not in qualities:
+            qualities[name] = judge(task, data.eval, open_engine(form, model, job.threads).logits(data.eval.encoded))
     for name, form in BASELINES.items():
         qualities[name] = judge(task, data.eval, open_engine(form, folder, job.threads).logits(data.eval.encoded))
-    subjects = [Subject(EAGER, model), *(Subject(form, folder) for form in forms)]
-    measured = measure(subjects, data.eval.encoded, threads=job.threads, seed=job.seed, throughput_texts=0)
+    measured = trial.measure([Subject(EAGER, model), *(Subject(form, folder) for form in forms)], data.eval.encoded, throughput_texts=0)
     fastest, best = min(zip(forms, measured[1:], strict=True), key=lambda pair: pair[1].latency_ms)
     extra = (folder / PORTABLE_INT8).stat().st_size - replace(blueprint_of(teacher), bits=8).bytes
     for unused in {PORTABLE_FLOAT} - {form.file for form in forms}:
@@ -74,32 +142,21 @@ def baseline(
     return {
         "qualities": qualities, "quality": quality, "ranges": ranges, "eager_ms": measured[0].latency_ms,
         "forms_ms": {form.name: m.latency_ms for form, m in zip(forms, measured[1:], strict=True)},
-        "form": fastest.to_dict(), "extra_bytes": extra + tokenizer_bytes, "note": note,
+        "form": fastest.to_dict(), "extra_bytes": extra + tokenizer.stat().st_size, "note": note,
     }  # fmt: skip
 
 
-def worth_measuring(forms: Sequence[Form], times: dict[str, float]) -> list[Form]:
+def worth_measuring(forms: Sequence[Form], times: Mapping[str, float]) -> list[Form]:
     """The forms that were not far behind on the teacher, and the portable file on each engine."""
     fastest = min(times.values())
     return [form for form in forms if times.get(form.name, 0.0) <= SLOW * fastest or form.portable]
 
 
-def choose(forms: Sequence[Form], judged: dict[str, dict[str, Any]], measured: dict[str, Measurement], max_drop: float | None) -> Form:
-    """The fastest form that keeps the quality; where none does, the best in quality."""
-    limit = max_drop if max_drop is not None else min(judged[form.name]["drop"] for form in forms) + INT8_LOSS
-    good = [form for form in forms if judged[form.name]["drop"] <= limit]
-    if good:
-        return min(good, key=lambda form: measured[form.name].latency_ms)
-    return min(forms, key=lambda form: judged[form.name]["drop"])
-
-
-def teacher_bytes(model: Path, exported: Path, name: str) -> int:
+def baseline_bytes(known: Known, name: str) -> int:
     """Bytes of a baseline's deployment: weights, tokenizer, configuration."""
-    tokenizer = (model / "tokenizer.json").stat().st_size if (model / "tokenizer.json").is_file() else 0
     if name in BASELINES:
-        return (exported / BASELINES[name].file).stat().st_size + tokenizer
-    weights = sum(file.stat().st_size for file in [*model.glob("*.safetensors"), *model.glob("*.bin")])
-    return weights + tokenizer + (model / "config.json").stat().st_size
+        return (known.exported / BASELINES[name].file).stat().st_size + known.tokenizer.stat().st_size
+    return model_bytes(known.model)
 
 
 def form_bytes(folder: Path, form: Form) -> int:
@@ -109,31 +166,59 @@ def form_bytes(folder: Path, form: Form) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def gates_of(result: dict[str, Any], verified: dict[str, Any], budget: Budget, recipe: Recipe, int8: bool) -> list[dict[str, Any]]:
-    """What was asked (these decide), and what is checked anyway."""
+def int8_limit(budget: Budget) -> float:
+    """Points that int8 may lose against float32: as many as may be lost in all, where that is more than usual."""
+    return max(INT8_LOSS, budget.max_drop or 0.0)
+
+
+def gates_of(result: Mapping[str, Any], verified: Mapping[str, Any], budget: Budget, recipe: Recipe) -> list[dict[str, Any]]:
+    """What was asked (`asked`), and what is checked anyway; those that decide whether a result is one (`decides`) are both."""
     gates: list[dict[str, Any]] = []
 
-    def gate(name: str, value: float, limit: float | None, passed: Callable[[float, float], bool], asked: bool = True) -> None:
+    def gate(name: str, value: float | None, limit: float | None, kept: bool, asked: bool = True, decides: bool = True) -> None:
         if limit is not None:
-            gates.append({"name": name, "passed": passed(value, limit), "value": value, "limit": limit, "asked": asked})
+            gates.append({"name": name, "passed": kept, "value": value, "limit": limit, "asked": asked, "decides": decides})
 
-    def most(value: float, limit: float) -> bool:
-        return value <= limit
+    def most(name: str, value: float | None, limit: float | None, asked: bool = True) -> None:
+        gate(name, value, limit, value is not None and limit is not None and value <= limit, asked)
 
-    gate("speedup", result["speedup_vs_eager"], budget.speedup, lambda value, limit: value >= limit)
-    low, high = verified["speedup_range"]
-    gate("steady machine", high / low, STEADY, most, asked=False)
-    gate("latency_ms", result["latency_ms"], budget.latency_ms, most)
-    gate("size_mb", result["bytes"] / 1e6, budget.size_mb, most)
-    gate("drop", result["drop"], budget.max_drop, most)
-    gate("macs", result["macs"], recipe.macs, most)
+    speedup, chosen = result["speedup_vs_eager"], verified["choice"]
+    gate("speedup", speedup, budget.speedup, speedup is not None and speedup >= (budget.speedup or 0.0))
+    gate("steady machine", float(result["steady"]), 1.0, result["steady"], asked=False, decides=False)
+    most("latency_ms", result["latency_ms"], budget.latency_ms)
+    most("size_mb", result["bytes"] / 1e6, budget.size_mb)
+    most(
+        "drop" if budget.confidence is None else "drop_at_most",
+        result["drop" if budget.confidence is None else "drop_at_most"],
+        budget.max_drop,
+    )
+    most("macs", result["macs"], recipe.macs)
     if recipe.prune and recipe.prune.latency:
-        gate("part of the latency", 1 / verified["shapes"][0]["speedup"], recipe.prune.latency, most)
+        own = verified["shapes"][0]
+        most("part of the latency", 1 / own["speedup"] if own["steady"] else None, recipe.prune.latency)
     if recipe.sparsify:
-        gate("sparsity", round(verified["stored"]["sparsity"], 4), recipe.sparsify.sparsity - 1e-4, lambda value, limit: value >= limit)
-    for engine, difference in verified["parity"].items():
-        gate(f"float32 parity, {engine}", difference, PARITY, most, asked=False)
-    if int8:
-        for form in verified["forms"]:
-            gate(f"int8 loss, {form['name']}", verified["float_quality"] - form["quality"], INT8_LOSS, most, asked=False)
+        sparsity, limit = round(verified["stored"]["sparsity"], 4), recipe.sparsify.sparsity - 1e-4
+        gate("sparsity", sparsity, limit, sparsity >= limit)
+    for engine, difference in chosen["parity"].items():
+        gate(f"float32 parity, {engine}", difference, PARITY, difference <= PARITY, asked=False, decides=engine == result["engine"])
+    for form in chosen["forms"]:
+        shipped = form["name"] == result["form"]
+        if form["int8"]:
+            gate(
+                f"int8 loss on texts held out, {form['name']}",
+                form["loss"],
+                int8_limit(budget),
+                form["loss"] <= int8_limit(budget),
+                False,
+                shipped,
+            )
+        if form["apart"] is not None:
+            gate(f"integers against their emulation, {form['name']}", form["apart"], APART, form["apart"] <= APART, False, shipped)
     return gates
+
+
+def met(gates: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether every gate that decides is passed; None where nothing was asked and nothing that decides failed."""
+    if not all(gate["passed"] for gate in gates if gate["decides"]):
+        return False
+    return True if any(gate["asked"] for gate in gates) else None

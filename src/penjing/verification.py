@@ -1,9 +1,9 @@
-"""The last step before the report: is the export right, how good is it, how fast, on what else was it tried."""
+"""The last step before the report: what is shipped, on data that nothing was chosen by: quality, speed, other data, other lengths."""
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,131 +11,116 @@ from typing import Any
 import numpy as np
 
 from penjing.arrays import Encoded
-from penjing.blueprint import Blueprint
 from penjing.checkpoint import blueprint_of, read, write
 from penjing.coded import Coded
 from penjing.engines.engine import EAGER, Form, open_engine
-from penjing.engines.export import FLOAT_FORMS, export
 from penjing.engines.machine import commit, machine, versions
-from penjing.engines.measure import Subject, measure
+from penjing.engines.measure import Subject
 from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.proof import BASELINES, PARITY, choose, form_bytes, teacher_bytes, worth_measuring
-from penjing.tasks.judge import Logits, flips, judge_pair, quality_of
-from penjing.tasks.task import Examples, Task
-from penjing.training.predict import logits_of
+from penjing.overlap import seen_in
+from penjing.proof import BASELINES, Known, Trial, baseline_bytes, eager_forms, form_bytes
+from penjing.tasks.judge import Logits, flips, judge_pair, quality_of, scores_of
+from penjing.tasks.task import Examples
 
 SHAPES, SHAPE_TEXTS = (16, 64, 128), 20
 """Tokens of the texts that a result by hand is timed on beside the data's own lengths, and how many such texts."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the result is held against: the teacher's folder, blueprint, exports, logits, and what the baseline step found."""
-
-    model: Path
-    blueprint: Blueprint
-    exported: Path
-    logits: Logits
-    eval: Examples
-    """The evaluation data as its own tokenizer encodes it."""
-    baseline: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """On what and how it is measured."""
-
-    task: Task
-    eval: Examples
-    threads: int
-    seed: int
-    segments: bool
+ROUNDS = 10
+"""Rounds in which the shipped form is measured alone against eager PyTorch."""
 
 
 def verify(
-    trial: Trial, known: Known, own: Logits, far: dict[str, float], exported: Path, forms: Sequence[Form], max_drop: float | None
+    trial: Trial,
+    known: Known,
+    eval: Examples,
+    own: Logits,
+    exported: Path,
+    choice: Mapping[str, Any],
+    train: Examples,
+    confidence: float | None,
 ) -> dict[str, Any]:
-    """Quality of every form, latency and throughput of all, in one run; the form to ship.
+    """What is shipped, on the evaluation data: quality against the teacher; latency, alone against eager PyTorch; all forms in one run.
 
     Args:
-        own: the logits of the model itself, in float32.
-        far: largest difference of float32 logits between it and each engine; one that is too far off is not shipped.
+        eval: as the result encodes it. own: the result's logits in float32.
+        choice: the record of `choice.choose`.
+        train: the training texts, which the evaluation data should not stand in.
     """
-    task, examples, baseline = trial.task, trial.eval, known.baseline
-    forms = worth_measuring(forms, baseline["forms_ms"])
-    logits = {form.name: open_engine(form, exported, trial.threads).logits(examples.encoded) for form in forms}
-    judged = {name: judge_pair(task, examples, value, known.eval, known.logits) for name, value in logits.items()}
-    before = known.eval.encoded
-    subjects = [Subject(EAGER, known.model, before), *(Subject(form, known.exported, before) for form in BASELINES.values())]
-    subjects += [Subject(form, exported) for form in forms]
-    measured = measure(subjects, examples.encoded, threads=trial.threads, seed=trial.seed)
-    figures = [{"latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s, "load_s": m.load_s} for m in measured]
-    names = ["torch_eager", *BASELINES]
-    fair = [form for form in forms if far.get(form.engine, 0.0) <= PARITY] or forms
-    chosen = choose(fair, judged, {s.form.name: m for s, m in zip(subjects, measured, strict=True)}, max_drop)
-    ratio, low, high = measured[len(names) + forms.index(chosen)].speedup_over(measured[0])
+    task, form = trial.task, Form(**choice["chosen"])
+    logits = open_engine(form, exported, trial.threads).logits(eval.encoded)
+    judged = judge_pair(task, eval, logits, known.eval, known.logits, seed=0, confidence=confidence or 0.95)
+    before, tokenizer = known.eval.encoded, exported / "tokenizer.json"
+    rivals = eager_forms()
+    found = [row for row in choice["forms"] if row["latency_ms"] is not None]
+    forms = [Form(**row["form"]) for row in found]
+    subjects = [Subject(each, known.model, before, known.tokenizer) for each in rivals.values()]
+    subjects += [Subject(each, known.exported, before, known.tokenizer) for each in BASELINES.values()]
+    subjects += [Subject(each, exported, tokenizer=tokenizer) for each in forms]
+    measured = [each.figures() for each in trial.measure(subjects, eval.encoded, eval.inputs)]
+    alone = [subjects[0], Subject(form, exported, tokenizer=tokenizer)]
+    eager, shipped = trial.measure(alone, eval.encoded, eval.inputs, rounds=ROUNDS, throughput_texts=0)
+    faster = shipped.speedup_over(eager)
+    names = [*rivals, *BASELINES]
+    same, inside = seen_in(eval.inputs, train.inputs)
+
+    def merged(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+        """The figures of the last round where it has them."""
+        return {name: value if last.get(name) is None else last[name] for name, value in first.items()}
+
+    places = {name: i for i, name in enumerate(names)}
+    baselines = {
+        name: known.baseline["qualities"][name] | {"form": subjects[i].form.name} | measured[i] | {"bytes": baseline_bytes(known, name)}
+        for name, i in places.items()
+    }
+    baselines["torch_eager"] |= merged(measured[0], eager.figures())
+    rows = [
+        {"name": each.name, "engine": each.engine, "chosen": each == form, "bytes": form_bytes(exported, each)}
+        | {name: row[name] for name in ("held_out_quality", "loss", "fit")} | figures
+        for each, row, figures in zip(forms, found, measured[len(names) :], strict=True)
+    ]  # fmt: skip
+    result = next(row for row in rows if row["chosen"])
+    result |= judged | merged(measured[len(names) + forms.index(form)], shipped.figures())
+    temperature = choice["temperature"]
+    scores = {
+        "temperature": temperature, "teacher": scores_of(task, known.eval, known.logits, 1.0), "before": scores_of(task, eval, logits, 1.0),
+        "after": scores_of(task, eval, logits, temperature), "examples": choice["examples"],
+    }  # fmt: skip
+    ratio = f"{faster.ratio:.2f}x eager" if faster.steady else "the machine was too busy to say how much faster than eager"
     return {
-        "parity": far, "float_quality": quality_of(task, examples, own),
-        "chosen": chosen.to_dict(),
-        "baselines": {
-            name: baseline["qualities"][name] | figure | {"bytes": teacher_bytes(known.model, known.exported, name)}
-            for name, figure in zip(names, figures, strict=False)
-        },
-        "forms": [
-            {"name": form.name, "engine": form.engine, "chosen": form == chosen, "bytes": form_bytes(exported, form)}
-            | judged[form.name] | figure
-            for form, figure in zip(forms, figures[len(names) :], strict=True)
-        ],
-        "speedup_range": [low, high], "machine": machine(), "versions": versions(), "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "flipped": flips(task, examples, logits[chosen.name], known.eval, known.logits), "quality": judged[chosen.name]["quality"],
-        "note": f"{chosen.name}: {ratio:.2f}x eager, {judged[chosen.name]['drop']:.2f} points lost",
+        "choice": dict(choice), "float_quality": quality_of(task, eval, own), "chosen": choice["chosen"], "baselines": baselines, "forms": rows,
+        "speedup": faster.ratio if faster.steady else None, "speedup_range": [faster.low, faster.high], "steady": faster.steady,
+        "disturbance": "; ".join(dict.fromkeys(filter(None, (eager.disturbance, shipped.disturbance)))),
+        "machine": machine(), "versions": versions(), "commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "flipped": flips(task, eval, logits, known.eval, known.logits), "scores": scores, "quality": judged["quality"],
+        "overlap": {"same": same, "inside": inside, "examples": len(eval)},
+        "note": f"{form.name}: {ratio}, {judged['drop']:.2f} points lost",
     }  # fmt: skip
 
 
-def parity(trial: Trial, student: PenjingPreTrainedModel) -> dict[str, float]:
-    """Largest difference of float32 logits between PyTorch and each engine, on some of the texts."""
-    with tempfile.TemporaryDirectory() as folder:
-        export(student, Path(folder), [form.file for form in FLOAT_FORMS], segments=trial.segments)
-        return differences(trial, lambda encoded: logits_of(student, encoded), Path(folder), FLOAT_FORMS)
-
-
-def differences(trial: Trial, own: Callable[[Encoded], Logits], exported: Path, forms: Sequence[Form]) -> dict[str, float]:
-    """Largest difference between a model's own logits and those of its float32 forms, by engine, on some of the texts."""
-    encoded = trial.eval.encoded.take(trial.eval.encoded.sample(64, trial.seed))
-    ours, result = own(encoded), dict[str, float]()
-    for form in forms:
-        theirs = open_engine(form, exported, trial.threads).logits(encoded)
-        difference = float(np.max([np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)]))
-        # What is no number is no parity, and JSON has no word for it.
-        result[form.engine] = max(difference if np.isfinite(difference) else 1e9, result.get(form.engine, 0.0))
-    return result
-
-
-def on_other_data(trial: Trial, known: Known, exported: Path, form: Form, name: str, theirs: Examples, ours: Examples) -> dict[str, Any]:
-    """The result against the teacher on data that nothing was chosen by, each on its own encoding of it."""
+def on_other_data(
+    trial: Trial, known: Known, exported: Path, form: Form, name: str, theirs: Examples, ours: Examples, train: Examples
+) -> dict[str, Any]:
+    """The result against the teacher on further data, each on its own encoding of it."""
     reference = open_engine(EAGER, known.model, trial.threads).logits(theirs.encoded)
     logits = open_engine(form, exported, trial.threads).logits(ours.encoded)
-    return {"data": Path(name).name} | judge_pair(trial.task, ours, logits, theirs, reference)
+    same, inside = seen_in(ours.inputs, train.inputs)
+    judged = judge_pair(trial.task, ours, logits, theirs, reference)
+    return {"data": Path(name).name} | judged | {"overlap": {"same": same, "inside": inside, "examples": len(ours)}}
 
 
-def shapes(trial: Trial, known: Known, student: PenjingPreTrainedModel, exported: Path, form: Form) -> list[dict[str, Any]]:
+def shapes(trial: Trial, known: Known, eval: Encoded, student: PenjingPreTrainedModel, exported: Path, form: Form) -> list[dict[str, Any]]:
     """The result against the uncut model in the same form: on the data's own lengths, and on texts of a few fixed ones."""
     before, after = known.blueprint, blueprint_of(student)
-    texts: dict[int, tuple[Encoded, Encoded]] = {0: (known.eval.encoded, trial.eval.encoded)}
-    texts |= {
-        n: (known.eval.encoded.of_length(n, SHAPE_TEXTS), trial.eval.encoded.of_length(n, SHAPE_TEXTS))
-        for n in SHAPES
-        if n <= before.positions
-    }
+    texts: dict[int, tuple[Encoded, Encoded]] = {0: (known.eval.encoded, eval)}
+    texts |= {n: (known.eval.encoded.of_length(n, SHAPE_TEXTS), eval.of_length(n, SHAPE_TEXTS)) for n in SHAPES if n <= before.positions}
     rows = []
     for length, (theirs, ours) in texts.items():
         subjects = [Subject(replace(form, packed=False), known.exported, theirs), Subject(form, exported)]
-        whole, cut = measure(subjects, ours, threads=trial.threads, seed=trial.seed, throughput_texts=0)
+        whole, cut = trial.measure(subjects, ours, throughput_texts=0)
+        faster = cut.speedup_over(whole)
         medians = [int(np.median(each.lengths)) for each in (theirs, ours)]
         rows.append({
             "batch": 1, "tokens": length or medians[1], "own": not length, "form": form.name, "teacher_ms": whole.latency_ms,
-            "latency_ms": cut.latency_ms, "speedup": whole.latency_ms / cut.latency_ms,
+            "latency_ms": cut.latency_ms, "speedup": faster.ratio, "steady": faster.steady,
             "macs": after.macs(medians[1]) / max(1, before.macs(medians[0])),
         })  # fmt: skip
     return rows

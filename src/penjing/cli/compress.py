@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from penjing.cli import telling
 from penjing.cli.options import (
     BatchSize,
+    Confidence,
     Engine,
     Epochs,
     EvalFile,
@@ -30,6 +32,7 @@ from penjing.cli.options import (
     Threads,
     TrainEpochs,
     TrainFile,
+    Wait,
     app,
     console,
     say,
@@ -40,19 +43,11 @@ from penjing.errors import InputError
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
-    """A compression in three lines."""
-    result, teacher = report["result"], report["teacher"]
-    low, high = result["drop_ci95"]
-    ratio = teacher["bytes"] / result["bytes"]
-    return (
-        f"{result['form']}: {result['speedup_vs_eager']:.1f}x faster than eager PyTorch"
-        f" ({teacher['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms),"
-        f" {ratio if ratio >= 1 else 1 / ratio:.1f}x {'smaller' if ratio >= 1 else 'larger'}"
-        f" ({teacher['bytes'] / 1e6:.1f} -> {result['bytes'] / 1e6:.1f} MB)\n"
-        f"{report['metric']} {teacher['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost"
-        f" (95 %: {low:.2f} ... {high:.2f})\n"
-        f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}"
-    )
+    """A compression in a few lines."""
+    lines = [f"{telling.faster(report)}, {telling.smaller(report)}", telling.lost(report), telling.scores(report), telling.places(out)]
+    if report["met"] is None:
+        lines.insert(0, "nothing was asked, so nothing was cut: give --speedup, --latency-ms, --size-mb or --max-drop")
+    return "\n".join(lines)
 
 
 @app.command()
@@ -94,12 +89,12 @@ def compress(
     speedup: Annotated[float | None, typer.Option("--speedup", help="Times faster than eager PyTorch, at least.")] = None,
     latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Milliseconds of a text, at most.")] = None,
     size_mb: Annotated[float | None, typer.Option("--size-mb", help="Megabytes of the deployment, at most.")] = None,
-    max_drop: MaxDrop = None,
+    max_drop: MaxDrop = None, confidence: Confidence = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of training, at most.")] = None,
     engine: Engine = None, threads: Threads = 0, test: Test = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML with the settings of the steps.")] = None,
     epochs: TrainEpochs = None, no_training: NoTraining = False, seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
-    metric: Metric = "", positive: Positive = "", as_json: Json = False,
+    metric: Metric = "", positive: Positive = "", wait: Wait = 30, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
     from penjing.job import Budget
@@ -109,9 +104,9 @@ def compress(
         if value is not None and value <= 0:
             raise InputError(f"{name}: {value} is not allowed; give a number above 0")
     steps = trained(read_recipe(recipe) if recipe else Recipe(), epochs, minutes, no_training)
-    budget = Budget(speedup, latency_ms, size_mb, max_drop)
+    budget = Budget(speedup, latency_ms, size_mb, max_drop, confidence)
     reading = (text_columns, label_column, metric, max_length, positive)
-    report = run(model, task, train, eval, test, reading, budget, steps, out, threads, engine, seed)
+    report = run(model, task, train, eval, test, reading, budget, steps, out, threads, engine, seed, wait=wait)
     say(report, as_json, summary(report, out))
     met(report, out)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penjing.cli.one_step import places_text
+from penjing.cli import telling
 from penjing.cli.options import (
     Confidence,
     Engine,
@@ -103,7 +103,22 @@ def distill(
     )  # fmt: skip
     more = More(student, teacher or (), general, general_texts or 20_000, unlabelled, masked_lm, companion or (), cache)
     reading = (text_columns, label_column, metric, max_length, positive)
-    report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop, confidence=confidence), steps, out, threads, engine, seed, more=more, wait=wait)
+    report = run(
+        model,
+        task,
+        train,
+        eval,
+        test,
+        reading,
+        Budget(max_drop=max_drop, confidence=confidence),
+        steps,
+        out,
+        threads,
+        engine,
+        seed,
+        more=more,
+        wait=wait,
+    )
     say(report, as_json, _distilled_text(report, out))
     met(report, out)
 
@@ -111,12 +126,9 @@ def distill(
 def _distilled_text(report: dict[str, Any], out: Path) -> str:
     """What is left of the teacher's quality, size and time."""
     result, before = report["result"], report["teacher"]
-    low, high = result["drop_ci95"]
     lines = [
-        f"{report['metric']} {before['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f})",
-        f"{before['parameters'] / 1e6:.1f} -> {result['parameters'] / 1e6:.1f} million parameters, {before['bytes'] / 1e6:.1f} ->"
-        f" {result['bytes'] / 1e6:.1f} MB",
-        f"{result['form']} against eager PyTorch: {before['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms,"
-        f" {result['speedup_vs_eager']:.1f}x; {before['throughput_per_s']:.0f} -> {result['throughput_per_s']:.0f} texts/s",
+        telling.lost(report),
+        f"{before['parameters'] / 1e6:.1f} -> {result['parameters'] / 1e6:.1f} million parameters, {telling.smaller(report)}",
+        f"{telling.faster(report)}; {before['throughput_per_s']:.0f} -> {result['throughput_per_s']:.0f} texts/s",
     ]
-    return "\n".join([*lines, places_text(out)])
+    return "\n".join([*lines, telling.places(out)])

@@ -5,7 +5,9 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from penjing.cli import telling
 from penjing.cli.options import (
+    Confidence,
     Engine,
     EvalFile,
     Json,
@@ -24,6 +26,7 @@ from penjing.cli.options import (
     Threads,
     TrainEpochs,
     TrainFile,
+    Wait,
     app,
     say,
 )
@@ -54,7 +57,7 @@ def prune(
     repair: Annotated[str, typer.Option("--repair", help="Before any training: weights (least squares), scales, none.")] = "weights",
     head_weights: Annotated[bool, typer.Option("--head-weights", help="Learn a weight per head afterwards, and fold it in.")] = False,
     texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that importance and repair look at.")] = 1000,
-    max_drop: MaxDrop = None, epochs: TrainEpochs = None, no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0,
+    max_drop: MaxDrop = None, confidence: Confidence = None, wait: Wait = 30, epochs: TrainEpochs = None, no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0,
     test: Test = None, seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
     metric: Metric = "", positive: Positive = "", as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -80,7 +83,22 @@ def prune(
         kept, sparsity, importance, schedule, scope, distill, repair=repair, texts=texts, head_weights=head_weights, embeddings=embeddings
     )  # fmt: skip
     reading = (text_columns, label_column, metric, max_length, positive)
-    report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed, corpus)
+    report = run(
+        model,
+        task,
+        train,
+        eval,
+        test,
+        reading,
+        Budget(max_drop=max_drop, confidence=confidence),
+        steps,
+        out,
+        threads,
+        engine,
+        seed,
+        corpus,
+        wait=wait,
+    )
     say(report, as_json, _pruned_text(report, out))
     met(report, out)
 
@@ -88,25 +106,25 @@ def prune(
 def _pruned_text(report: dict[str, Any], out: Path) -> str:
     """What was cut and lost, and what it brings: the clock against the uncut model in the same form, then against eager PyTorch."""
     result, before = report["result"], report["teacher"]
-    low, high = result["drop_ci95"]
     lines = [
-        f"{report['metric']} {before['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f})",
+        telling.lost(report),
         f"{result['macs']:.2f} of the multiply-accumulates and {result['parameters'] / before['parameters']:.2f} of the parameters are left",
     ]
     for row in report["shapes"]:
         own = ", the data's own lengths" if row["own"] else ""
         said = f"{1 / row['macs']:.2f}x" if row["macs"] else "no end"
+        ratio = f"{row['speedup']:.2f}x faster than uncut" if row["steady"] else "not steady enough for a speed-up"
         lines.append(
-            f"{row['form']}, {row['tokens']} tokens{own}: {row['teacher_ms']:.2f} -> {row['latency_ms']:.2f} ms, {row['speedup']:.2f}x faster"
-            f" than uncut where the multiply-accumulates say {said}"
+            f"{row['form']}, {row['tokens']} tokens{own}: {row['teacher_ms']:.2f} -> {row['latency_ms']:.2f} ms, {ratio}"
+            f" where the multiply-accumulates say {said}"
         )
-    lines.append(f"against eager PyTorch: {before['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms, {result['speedup_vs_eager']:.1f}x")
+    lines.append(telling.faster(report))
     if stored := report["stored"]:
         lines.append(
             f"{100 * stored['sparsity']:.1f} % of the pruned matrices and {100 * stored['zeros']:.1f} % of all weights are zero:"
             f" {_stored_text(stored)}; the engines' speed stays as it is"
         )
-    lines.append(places_text(out))
+    lines.append(telling.places(out))
     return "\n".join(lines)
 
 
@@ -115,11 +133,6 @@ def _stored_text(stored: dict[str, Any]) -> str:
         f"{stored['dense_bytes'] / 1e6:.1f} -> {stored['packed_bytes'] / 1e6:.1f} MB stored,"
         f" loads in {stored['dense_load_s']:.2f} -> {stored['packed_load_s']:.2f} s"
     )
-
-
-def places_text(out: Path) -> str:
-    """Where to find what was made."""
-    return f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}"
 
 
 @app.command()
@@ -140,7 +153,7 @@ def quantize(
         " most harm stay in float.")] = 0.02,
     smooth: Annotated[float, typer.Option("--smooth", help="How much of int8's activation outliers moves into the weights: SmoothQuant's"
         " alpha, 0.5 is the usual.")] = 0.0,
-    max_drop: MaxDrop = None,
+    max_drop: MaxDrop = None, confidence: Confidence = None, wait: Wait = 30,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation with rounded weights; without it, qat,"
         " ternary and binary are trained, the others are not.")] = None,
     no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0,
@@ -160,18 +173,32 @@ def quantize(
         divergence=divergence, smooth=smooth,
     )  # fmt: skip
     reading = (text_columns, label_column, metric, max_length, positive)
-    report = run(model, task, train, eval, test, reading, Budget(max_drop=max_drop), steps, out, threads, engine, seed)
+    report = run(
+        model,
+        task,
+        train,
+        eval,
+        test,
+        reading,
+        Budget(max_drop=max_drop, confidence=confidence),
+        steps,
+        out,
+        threads,
+        engine,
+        seed,
+        wait=wait,
+    )
     say(report, as_json, _quantized_text(report, out))
     met(report, out)
 
 
 def _quantized_text(report: dict[str, Any], out: Path) -> str:
     """What was lost, and what it brings: bytes where it is stored, the clock where it is real."""
-    result, before = report["result"], report["teacher"]
-    low, high = result["drop_ci95"]
+    result = report["result"]
     lines = [
-        f"{report['metric']} {before['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost (95 %: {low:.2f} ... {high:.2f})",
-        f"the whole deployment: {before['bytes'] / 1e6:.1f} -> {result['bytes'] / 1e6:.1f} MB",
+        telling.lost(report),
+        f"the whole deployment: {telling.smaller(report)}",
+        telling.faster(report),
     ]
     if stored := report["stored"]:
         lines.append(f"weights: {_stored_text(stored)}; floats again once loaded, so the clock stays")
@@ -182,10 +209,12 @@ def _quantized_text(report: dict[str, Any], out: Path) -> str:
         )
     for form in report["forms"]:
         mark = "*" if form["chosen"] else " "
-        lines.append(f"{mark} {form['name']}: {form['quality']:.2f}, {form['latency_ms']:.2f} ms, {form['throughput_per_s']:.0f} texts/s")
+        lines.append(
+            f"{mark} {form['name']}: {form['held_out_quality']:.2f} on texts held out, {form['latency_ms']:.2f} ms, {form['throughput_per_s']:.0f} texts/s"
+        )
     for name, other in report["baselines"].items():
         lines.append(
             f"  {name.replace('_', ' ')}, uncut: {other['quality']:.2f}, {other['latency_ms']:.2f} ms, {other['throughput_per_s']:.0f} texts/s"
         )
-    lines.append(places_text(out))
+    lines.append(telling.places(out))
     return "\n".join(lines)

@@ -41,6 +41,15 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
 Rate = Annotated[float, typer.Option("--learning-rate", min=0)]
 Test = Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")]
 MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")]
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        "--confidence", help="With --max-drop, as 0.95: not what was lost but what may have been, the interval's end, is held against it."
+    ),
+]
+Wait = Annotated[
+    float, typer.Option("--wait", min=0, envvar="PENJING_WAIT", help="Seconds that each measurement waits for a quiet machine at most.")
+]
 TrainEpochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")]
 NoTraining = Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")]
 Folder = Annotated[str, typer.Argument(help="What compress wrote, or a model folder.")]

@@ -69,6 +69,7 @@ class More:
 def run(
     model: str, task: str, train: str, eval: str, test: list[str] | None, how: tuple[str, str, str, int, str], budget: Any, steps: Any,
     out: Path, threads: int, engine: str | None, seed: int, corpus: Path | None = None, more: More | None = None,
+    wait: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Read the data and run the steps of a recipe."""
     from penjing.checkpoint import locate
@@ -91,7 +92,8 @@ def run(
     material, said = (more or More()).read(data, seed, tell)
     asked = {
         "model": model, "task": data.task.name, "train": train, "eval": eval or None, "test": test or [], "speedup": budget.speedup,
-        "latency_ms": budget.latency_ms, "size_mb": budget.size_mb, "max_drop": budget.max_drop, "engine": engine,
+        "latency_ms": budget.latency_ms, "size_mb": budget.size_mb, "max_drop": budget.max_drop, "confidence": budget.confidence,
+        "minutes": steps.distill.schedule.minutes if steps.distill else None, "engine": engine,
         "threads": threads or cores(), "seed": seed, "max_length": data.max_length, "metric": data.task.metric().name,
         "positive": data.task.positive, "recipe": steps.to_dict(),
         "corpus": fingerprint(corpus) if corpus else None, "material": said or None,
@@ -99,7 +101,7 @@ def run(
     }  # fmt: skip
     job = Job(
         locate(model), data, budget, steps, out, threads or cores(), cast(Any, engine), seed, tests, asked,
-        shlex.join(["penjing", *sys.argv[1:]]), corpus, material,
+        shlex.join(["penjing", *sys.argv[1:]]), corpus, material, wait,
     )  # fmt: skip
     work = distil_student if steps.student else compress
     return work(job, tell, lambda title: training_bar(console, title))
@@ -109,7 +111,9 @@ def met(report: dict[str, Any], out: Path) -> None:
     """A budget that was not met is an error of its own; what was found is there."""
     if report["met"] is False:
         missed = [gate for gate in report["gates"] if gate["decides"] and not gate["passed"]]
-        failed = ", ".join(f"{g['name']} {'unknown' if g['value'] is None else format(g['value'], '.2f')} (limit {g['limit']:g})" for g in missed)
+        failed = ", ".join(
+            f"{g['name']} {'unknown' if g['value'] is None else format(g['value'], '.2f')} (limit {g['limit']:g})" for g in missed
+        )
         busy = any(gate["value"] is None for gate in missed)
         fix = "measure again on a quiet machine" if busy else "ask for less or allow more"
         raise BudgetError(f"the budget was not met: {failed}; the best that was found is in {out}, so {fix}")

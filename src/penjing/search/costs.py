@@ -13,13 +13,16 @@ from penjing.checkpoint import blueprint_of
 from penjing.engines.engine import Form
 from penjing.engines.export import export
 from penjing.engines.graph import Ranges
-from penjing.engines.measure import Subject, measure
+from penjing.engines.measure import Subject
 from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.proof import Trial
 from penjing.surgery import LayerSelection, Selection, cut
 
 PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the heads, and of the neurons, that are measured; costs between are interpolated."""
 
+TEXTS = 60
+"""Texts that the blocks are timed on."""
 TIMED_TOKENS = 1000
 """Rows of the embedding table in the models that are timed."""
 
@@ -76,8 +79,7 @@ def macs_table(blueprint: Blueprint, length: int) -> CostTable:
 
 
 def measure_blocks(
-    model: PenjingPreTrainedModel, form: Form, ranges: Ranges, encoded: Encoded, *, threads: int, segments: bool,
-    seed: int = 0,
+    model: PenjingPreTrainedModel, form: Form, ranges: Ranges, encoded: Encoded, trial: Trial
 ) -> CostTable:  # fmt: skip
     """Measure models of this width with fewer heads, fewer neurons, one layer and none, side by side, and take differences.
 
@@ -98,9 +100,9 @@ def measure_blocks(
         for depth, heads, neurons in shapes:
             layers = (LayerSelection(i, tuple(range(heads)), tuple(range(neurons))) for i in range(count - depth, count))
             place = Path(folder) / f"{depth}-{heads}-{neurons}"
-            export(cut(model, Selection(tuple(layers), tokens=few)), place, [form.file], ranges, segments=segments)
+            export(cut(model, Selection(tuple(layers), tokens=few)), place, [form.file], ranges, segments=trial.segments)
             subjects.append(Subject(form, place))
-        measured = measure(subjects, encoded, threads=threads, texts=60, throughput_texts=0, seed=seed)
+        measured = trial.measure(subjects, encoded, texts=TEXTS, throughput_texts=0)
     times = {shape: each.latency_ms for shape, each in zip(shapes, measured, strict=True)}
     base = times[0, 0, 0]
 
