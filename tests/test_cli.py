@@ -9,6 +9,7 @@ import transformers
 from conftest import tiny_teacher
 
 from penjing import cli
+from penjing.sources import Reading, load_data
 
 
 @pytest.fixture
@@ -76,6 +77,20 @@ def test_a_label_that_flips_more_than_chance_is_named(
     assert " of 12 (p = 0.00" in said
     refused = _run(monkeypatch, capsys, "eval", place / "teacher", "--data", place / "data.jsonl", "--metric", "entity-f1", status=2)
     assert "does not fit classification; allowed are accuracy, macro-f1, f1, mcc" in refused
+
+
+def test_the_metric_is_said_or_refused_before_anything_is_trained(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": "good film", "label": "sports"}, {"text": "bad film", "label": "politics"}] * 12
+    (place / "news.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("train", "--model", place / "teacher", "--task", "classification", "--train", place / "news.jsonl", "--out", place / "news")
+    said = _run(monkeypatch, capsys, *command, "--metric", "f1", status=2)
+    assert "politics / sports do not say which is; give --positive" in said and not (place / "news").exists()
+    told: list[str] = []
+    reading = Reading(metric="f1", positive="sports")
+    load_data(str(place / "teacher"), "classification", str(place / "news.jsonl"), "", reading, told.append, new_labels=True)
+    assert "F1 of 'sports': --positive names it" in told
 
 
 def test_a_teacher_with_its_labels_in_another_order_is_understood(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from penjing.maths.statistics import Stats, bootstrap, holm, mcnemar, paired_bootstrap, randomization_test
+from penjing.maths.statistics import Stats, bootstrap, holm, mcnemar, randomization_test
 
 
 def mean(total: Stats) -> NDArray[np.float64]:
@@ -59,29 +59,6 @@ def test_the_interval_of_a_mean_is_the_normal_one() -> None:
 def test_about_95_of_100_intervals_hold_the_truth() -> None:
     held = [low <= 0 <= high for low, high in (bootstrap(normals(60, seed), mean, draws=300, seed=seed) for seed in range(200))]
     assert 0.88 <= np.mean(held) <= 0.99
-
-
-@given(st.integers(1, 50), st.integers(0, 99))
-def test_the_paired_interval_of_a_model_with_itself_is_zero(n: int, seed: int) -> None:
-    stats = shares(n, 0.7, seed)
-    assert paired_bootstrap(stats, stats.copy(), mean, draws=100, seed=seed) == (0.0, 0.0)
-
-
-@given(st.integers(2, 50), st.integers(0, 99))
-def test_the_paired_interval_is_antisymmetric(n: int, seed: int) -> None:
-    a, b = shares(n, 0.7, seed), shares(n, 0.6, seed + 1000)
-    low, high = paired_bootstrap(a, b, mean, draws=100, seed=seed)
-    np.testing.assert_allclose(paired_bootstrap(b, a, mean, draws=100, seed=seed), (-high, -low), atol=1e-12)
-
-
-def test_pairing_narrows_the_interval_of_models_that_err_alike() -> None:
-    a = shares(400, 0.8)
-    b = a.copy()
-    b[:10, 0] = 0
-    low, high = paired_bootstrap(a, b, mean)
-    alone = np.subtract(*bootstrap(a, mean)[::-1])
-    assert low <= mean(a.sum(0)) - mean(b.sum(0)) <= high
-    assert low >= 0 and high - low < 0.5 * alone
 
 
 @given(st.integers(1, 50), st.integers(0, 99))
