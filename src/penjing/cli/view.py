@@ -1,6 +1,7 @@
 """Looking at models: eval, bench, inspect."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,7 +137,9 @@ def bench(
         return
     for i, row in enumerate(results, 1):
         print(f"{i}: {row['folder']}, {row['form']}")
-    Console().print(_bench_table(results, f"batch 1, {count} threads, {np.median(lengths):.0f} tokens (median); faster than row 1"))
+    wide = None if sys.stdout.isatty() else 100
+    title = f"batch 1, {count} threads, {np.median(lengths):.0f} tokens (median); faster than row 1"
+    Console(width=wide).print(_bench_table(results, title))
     for i, row in enumerate(results, 1):
         if row["disturbance"]:
             print(f"{i} is not steady, and no speed-up is claimed of it or over it: {row['disturbance']}")
@@ -152,10 +155,10 @@ def _bench_table(results: list[dict[str, Any]], title: str) -> Table:
     """A row of figures for each subject, by its number."""
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for column in ("", "p50 ms", "p95", "p99", "end to\nend", "texts/s", "faster", "range", "cold\nstart s", "peak\nMB", "steady"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for i, row in enumerate(results, 1):
         low, high = row["speedup_range"]
-        faster = ("-", "-") if row["speedup"] is None else (f"{row['speedup']:.2f}x", f"{low:.1f}...{high:.1f}")
+        faster = ("-", "-") if row["speedup"] is None else (f"{row['speedup']:.2f}x", f"{low:.3g}-{high:.3g}")
         numbers = [(row["latency_ms"], 2), (row["latency_p95_ms"], 2), (row["latency_p99_ms"], 2), (row["end_to_end_ms"], 2),
                    (row["throughput_per_s"], 0), (row["cold_start_s"], 1), (row["peak_mb"], 0)]  # fmt: skip
         cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in numbers]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BACKGROUND = 0.08
-"""Part of the processors that other processes may take; beyond the processors that the worker leaves free they may take all."""
+"""Part of the processors that the worker uses that other processes may take; those that it leaves free they may take whole."""
 WAITING = 0.07
 """Seconds in each second that a thread may wait for a processor; √n of it for n threads, for one that waits holds others up."""
 STOLEN = 0.03
@@ -70,10 +70,11 @@ class Load:
         half of its physical processor too, so free ones are counted in physical ones as long as the threads are fewer.
         """
         logical = processors.logical
+        used = min(threads, logical)
         free = max(0, (processors.physical if threads <= processors.physical else logical) - threads)
-        if self.others > free + BACKGROUND * logical:
+        if self.others > free + BACKGROUND * used:
             return f"other processes take {self.others:.1f} of {logical} processors"
-        if self.stolen > STOLEN * logical:
+        if self.stolen > STOLEN * used:
             return f"the host of this virtual machine takes {self.stolen:.1f} of {logical} processors"
         if self.throttled > THROTTLED:
             return f"the container's quota stops it for {self.throttled:.0%} of the time"
