@@ -249,7 +249,9 @@ def train() -> Callable[..., tuple[PenjingPreTrainedModel, Sparsify]]:
         model = small()
         wanted = Schedule(**({"epochs": 4, "batch_size": 8, "learning_rate": 5e-3, "patience": 100} | schedule))
         task = Classification(["big", "small"])
-        step = Sparsify(Distill(task, model, [0, 1], DistillSettings(wanted, dropout=0.1), dev, folder, progress), settings)
+        step = Sparsify(
+            Distill(task, model, [0, 1], DistillSettings(wanted, states_first=0.0, dropout=0.1), dev, folder, progress), settings
+        )
         before = copy_of(model).state_dict()
         evidence = step.observe(model, data)
         result = step.apply(model, step.plan(SMALL, evidence), evidence)
