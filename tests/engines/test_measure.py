@@ -19,9 +19,9 @@ from penjing.engines import measure as measuring
 from penjing.engines import quiet, worker
 from penjing.engines.calibrate import calibrate
 from penjing.engines.engine import EAGER, EAGER_BF16, Engine, Form, open_engine
-from penjing.engines.export import INT8_FORMS, PORTABLE_INT8, export
+from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_INT8, export
 from penjing.engines.measure import Measurement, Speedup, Spoken, Subject, Turn, measure, model_bytes
-from penjing.errors import PenjingError
+from penjing.errors import InputError, PenjingError
 from penjing.packing import PACKED
 from penjing.sources import tokenizer_of
 from penjing.tasks.task import Classification, Pair, Tagging, Task
@@ -146,10 +146,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: list[str], *, patience_s: 
 
 def test_a_disturbed_turn_is_taken_again_when_the_machine_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    # turn 0 quiet; turn 1 busy; a look finds it busy still, the next quiet; turn 2 quiet; and turn 1 again
-    result, asked = scripted(
-        monkeypatch, ["", BUSY, BUSY, "", "", ""], patience_s=60, told=told, rounds=3, throughput_texts=0
-    )  # fmt: skip
+    # turn 0 quiet; turn 1 busy; a look finds it busy still, the next quiet; turn 2 quiet; and one more
+    script = ["", BUSY, BUSY, "", "", ""]
+    result, asked = scripted(monkeypatch, script, patience_s=60, told=told, rounds=3, throughput_texts=0)
     assert asked == ["latency", "latency", "look", "look", "latency", "latency", "memory", "close"]
     assert (result.latency_ms, result.latency_p99_ms, result.steady) == (2.0, 2.0, True)
     assert told == [f"waiting for a quiet machine: {BUSY}"]
@@ -172,6 +171,9 @@ def test_the_environment_lowers_patience(monkeypatch: pytest.MonkeyPatch) -> Non
     assert measuring._Patience(60, print).left == 0
     monkeypatch.setenv("PENJING_PATIENCE_S", "60")
     assert measuring._Patience(5, print).left == 5
+    monkeypatch.setenv("PENJING_PATIENCE_S", "long")
+    with pytest.raises(InputError, match="PENJING_PATIENCE_S: 'long' is no number; give seconds"):
+        measuring._Patience(5, print)
 
 
 def test_a_disturbed_throughput_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,8 +293,9 @@ def test_engines_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_beside_busy_loops_nothing_is_steady_and_no_speedup_is_claimed(tmp_path: Path) -> None:
     tiny_teacher(tmp_path / "model", "sequence")
     encoded, _, _ = Classification(["a", "b"]).encode(tokenizer_of(tmp_path / "model"), INPUTS * 10, 32)
+    export(read(tmp_path / "model"), tmp_path, [FLOAT_FORMS[0].file], segments=False)
     with busy_loops(quiet.processors().logical):
-        one, two = measure([Subject(EAGER, tmp_path / "model")] * 2, encoded, threads=1, rounds=2, throughput_texts=0)
+        one, two = measure([Subject(FLOAT_FORMS[0], tmp_path)] * 2, encoded, threads=1, rounds=2, throughput_texts=0)
     assert not one.steady and not two.steady and not two.speedup_over(one).steady
     assert all(turn.disturbance for turn in one.turns)
 

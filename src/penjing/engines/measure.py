@@ -22,7 +22,7 @@ import numpy as np
 from penjing.arrays import Encoded
 from penjing.engines import quiet
 from penjing.engines.engine import Form
-from penjing.errors import PenjingError
+from penjing.errors import InputError, PenjingError
 from penjing.packing import PACKED
 from penjing.tasks.task import Task
 
@@ -210,16 +210,20 @@ class _Patience:
     """Seconds that are left to wait for a quiet machine, and to take again what was disturbed."""
 
     def __init__(self, seconds: float, tell: Callable[[str], None]) -> None:
-        self.left = min(seconds, float(os.environ.get("PENJING_PATIENCE_S", seconds)))
+        limit = os.environ.get("PENJING_PATIENCE_S", str(seconds))
+        try:
+            self.left = min(seconds, float(limit))
+        except ValueError as error:
+            raise InputError(f"PENJING_PATIENCE_S: {limit!r} is no number; give seconds, 0 for no waiting") from error
         self.tell, self.told = tell, False
 
     def take(self, worker: _Worker, message: dict[str, Any], again: bool = False) -> dict[str, Any]:
         """A turn, after waiting until nothing would disturb it, as long as patience lasts; its time counts where it is taken `again`."""
         while worker.disturbance and self.left > 0:
-            if not self.told:
+            self._spend(worker.look)
+            if worker.disturbance and not self.told:
                 self.tell(f"waiting for a quiet machine: {worker.disturbance}")
                 self.told = True
-            self._spend(worker.look)
         return self._spend(worker.ask, message) if again else worker.ask(message)
 
     def _spend(self, call: Callable[..., Any], *given: Any) -> Any:
