@@ -1,6 +1,6 @@
 """Distillation on real data: the figures of docs/distillation.md.
 
-    python benchmarks/distillation.py [presets] [whole] [peer] [students] [tasks] [texts] [again] [engine]
+    python benchmarks/distillation.py [presets] [whole] [peer] [students] [tasks] [texts] [again] [default] [engine]
 
 Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the other teachers are those of main_job.py; results
 go to .cache/bench/distillation/, where a run that was stopped goes on. About three hours in all, each job by itself; `peer` and
@@ -126,10 +126,14 @@ def recipe_of(preset: str, epochs: int, texts: TextSettings | None = None, layer
 def trial(
     name: str, preset: str, rows: int | None, epochs: int, seed: int, texts: TextSettings | None = None, layers: int | None = LAYERS
 ) -> dict[str, Any]:
+    """One student of a preset, once."""
+    return once(name, preset, recipe_of(preset, epochs, texts, layers), rows, epochs, seed)
+
+
+def once(name: str, label: str, recipe: Recipe, rows: int | None, epochs: int, seed: int) -> dict[str, Any]:
     """One student, once."""
-    recipe = recipe_of(preset, epochs, texts, layers)
     key = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
-    file = HERE / f"{name}-{preset}-{rows or 'all'}-{epochs}-{seed}-{key}.json"
+    file = HERE / f"{name}-{label}-{rows or 'all'}-{epochs}-{seed}-{key}.json"
     if not file.is_file():
         torch.set_num_threads(cores())
         found = distilled(name, recipe, rows, seed, HERE / "partial" / file.stem)
@@ -190,6 +194,23 @@ def tasks() -> None:
         rows, epochs = (None, 6) if name == "mrpc" else (ROWS, EPOCHS)
         found = {preset: [trial(name, preset, rows, epochs, seed) for seed in FEWER] for preset in OTHER_TASKS}
         print("\n".join([heading(name), *(row(name, preset, trials) for preset, trials in found.items())]))
+
+
+BEFORE = {"temperature": 2.0, "layer_map": "descent", "states_first": 0.0}
+"""What the default once was: states and answers at once, at T = 2."""
+DEFAULT_LAYERS = 4
+
+
+def default() -> None:
+    """The default of distillation against what it once was, on three tasks: four of six layers, evenly spread."""
+    for name in ("sst2", "mrpc", "conll2000"):
+        rows, epochs = (None, 6) if name == "mrpc" else (ROWS, EPOCHS)
+        now = recipe_of("states", epochs, layers=DEFAULT_LAYERS)
+        assert now.distill
+        before = replace(now, distill=replace(now.distill, **BEFORE))
+        print(heading(name))
+        for label, recipe in (("default", now), ("before", before)):
+            print(row(name, label, [once(name, f"default-{label}", recipe, rows, epochs, seed) for seed in FEWER]), flush=True)
 
 
 def again() -> None:
@@ -359,6 +380,7 @@ JOBS = {
     "tasks": tasks,
     "texts": texts,
     "again": again,
+    "default": default,
     "engine": engine,
 }
 

@@ -76,6 +76,7 @@ def choose(
     limit: float,
     confidence: float | None,
     in_float: Callable[[], Sequence[Form]],
+    parity_limit: float = PARITY,
 ) -> dict[str, Any]:
     """The fastest form whose engine has parity, whose integers are those that were meant, and which loses little by rounding.
 
@@ -85,6 +86,7 @@ def choose(
         exported: the folder of the forms, and that of those which `in_float` exports.
         far: see `parity`. integers: see `apart`.
         limit: points that a form may lose against the model in float32.
+        parity_limit: of `far`.
         in_float: exports the float32 forms, which stand in where no int8 form may be shipped.
     Returns:
         a record; `chosen` is None where no form has parity, `drop` is against the teacher.
@@ -99,7 +101,7 @@ def choose(
     def look(form: Form) -> None:
         logits[form.name] = open_engine(form, place, trial.threads).logits(judging.encoded)
         found = quality_of(task, judging, logits[form.name])
-        fair = far.get(form.engine, NO_NUMBER) <= PARITY
+        fair = far.get(form.engine, NO_NUMBER) <= parity_limit
         meant = integers.get(form.name, 0.0) <= APART
         rows.append({
             "name": form.name, "form": form, "held_out_quality": found, "loss": quality - found, "int8": rounding_of(form) != "float",
@@ -122,7 +124,7 @@ def choose(
         best = min(fit, key=lambda row: row["latency_ms"] if row["fit"] else row["loss"])
         chosen = best["form"]
     record: dict[str, Any] = {
-        "parity": dict(far), "float_quality": quality, "examples": len(judging), "chosen": chosen.to_dict() if chosen else None,
+        "parity": dict(far), "parity_limit": parity_limit, "float_quality": quality, "examples": len(judging), "chosen": chosen.to_dict() if chosen else None,
         "forms": [{**row, "form": row["form"].to_dict()} for row in rows],
     }  # fmt: skip
     if chosen is None:

@@ -13,7 +13,7 @@ import torch
 
 from penjing import choice, proof, verification
 from penjing.atomic import whole_folder, write_json, write_text
-from penjing.checkpoint import blueprint_at, blueprint_of, copy_tokenizer, head_of, locate, read, write
+from penjing.checkpoint import blueprint_at, blueprint_of, check_head, copy_tokenizer, locate, read, write
 from penjing.coded import Coded
 from penjing.delivery import Outcome, deliver, deliver_model, export_forms, report_of
 from penjing.engines.engine import Form
@@ -99,8 +99,7 @@ class _Compression:
         size = given.stat().st_size if given.is_file() else 0
         job = dataclasses.replace(job, recipe=within(job.recipe, job.budget, self.blueprint, size, 8 if self.int8 else 32))
         self.job, self.tell, self.progress = job, tell, progress
-        if head_of(job.model) != task.head:
-            raise InputError(f"model: {job.model} has no trained head for {task.name}; make one with penjing train")
+        check_head(job.model, task.head, task.name)
         prune, layers = job.recipe.prune, self.blueprint.layers
         if not job.budget.unbounded and (job.recipe.gradual or (prune and prune.cuts)):
             raise InputError(

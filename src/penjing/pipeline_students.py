@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from penjing import choice, proof, verification
 from penjing.arrays import Encoded
 from penjing.atomic import whole_folder, write_bytes, write_json, write_text
-from penjing.checkpoint import blueprint_of, copy_tokenizer, head_of, locate, read
+from penjing.checkpoint import blueprint_of, check_head, copy_tokenizer, locate, read
 from penjing.delivery import Inside, describe, report_of
 from penjing.engines.engine import Engine, EngineName, Form
 from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, forms_for
@@ -28,6 +28,7 @@ from penjing.sources import tokenizer_file
 from penjing.steps.distill import targets_of
 from penjing.steps.objective import ANSWERS, HARD
 from penjing.students import bilstm, logistic, static, trees
+from penjing.students.fitted import largest_difference
 from penjing.tasks.judge import quality_of
 from penjing.tasks.task import IGNORED, Examples
 from penjing.teaching import Teaching, shown
@@ -52,8 +53,7 @@ class _Teaching:
         self.job, self.progress, self.kind, task = job, progress, job.recipe.student, job.data.task
         if task.head == "token" and self.kind != BILSTM:
             raise InputError(f"--preset: {self.kind} answers whole texts, and {task.name} asks about each word; give bilstm, or a BERT")
-        if head_of(job.model) != task.head:
-            raise InputError(f"model: {job.model} has no trained head for {task.name}; make one with penjing train")
+        check_head(job.model, task.head, task.name)
         engine = None if self.kind == BILSTM else "numpy"
         if job.engine not in (None, engine, *(("onnxruntime", "openvino") if self.kind == BILSTM else ())):
             raise InputError(f"--engine: {self.kind} does not run on {job.engine}; leave the option out")
@@ -209,10 +209,14 @@ class _Teaching:
         """Hold every form against the student as it was learned, on texts held out, and choose the one to ship."""
         job, judging = self.job, self.teaching.texts.judging
         few, own = choice.sample(judging, job.seed), self.own(taught / "model")
-        far = choice.differences(self.trial, own(few), few, exported, self.forms)
+        if self.kind == BILSTM:
+            far, limit = choice.differences(self.trial, own(few), few, exported, self.forms), proof.PARITY
+        else:  # what is written is held against what the library that fitted it answers
+            far = {NUMPY_FORM.engine: largest_difference(taught, exported / FILE, self.teaching.texts.weights.encoded)}
+            limit = proof.PARITY_HALF
         return choice.choose(
             self.trial, known, judging, own(judging.encoded), job.data.eval.encoded, (exported, exported), self.forms, far, {},
-            proof.int8_limit(job.budget), job.budget.confidence, list,
+            proof.int8_limit(job.budget), job.budget.confidence, list, limit,
         )  # fmt: skip
 
     def verify(self, model: Path, exported: Path, known: proof.Known, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing.checkpoint import blueprint_at, blueprint_of, head_of, label_names, read, write
+from penjing.checkpoint import blueprint_at, blueprint_of, check_head, head_of, label_names, read, write
 from penjing.errors import InputError
 from penjing.job import Job
 from penjing.modeling_penjing import PenjingForMaskedLM, PenjingPreTrainedModel
@@ -149,8 +149,7 @@ class Teaching:
         if not taught:
             return
         named, outputs = label_names(path), blueprint_at(path).outputs
-        if head_of(path) != task.head:
-            raise InputError(f"--{option}: {path} has no trained head for {task.name}; make one with penjing train")
+        check_head(path, task.head, task.name, f"--{option}")
         if set(named or task.labels) != set(task.labels) or outputs != len(task.labels):
             raise InputError(
                 f"--{option}: {path} answers with {', '.join(named) or f'{outputs} labels'}, and the task has {', '.join(task.labels)}; give"
