@@ -47,9 +47,7 @@ Confidence = Annotated[
         "--confidence", help="With --max-drop, as 0.95: not what was lost but what may have been, the interval's end, is held against it."
     ),
 ]
-Wait = Annotated[
-    float, typer.Option("--wait", min=0, envvar="PENJING_WAIT", help="Seconds that each measurement waits for a quiet machine at most.")
-]
+Wait = Annotated[float, typer.Option("--wait", min=0, help="Seconds that each measurement waits for a quiet machine at most.")]
 TrainEpochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation.")]
 NoTraining = Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")]
 Folder = Annotated[str, typer.Argument(help="What compress wrote, or a model folder.")]

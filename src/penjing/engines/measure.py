@@ -33,8 +33,10 @@ TURN_S, FEWEST = 4.0, 64
 STEADY = 1.3
 """Largest over smallest of the rounds; beyond it a latency or a speed-up is not steady."""
 PATIENCE_S = 60.0
-"""Seconds that one call waits for a quiet machine at most, and takes again what was disturbed; PENJING_PATIENCE_S in the
+"""Seconds that one call waits for a quiet machine at most, and takes again what was disturbed; PENJING_WAIT in the
 environment lowers it for all calls."""
+GIVEN_UP = 2
+"""Rounds after which nobody goes on where all was disturbed and no patience is left."""
 LOOK_S = 0.25
 """Seconds over which is looked whether the machine is quiet again."""
 
@@ -210,11 +212,11 @@ class _Patience:
     """Seconds that are left to wait for a quiet machine, and to take again what was disturbed."""
 
     def __init__(self, seconds: float, tell: Callable[[str], None]) -> None:
-        limit = os.environ.get("PENJING_PATIENCE_S", str(seconds))
+        limit = os.environ.get("PENJING_WAIT", str(seconds))
         try:
             self.left = min(seconds, float(limit))
         except ValueError as error:
-            raise InputError(f"PENJING_PATIENCE_S: {limit!r} is no number; give seconds, 0 for no waiting") from error
+            raise InputError(f"PENJING_WAIT: {limit!r} is no number; give seconds, 0 for no waiting") from error
         self.tell, self.told = tell, False
 
     def take(self, worker: _Worker, message: dict[str, Any], again: bool = False) -> dict[str, Any]:
@@ -275,6 +277,8 @@ def measure(
                 workers.append(_Worker(subject, threads, setup | {"batch": batch, "spoken": _spoken(subject, spoken, folder)}))
             results = [Measurement(**worker.setup, rounds=rounds) for worker in workers]
             for number in range(2 * rounds):
+                if number >= GIVEN_UP and patience.left <= 0 and all(turn.disturbance for result in results for turn in result.turns):
+                    break
                 for worker, result in zip(workers, results, strict=True):
                     if number < rounds or (patience.left > 0 and sum(not turn.disturbance for turn in result.turns) < rounds):
                         answer = patience.take(worker, {"do": "latency"}, again=number >= rounds)
