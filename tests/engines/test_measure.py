@@ -292,10 +292,12 @@ def test_engines_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_beside_busy_loops_nothing_is_steady_and_no_speedup_is_claimed(tmp_path: Path) -> None:
     tiny_teacher(tmp_path / "model", "sequence")
-    encoded, _, _ = Classification(["a", "b"]).encode(tokenizer_of(tmp_path / "model"), INPUTS * 10, 32)
+    encoded, _, _ = Classification(["a", "b"]).encode(tokenizer_of(tmp_path / "model"), INPUTS * 500, 32)
     export(read(tmp_path / "model"), tmp_path, [FLOAT_FORMS[0].file], segments=False)
+    # So many texts that a turn is longer than the scheduler's slices, which a short one may have to itself.
     with busy_loops(quiet.processors().logical):
-        one, two = measure([Subject(FLOAT_FORMS[0], tmp_path)] * 2, encoded, threads=1, rounds=2, throughput_texts=0)
+        subjects = [Subject(FLOAT_FORMS[0], tmp_path)] * 2
+        one, two = measure(subjects, encoded, threads=1, rounds=2, texts=len(encoded), throughput_texts=0)
     assert not one.steady and not two.steady and not two.speedup_over(one).steady
     assert all(turn.disturbance for turn in one.turns)
 
