@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.engine import EAGER
 from penjing.errors import InputError
+from penjing.proof import Trial
 from penjing.recipe import IMPORTANCE, PruneSettings
 from penjing.search.costs import CostTable
-from penjing.search.plan import WIDTH, Bench, by_hand, choose, describe, for_depth
+from penjing.search.plan import WIDTH, Bench, by_hand, choose, describe, for_budget, for_depth
 from penjing.steps.importance import Importance
-from penjing.surgery import Selection
+from penjing.surgery import Selection, cut
+from penjing.tasks.task import Classification, Examples
 
 LENGTH = 9
 WHOLE = Blueprint(100, 32, 2, 48, 48, 8, (Layer(6, 128),) * 4, "sequence", 2)
 NARROW_EMBEDDING = dataclasses.replace(WHOLE, embedding=24)
 PARTS = st.sampled_from([0.05, 0.3, 0.5, 0.75, 0.99, 1.0])
 NAMES = sorted(set(IMPORTANCE) - {"gates"})
+TRIAL = Trial(Classification(["a", "b"]), threads=1, seed=0, segments=False, max_length=32, wait_s=0, tell=str)
 
 
 def importance(blueprint: Blueprint, seed: int = 0) -> Importance:
@@ -84,6 +88,24 @@ def test_what_is_asked_is_what_is_kept(settings: PruneSettings, blueprint: Bluep
     assert choose(settings, blueprint, scores, LENGTH) == selection and json.dumps(scores.to_dict()) == before
 
 
+@given(asked().filter(lambda settings: settings.macs is not None and settings.hidden is None), st.integers(1, 30), st.integers(1, 30))
+def test_a_part_of_the_multiply_accumulates_is_of_the_teachers_own_text(settings: PruneSettings, length: int, before: int) -> None:
+    """Where the vocabulary is pruned, the same text has other tokens: what is kept is counted at those, and held against the teacher's."""
+    plan = choose(settings, WHOLE, importance(WHOLE), length, before=before).plan(WHOLE)
+    assert settings.macs is not None and plan.macs(length) <= settings.macs * WHOLE.macs(before) * (1 + 1e-12)
+    if before >= length:  # a longer text of the teacher's leaves more
+        least = choose(settings, WHOLE, importance(WHOLE), length).plan(WHOLE)
+        assert least.macs(length) <= plan.macs(length)
+
+
+def test_a_plan_by_hand_counts_the_texts_of_both_tokenizers() -> None:
+    blueprint = Blueprint(40, 64, 2, 16, 16, 4, (Layer(4, 64), Layer(4, 64)), "sequence", 2)
+    longer, shorter = (Encoded.of([[1] * length], [[0] * length]) for length in (40, 20))
+    bench = Bench(penjing_model(blueprint), Path(), EAGER, {}, longer, shorter, TRIAL)
+    record = by_hand(PruneSettings(macs=0.9), bench, importance(blueprint))
+    assert Selection.from_dict(record["selection"]).plan(blueprint).macs(40) <= 0.9 * blueprint.macs(20)
+
+
 @pytest.mark.parametrize("width", [4, 12, 20, 48])
 def test_all_hidden_units_are_all_of_them_at_any_width(width: int) -> None:
     blueprint = dataclasses.replace(WHOLE, hidden=width, embedding=width)
@@ -130,9 +152,70 @@ def test_a_part_of_the_depth_is_whole_layers() -> None:
 def test_a_plan_by_hand_is_a_record_that_says_what_is_kept() -> None:
     blueprint = Blueprint(40, 12, 2, 16, 16, 4, (Layer(4, 16), Layer(4, 16)), "sequence", 2)
     encoded = Encoded.of([[1] * 3, [1] * 9, [1] * 12], [[0] * 3, [0] * 9, [0] * 12])
-    bench = Bench(penjing_model(blueprint), Path(), EAGER, {}, encoded, 1, False, 0)
+    bench = Bench(penjing_model(blueprint), Path(), EAGER, {}, encoded, encoded, TRIAL)
     scores, settings = importance(blueprint), PruneSettings(macs=0.5, layers=1, hidden=0.5)
     record = json.loads(json.dumps(by_hand(settings, bench, scores)))
     selection = Selection.from_dict(record["selection"])
     assert selection == choose(settings, blueprint, scores, 9)  # the median length
     assert record["note"] == describe(selection, blueprint) == "8 of 16 hidden units, 1 of 2 layers: 4h/16n"
+
+
+# -- for a budget --------------------------------------------------------------------------------------------------
+
+THREE = Blueprint(40, 12, 2, 16, 16, 4, (Layer(4, 128),) * 3, "sequence", 2)
+DATA = Examples(Encoded.of([[1, 2, 3], [4, 5]], [[0] * 3, [0] * 2]), ["", ""], ["a", "b"], [[], []], 0)
+BASE_MS, LAYER_MS, LIMIT_MS = 0.7, 0.2, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock(Bench):
+    """Blocks cost as the table says; a whole model takes what `times` gives for each plan, or else for the plan that was tried so late."""
+
+    times: Callable[[Blueprint], float] = lambda plan: LIMIT_MS
+    tried: list[Blueprint] = dataclasses.field(default_factory=list)
+    base_ms: float = BASE_MS
+
+    def blocks(self) -> CostTable:
+        heads, neurons = [(0, 0.0), (4, LAYER_MS / 2)], [(0, 0.0), (128, LAYER_MS / 2)]
+        return CostTable(self.base_ms, heads, neurons, heads, neurons)
+
+    def time(self, selection: Selection) -> tuple[float, float, float]:
+        self.tried.append(selection.plan(THREE))
+        return 3.0, 2.0, self.times(self.tried[-1])
+
+
+def planned(times: Callable[[Blueprint], float], base_ms: float = BASE_MS) -> tuple[Blueprint, dict[str, Any], list[Blueprint]]:
+    """The plan for `LIMIT_MS` where whole models take these times, its record, and all plans that were timed."""
+    bench = Clock(penjing_model(THREE), Path(), EAGER, {}, DATA.encoded, DATA.encoded, TRIAL, times, base_ms=base_ms)
+    record = for_budget(bench, importance(THREE), 3.0, lambda eager: LIMIT_MS, float("inf"), 32, DATA, lambda kept: cut(bench.model, kept))
+    return Selection.from_dict(record["selection"]).plan(THREE), record, bench.tried
+
+
+def test_a_plan_with_room_is_taken_at_once_and_one_without_is_tightened() -> None:
+    first, record, tried = planned(lambda plan: 0.9)
+    assert tried == [first] and record["possible"]
+    plan, _, tried = planned(lambda plan: 1.05 if plan == first else 0.9)
+    assert tried == [first, plan] and plan.macs(9) < first.macs(9)
+
+
+@pytest.mark.parametrize("smallest_ms", [0.5, 0.96, 1.5])
+def test_a_plan_that_meets_the_limit_is_kept_where_nothing_fits_a_tighter_aim(smallest_ms: float) -> None:
+    """The least plan costs 0.9 of the limit: the first takes 0.99 of it, and what 0.99 is to be brought down to is below the least."""
+    first = planned(lambda plan: 0.9, base_ms=0.9)[0]
+    plan, record, tried = planned(lambda plan: 0.99 if plan == first else smallest_ms, base_ms=0.9)
+    assert plan == tried[0] == first and record["possible"]
+
+
+def test_of_plans_that_all_meet_the_limit_that_which_changes_the_answers_least_is_taken() -> None:
+    """Every plan takes 0.99 of the limit, so each try aims lower than the one before, for nothing."""
+    plan, record, tried = planned(lambda plan: 0.99)
+    assert len(tried) > 1 and record["possible"]
+    assert plan.macs(9) == max(each.macs(9) for each in tried)
+
+
+def test_where_nothing_is_fast_enough_the_fastest_is_taken_and_it_is_said() -> None:
+    plan, record, tried = planned(lambda plan: 2.0, base_ms=1.1)
+    assert tried == [plan] and not record["possible"] and plan.layers == (Layer(1, 64),)
+    times = iter((1.2, 1.1, 1.15, 1.12))
+    plan, record, tried = planned(lambda plan: next(times), base_ms=0.3)
+    assert plan == tried[1] and len(tried) == 4 and record["possible"]

@@ -94,6 +94,8 @@ def for_budget(
     aim, damages, timed = MARGIN, dict[Selection, float](), list[tuple[float, Selection, float]]()
     for _ in range(TRIES):
         found = candidates(replace(blueprint, bits=bits), importance, table, aim * limit_ms(eager_ms), limit_bytes)
+        if not found and any(each[2] <= 1 for each in timed):
+            break  # nothing fits the tighter aim, and what was timed before is fast enough
         possible = bool(found)
         found = found or [smallest(blueprint, importance)]
         for each in found:
