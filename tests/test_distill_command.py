@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import kill, prepare, refused, run
 from conftest import tiny_teacher
-from test_bad_input import _fails
-from test_pipeline import _kill, _prepare, _run
 from test_prune_command import answers, fresh
 
 from penjing.checkpoint import blueprint_at, read, write
@@ -24,7 +23,7 @@ ONE_ENGINE = ["--engine", "onnxruntime"]
 
 
 def distil(given: list[str], out: Path, *options: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(_run("distill", *given, "--out", str(out), *options, *QUIET))
+    report: dict[str, Any] = json.loads(run("distill", *given, "--out", str(out), *options, *QUIET))
     return report
 
 
@@ -33,13 +32,13 @@ def named(report: dict[str, Any]) -> list[str]:
 
 
 def test_two_stages_on_plain_text_and_on_the_task(tmp_path: Path) -> None:
-    given, out = _prepare(tmp_path, "classification"), tmp_path / "out"
+    given, out = prepare(tmp_path, "classification"), tmp_path / "out"
     with gzip.open(tmp_path / "plain.txt.gz", "wt") as file:
         file.write("\n\n".join(f"the {a} was {b} and {c} ." for a in ("film", "song", "room", "plot") for b in ("good", "bad", "dull", "fine")
                                for c in ("great", "poor", "never", "very", "always")))  # fmt: skip
     report = distil(given, out, "--preset", "tinybert", "--layers", "1", "--epochs", "2", "--general", str(tmp_path / "plain.txt.gz"),
                     "--cache", str(tmp_path / "cache"), "--test", str(tmp_path / "dev.jsonl"), *ONE_ENGINE)  # fmt: skip
-    assert named(report) == ["baseline", "observe", "plan", "prune", "distill", "export", "verify"]
+    assert named(report) == ["baseline", "observe", "plan", "prune", "distill", "export", "choose", "verify"]
     assert report["kept_layers"] == [1] and report["tests"][0]["quality"] == pytest.approx(report["result"]["quality"])
     kept = {file.name for file in (tmp_path / "cache").rglob("*.npy")}
     assert kept == {"logits.npy", "states-0.npy", "states-2.npy", "queries-2.npy", "keys-2.npy"}
@@ -49,7 +48,7 @@ def test_two_stages_on_plain_text_and_on_the_task(tmp_path: Path) -> None:
 
 
 def test_a_student_of_another_width_of_several_teachers_on_more_texts(tmp_path: Path) -> None:
-    given, out = _prepare(tmp_path, "tagging"), tmp_path / "out"
+    given, out = prepare(tmp_path, "tagging"), tmp_path / "out"
     other = tiny_teacher(tmp_path / "other", "tagging", ("B-x", "O"), seed=3)  # its labels in another order
     small = tmp_path / "small"
     narrow = Selection(Selection.all(blueprint_at(tmp_path / "teacher")).layers[:1], tuple(range(16)))
@@ -60,14 +59,14 @@ def test_a_student_of_another_width_of_several_teachers_on_more_texts(tmp_path: 
         "kl=1,relations=1,hidden=1,levels=0.5,hard=0.5", "--noise", "0.1", "--unlabelled", str(tmp_path / "more.jsonl"), "--augment",
         "neighbours", "--copies", "2", "--part", "0.5", "--sample", "uncertain", "--epochs", "1", *ONE_ENGINE,
     )  # fmt: skip
-    assert named(report) == ["baseline", "distill", "export", "verify"]
+    assert named(report) == ["baseline", "distill", "export", "choose", "verify"]
     assert report["blueprint"]["hidden"] == 16 and report["kept_layers"] == []
     assert fresh_labels(out) <= {"O", "B-x"}
 
 
 def test_two_tasks_share_an_encoder(tmp_path: Path) -> None:
-    given, out = _prepare(tmp_path / "one", "classification"), tmp_path / "out"
-    other = _prepare(tmp_path / "two", "tagging")
+    given, out = prepare(tmp_path / "one", "classification"), tmp_path / "out"
+    other = prepare(tmp_path / "two", "tagging")
     also = ",".join(["tagging", other[1], other[5], other[7]])
     report = distil(
         given, out, "--layers", "1", "--with", also, "--losses", "kl=1,hidden=1,hard=1", "--anneal", "--epochs", "1", *ONE_ENGINE
@@ -90,19 +89,19 @@ def fresh_labels(out: Path) -> set[str]:
 
 
 def test_a_student_of_arrays(tmp_path: Path) -> None:
-    given, out = _prepare(tmp_path, "pair"), tmp_path / "out"
+    given, out = prepare(tmp_path, "pair"), tmp_path / "out"
     report = distil(given, out, "--preset", "static")
-    assert named(report) == ["baseline", "distill", "export", "verify"] and report["student"]["kind"] == "static"
+    assert named(report) == ["baseline", "distill", "export", "choose", "verify"] and report["student"]["kind"] == "static"
     assert report["result"]["engine"] == "numpy" and report["result"]["parameters"] > 0
     assert {file.name for file in (out / "engine").iterdir()} == {"engine.json", "student.safetensors", "tokenizer.json"}
-    again = json.loads(_run("eval", str(out), "--data", str(tmp_path / "dev.jsonl"), "--json"))
+    again = json.loads(run("eval", str(out), "--data", str(tmp_path / "dev.jsonl"), "--json"))
     assert again["quality"] == pytest.approx(report["result"]["quality"])
     assert "trust_remote_code" not in (out / "model" / "README.md").read_text()
     assert "Blueprint" not in (out / "report.html").read_text() or report["blueprint"] == {}
 
 
 def test_a_bilstm_tags_and_is_loaded_by_transformers(tmp_path: Path) -> None:
-    given, out = _prepare(tmp_path, "tagging"), tmp_path / "out"
+    given, out = prepare(tmp_path, "tagging"), tmp_path / "out"
     report = distil(given, out, "--preset", "bilstm", "--epochs", "1")
     assert {form["engine"] for form in report["forms"]} == {"onnxruntime", "openvino"}
     assert fresh_labels(out) <= {"O", "B-x"}
@@ -111,11 +110,11 @@ def test_a_bilstm_tags_and_is_loaded_by_transformers(tmp_path: Path) -> None:
 
 
 def test_distillation_is_killed_and_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    given = [*_prepare(tmp_path, "classification"), "--layers", "1", "--preset", "levels", "--epochs", "3", *ONE_ENGINE, *QUIET]
-    _run("distill", *given, "--out", str(tmp_path / "whole"))
+    given = [*prepare(tmp_path, "classification"), "--layers", "1", "--preset", "levels", "--epochs", "3", *ONE_ENGINE, *QUIET]
+    run("distill", *given, "--out", str(tmp_path / "whole"))
     out = tmp_path / "killed"
-    _kill("05-distill", out, "distill", *given)
-    _run("distill", *given, "--out", str(out))
+    kill("05-distill", out, "distill", *given)
+    run("distill", *given, "--out", str(out))
     same = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "killed")]
     assert same[0].read_bytes() == same[1].read_bytes()
 
@@ -148,11 +147,9 @@ def test_distillation_is_killed_and_goes_on_and_ends_the_same(tmp_path: Path) ->
         (["--layers", "1", "--hidden", "0.5", "--losses", "attention=1,kl=1", "--heads", "0.5"], "compares head with head"),
     ],
 )
-def test_bad_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], said: str
-) -> None:
-    given = _prepare(tmp_path, "classification")
-    assert said in _fails(monkeypatch, capsys, "distill", *given, "--out", tmp_path / "out", "--threads", "1", *options)
+def test_bad_input(tmp_path: Path, options: list[str], said: str) -> None:
+    given = prepare(tmp_path, "classification")
+    assert said in refused("distill", *given, "--out", tmp_path / "out", "--threads", "1", *options)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

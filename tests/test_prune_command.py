@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import kill, prepare, refused, run
 from conftest import WITHOUT_PENJING
-from test_pipeline import _kill, _prepare, _run
 
 from penjing.checkpoint import read
 from penjing.steps.sparsify import sparsity_of
@@ -57,12 +57,21 @@ def answers(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_mixture_without_training(tmp_path: Path) -> None:
-    given, out = _prepare(tmp_path, "classification"), tmp_path / "out"
+    given, out = prepare(tmp_path, "classification"), tmp_path / "out"
     report = json.loads(
-        _run("prune", *given, "--out", str(out), "--layers", "1", "--heads", "0.5", "--neurons", "0.25", "--hidden", "0.5", "--vocab", "0",
+        run("prune", *given, "--out", str(out), "--layers", "1", "--heads", "0.5", "--neurons", "0.25", "--hidden", "0.5", "--vocab", "0",
              "--head-weights", "--no-training", "--test", str(tmp_path / "dev.jsonl"), *QUIET)
     )  # fmt: skip
-    assert [step["name"] for step in report["steps"]] == ["vocabulary", "baseline", "observe", "plan", "prune", "export", "verify"]
+    assert [step["name"] for step in report["steps"]] == [
+        "vocabulary",
+        "baseline",
+        "observe",
+        "plan",
+        "prune",
+        "export",
+        "choose",
+        "verify",
+    ]
     blueprint = report["blueprint"]
     assert blueprint["layers"] == [[1, 16]] and (blueprint["hidden"], blueprint["embedding"], blueprint["pooled"]) == (16, 16, 32)
     assert blueprint["vocabulary"] < report["teacher_blueprint"]["vocabulary"]
@@ -75,14 +84,14 @@ def test_a_mixture_without_training(tmp_path: Path) -> None:
         assert labels[logits.index(max(logits))] == answer["label"]
     parity = [gate for gate in report["gates"] if gate["name"].startswith("float32 parity")]
     assert len(parity) == 2 and all(gate["passed"] for gate in parity)
-    text = _run("inspect", str(out))
+    text = run("inspect", str(out))
     assert "16" in text
 
 
 def test_single_weights_in_training_are_killed_and_go_on_and_end_the_same(tmp_path: Path) -> None:
-    given = [*_prepare(tmp_path, "classification"), "--neurons", "0.5", "--vocab", "0", "--sparsity", "0.8", "--epochs", "2", *QUIET]
+    given = [*prepare(tmp_path, "classification"), "--neurons", "0.5", "--vocab", "0", "--sparsity", "0.8", "--epochs", "2", *QUIET]
     given += ["--importance", "magnitude"]
-    report = json.loads(_run("prune", *given, "--out", str(tmp_path / "whole")))
+    report = json.loads(run("prune", *given, "--out", str(tmp_path / "whole")))
     assert report["stored"]["packed_bytes"] < report["stored"]["dense_bytes"]
     assert {gate["name"]: gate["passed"] for gate in report["gates"]}["sparsity"]
     model = tmp_path / "whole" / "model"
@@ -93,33 +102,33 @@ def test_single_weights_in_training_are_killed_and_go_on_and_end_the_same(tmp_pa
 
     out = tmp_path / "killed"
     for step in ("01-vocabulary", "05-prune", "06-sparsify"):
-        _kill(step, out, "prune", *given)
-    _run("prune", *given, "--out", str(out))
+        kill(step, out, "prune", *given)
+    run("prune", *given, "--out", str(out))
     assert (out / "model" / "packed.safetensors").read_bytes() == (model / "packed.safetensors").read_bytes()
 
 
 def test_words_that_lose_their_tokens_are_judged_each_in_its_own_encoding_and_training_needs_no_labels(tmp_path: Path) -> None:
-    given, dev = _prepare(tmp_path, "tagging"), tmp_path / "dev.jsonl"
+    given, dev = prepare(tmp_path, "tagging"), tmp_path / "dev.jsonl"
     bare = [{"tokens": json.loads(line)["tokens"]} for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
     rows = [json.loads(line) for line in dev.read_text().splitlines()]  # "dulled" is dull ##ed, and one unknown token without them
     dev.write_text("".join(json.dumps({"tokens": ["dulled", *r["tokens"]], "tags": ["O", *r["tags"]]}) + "\n" for r in rows))
     out, cut = tmp_path / "out", ["--vocab", "0", "--heads", "0.5", "--no-training"]
-    report = json.loads(_run("prune", *given, "--out", str(out), *cut, "--test", str(dev), *QUIET))
+    report = json.loads(run("prune", *given, "--out", str(out), *cut, "--test", str(dev), *QUIET))
     test, teacher = report["tests"][0], report["teacher"]["quality"]
     assert test["teacher_quality"] == pytest.approx(teacher) and report["result"]["drop"] == pytest.approx(test["drop"])
     assert report["workload"]["lengths_p50"] == np.median([len(row["tokens"]) + 3 for row in rows])  # the teacher's: one more
     compared = ["eval", str(out), "--data", str(dev), "--teacher", str(tmp_path / "teacher"), "--json"]
-    assert json.loads(_run(*compared))["teacher_quality"] == pytest.approx(teacher)
-    both = json.loads(_run("bench", str(tmp_path / "teacher"), str(out), "--data", str(dev), "--threads", "1", "--rounds", "1", "--json"))
+    assert json.loads(run(*compared))["teacher_quality"] == pytest.approx(teacher)
+    both = json.loads(run("bench", str(tmp_path / "teacher"), str(out), "--data", str(dev), "--threads", "1", "--rounds", "1", "--json"))
     assert len({row["folder"] for row in both["results"]}) == 2
 
 
 def test_gates_learned_while_distilling_keep_the_part_asked(tmp_path: Path) -> None:
-    given, out = _prepare(tmp_path, "pair"), tmp_path / "out"
-    report = json.loads(_run("prune", *given, "--out", str(out), "--macs", "0.5", "--schedule", "gradual", "--epochs", "3", *QUIET))
+    given, out = prepare(tmp_path, "pair"), tmp_path / "out"
+    report = json.loads(run("prune", *given, "--out", str(out), "--macs", "0.5", "--schedule", "gradual", "--epochs", "3", *QUIET))
     assert report["met"] and report["result"]["macs"] <= 0.5
-    assert [step["name"] for step in report["steps"]] == ["baseline", "gradual", "export", "verify"]
+    assert [step["name"] for step in report["steps"]] == ["baseline", "gradual", "export", "choose", "verify"]
     assert fresh(out / "model")["same"]
 
 
@@ -150,21 +159,12 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("refused")
-    return folder, _prepare(folder, "classification")
+    return folder, prepare(folder, "classification")
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_refused_in_one_line(
-    case: str, prepared: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from penjing import cli
-
+def test_what_cannot_be_is_refused_in_one_line(case: str, prepared: tuple[Path, list[str]], tmp_path: Path) -> None:
     options, message = REFUSED[case]
     out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["penjing", "prune", *prepared[1], "--out", str(out), *options, *QUIET[:-1]])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    error = capsys.readouterr().err
-    last = error.strip().splitlines()[-1]
-    assert stop.value.code == 2 and last.startswith("penjing: ") and message in last, error
+    assert message in refused("prune", *prepared[1], "--out", out, *options, *QUIET[:-1])
     assert not (out / "model").exists() and not list(tmp_path.rglob("*.tmp"))

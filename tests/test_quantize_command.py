@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_bad_input import _fails
-from test_pipeline import _kill, _prepare, _run
+from commands import kill, prepare, refused, run
 from test_prune_command import answers, fresh
 
 from penjing.checkpoint import read
@@ -19,7 +18,7 @@ QUIET = ["--threads", "1", "--max-length", "32", "--json"]
 
 
 def quantize(given: list[str], out: Path, *options: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(_run("quantize", *given, "--out", str(out), *options, *QUIET))
+    report: dict[str, Any] = json.loads(run("quantize", *given, "--out", str(out), *options, *QUIET))
     return report
 
 
@@ -30,26 +29,29 @@ def named(report: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("task", ["classification", "tagging"])
 def test_trained_int8_predicts_in_the_engines_as_it_did_in_training(tmp_path: Path, task: str) -> None:
     out = tmp_path / "out"
-    report = quantize(_prepare(tmp_path, task), out, "--scheme", "qat-int8", "--epochs", "2")
-    assert named(report) == ["baseline", "qat", "quantize", "export", "verify"]
+    report = quantize(prepare(tmp_path, task), out, "--scheme", "qat-int8", "--epochs", "2")
+    assert named(report) == ["baseline", "qat", "quantize", "export", "choose", "verify"]
     assert {"onnxruntime int8", "openvino int8"} <= {form["name"] for form in report["forms"]}
     taught = next(step for step in report["steps"] if step["name"] == "qat")
     assert "in int8 on texts held out" in taught["note"]
-    qualities = [form["quality"] for form in report["forms"] if form["name"] in ("onnxruntime int8", "openvino int8")]
+    qualities = [form["held_out_quality"] for form in report["forms"] if form["name"] in ("onnxruntime int8", "openvino int8")]
     assert len(qualities) == 2 and qualities[0] == pytest.approx(qualities[1], abs=0.1)
+    emulation = {gate["name"]: gate for gate in report["gates"] if gate["name"].startswith("integers against their emulation")}
+    assert all(f"integers against their emulation, {form['name']}" in emulation for form in report["forms"])
+    assert emulation[f"integers against their emulation, {report['result']['form']}"]["passed"]
     assert report["result"]["kernels"] and report["stored"] is None
 
 
 def test_dynamic_int8_has_no_other_forms(tmp_path: Path) -> None:
-    report = quantize(_prepare(tmp_path, "pair"), tmp_path / "out", "--scheme", "dynamic-int8")
+    report = quantize(prepare(tmp_path, "pair"), tmp_path / "out", "--scheme", "dynamic-int8")
     assert [form["name"] for form in report["forms"]] == ["onnxruntime fused int8"]
-    assert named(report) == ["baseline", "quantize", "export", "verify"]
+    assert named(report) == ["baseline", "quantize", "export", "choose", "verify"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "int8 kernels" in page
 
 
 def test_static_int8_leaves_in_float_what_rounding_harms(tmp_path: Path) -> None:
-    given = _prepare(tmp_path, "classification")
+    given = prepare(tmp_path, "classification")
     report = quantize(given, tmp_path / "none", "--scheme", "static-int8", "--divergence", "0", "--calibration", "entropy")
     assert len(report["result"]["float_layers"]) == 2 * 6 + 1  # nothing but float moves the answers by nothing
     report = quantize(given, tmp_path / "all", "--scheme", "static-int8", "--divergence", "100")
@@ -60,10 +62,10 @@ def test_static_int8_leaves_in_float_what_rounding_harms(tmp_path: Path) -> None
 def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
     tmp_path: Path, scheme: str, bits: str | None, epochs: str | None
 ) -> None:
-    given, out = _prepare(tmp_path, "classification"), tmp_path / "out"
+    given, out = prepare(tmp_path, "classification"), tmp_path / "out"
     options = [*(["--bits", bits] if bits else []), *(["--epochs", epochs] if epochs else [])]
     report = quantize(given, out, "--scheme", scheme, *options)
-    assert named(report) == ["baseline", "bits", *(["low-bit"] if epochs else ["store"]), "export", "verify"]
+    assert named(report) == ["baseline", "bits", *(["low-bit"] if epochs else ["store"]), "export", "choose", "verify"]
     assert report["stored"]["packed_bytes"] < 0.5 * report["stored"]["dense_bytes"]
     assert (out / "model" / "packed.safetensors").is_file() and not (out / "model" / "model.safetensors").exists()
     alone = fresh(out / "model")
@@ -81,9 +83,9 @@ def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
 
 
 def test_a_size_is_met_by_tokens_bits_and_rank_together(tmp_path: Path) -> None:
-    given, out = _prepare(tmp_path, "classification"), tmp_path / "out"
+    given, out = prepare(tmp_path, "classification"), tmp_path / "out"
     options = ["--threads", "1", "--max-length", "32", "--epochs", "1", "--json"]
-    report = json.loads(_run("compress", *given, "--out", str(out), "--size-mb", "0.06", "--max-drop", "100", *options))
+    report = json.loads(run("compress", *given, "--out", str(out), "--size-mb", "0.06", "--max-drop", "100", *options))
     deployed = sum(file.stat().st_size for file in (out / "engine").iterdir())
     assert report["met"] and deployed <= report["result"]["bytes"] <= 6e4
     assert named(report)[:2] == ["vocabulary", "baseline"] and {"bits", "low-bit"} <= set(named(report))
@@ -91,11 +93,11 @@ def test_a_size_is_met_by_tokens_bits_and_rank_together(tmp_path: Path) -> None:
 
 
 def test_training_in_few_bits_is_killed_and_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    given = [*_prepare(tmp_path, "classification"), "--scheme", "binary", "--epochs", "2", *QUIET]
-    _run("quantize", *given, "--out", str(tmp_path / "whole"))
+    given = [*prepare(tmp_path, "classification"), "--scheme", "binary", "--epochs", "2", *QUIET]
+    run("quantize", *given, "--out", str(tmp_path / "whole"))
     out = tmp_path / "killed"
-    _kill("03-low-bit", out, "quantize", *given)
-    _run("quantize", *given, "--out", str(out))
+    kill("03-low-bit", out, "quantize", *given)
+    run("quantize", *given, "--out", str(out))
     same = [tmp_path / name / "model" / "packed.safetensors" for name in ("whole", "killed")]
     assert same[0].read_bytes() == same[1].read_bytes()
 
@@ -115,16 +117,14 @@ def test_training_in_few_bits_is_killed_and_goes_on_and_ends_the_same(tmp_path: 
         (["--scheme", "qat-int8", "--smooth", "0.5"], "--smooth"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(
-    tmp_path: Path, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    error = _fails(monkeypatch, capsys, "quantize", *_prepare(tmp_path, "classification"), "--out", tmp_path / "out", *options)
+def test_bad_options_are_refused_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
+    error = refused("quantize", *prepare(tmp_path, "classification"), "--out", tmp_path / "out", *options)
     assert said in error and not (tmp_path / "out").exists()
 
 
 def test_a_damaged_packed_file_is_refused_in_one_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    quantize(_prepare(tmp_path, "classification"), out, "--scheme", "linear")
+    quantize(prepare(tmp_path, "classification"), out, "--scheme", "linear")
     for file in (out / "model" / "packed.safetensors", out / "engine" / "weights.safetensors"):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 16

@@ -1,0 +1,134 @@
+"""Commands as a person types them, on a tiny teacher: here, or in a process of its own that can be killed.
+
+The clock is told: what a model takes is read off its files, so that a command takes seconds, and chooses alike however busy the
+machine is. `run(..., clock="real")` measures.
+"""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from conftest import tiny_teacher
+
+from penjing import cli
+from penjing.arrays import Encoded
+from penjing.engines.measure import Measurement, Subject, Turn, model_bytes
+from penjing.proof import Trial
+
+Clock = Literal["told", "real"]
+WORDS = ("good", "bad", "film", "not", "a")
+
+
+# -- the clock -----------------------------------------------------------------------------------------------------
+
+
+def milliseconds(subject: Subject, encoded: Encoded) -> float:
+    """What one text takes: more with every byte of the weights and every token, and in PyTorch three times that."""
+    form, folder = subject.form, subject.folder
+    torch = form.engine == "torch"
+    size = model_bytes(folder / form.file) if torch else sum((folder / name).stat().st_size for name in form.files)
+    texts = encoded if subject.encoded is None else subject.encoded
+    return (3 if torch else 1) * (0.1 + 1e-6 * size * float(np.median(texts.lengths))) + 1e-3 * len(form.name)
+
+
+def told(
+    self: Trial, subjects: Sequence[Subject], encoded: Encoded, inputs: Sequence[Any] | None = None, *, rounds: int = 3,
+    throughput_texts: int = 1, texts: int = 100,
+) -> list[Measurement]:  # fmt: skip
+    """In place of `Trial.measure`: a quiet machine."""
+    times = [milliseconds(subject, encoded) for subject in subjects]
+    return [
+        Measurement(
+            0.1, 0.2, 50.0, rounds, [Turn(i, [ms] * 10, [] if inputs is None else [ms + 0.1] * 10) for i in range(rounds)],
+            [1000 / ms] if throughput_texts else [],
+        )
+        for ms in times
+    ]  # fmt: skip
+
+
+# -- the commands --------------------------------------------------------------------------------------------------
+
+
+def rows_of(task: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of a task: texts are positive where they hold no fewer good than bad; every good is tagged."""
+    random = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    for _ in range(count):
+        words = [str(word) for word in random.choice(WORDS, random.integers(2, 9))]
+        label = "positive" if words.count("good") >= words.count("bad") else "negative"
+        if task == "pair":
+            rows.append({"text_a": " ".join(words), "text_b": "film", "label": label})
+        elif task == "tagging":
+            rows.append({"tokens": words, "tags": ["B-x" if word == "good" else "O" for word in words]})
+        else:
+            rows.append({"text": " ".join(words), "label": label})
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """JSON Lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def prepare(folder: Path, task: str) -> list[str]:
+    """A teacher, train.jsonl and dev.jsonl in `folder`, and the options that name them."""
+    tiny_teacher(folder / "teacher", task, ("O", "B-x") if task == "tagging" else ())
+    for name, count in (("train", 60), ("dev", 24)):
+        write_rows(folder / f"{name}.jsonl", rows_of(task, count, count))
+    return ["--model", str(folder / "teacher"), "--task", task, "--train", str(folder / "train.jsonl"), "--eval", str(folder / "dev.jsonl")]
+
+
+def ended(*arguments: object, clock: Clock = "told") -> tuple[int, str, str]:
+    """How a command ends: its exit status, standard output and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
+        patch.setattr(sys, "argv", ["penjing", *map(str, arguments)])
+        if clock == "told":
+            patch.setattr(Trial, "measure", told)
+        cli.main()
+    return int(caught.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def run(*arguments: object, clock: Clock = "told") -> str:
+    """The standard output of a command that ends well."""
+    status, out, err = ended(*arguments, clock=clock)
+    assert status == 0, err
+    return out
+
+
+def refused(*arguments: object, status: int = 2) -> str:
+    """The one line that a command ends with where it does not end well."""
+    found, _, err = ended(*arguments)
+    last = err.strip().splitlines()[-1]
+    assert found == status and last.startswith("penjing: ") and "Traceback" not in err, err
+    return last
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    """The same command in a process of its own."""
+    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill(step: str, out: Path, *arguments: str) -> None:
+    """Start the command and kill it as soon as it works on this step."""
+    process, steps = start(*arguments, "--out", str(out)), out / "steps"
+    deadline = time.monotonic() + 120
+    while not [*steps.glob(f".{step}.*.tmp"), *steps.glob(step)]:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+if __name__ == "__main__":
+    Trial.measure = told  # type: ignore[assignment, method-assign]
+    cli.main()
