@@ -43,3 +43,12 @@ def test_another_question_is_refused_and_named(tmp_path: Path) -> None:
     Run(tmp_path / "run", {"seed": 0, "speedup": 2})
     with pytest.raises(InputError, match="asked otherwise \\(seed\\)"):
         Run(tmp_path / "run", {"seed": 1, "speedup": 2})
+
+
+@pytest.mark.parametrize("changed", [{"versions": {"penjing": "2"}}, {"processor": ["another", "avx2"]}, {"versions": None}])
+def test_steps_of_another_version_or_processor_are_refused_and_named(tmp_path: Path, changed: dict[str, object]) -> None:
+    asked = {"seed": 0, "versions": {"penjing": "1"}, "processor": ["this", "avx2"]}
+    Run(tmp_path / "run", asked).step("cut", lambda folder: {})
+    with pytest.raises(InputError, match=f"asked otherwise \\({next(iter(changed))}\\); give another folder, or remove it"):
+        Run(tmp_path / "run", asked | changed)
+    assert (tmp_path / "run" / "steps" / "01-cut").is_dir()
