@@ -112,7 +112,7 @@ class _Teaching:
     # -- the steps -------------------------------------------------------------------------------------------
 
     def baseline(self, folder: Path) -> dict[str, Any]:
-        """The teacher as it is, and what the engines' own int8 makes of it."""
+        """The teacher as it is, and what the engines' int8 makes of it."""
         forms = forms_for(cast(EngineName, self.job.engine if self.kind == BILSTM else None), int8=False)
         texts = self.teaching.texts
         return proof.baseline(
