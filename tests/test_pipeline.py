@@ -206,7 +206,7 @@ def best_of(drops: list[float | None], budget: Budget, lost: str) -> tuple[int, 
         def attempt(self, known: Any, observed: Any, depth: float | None, suffix: str) -> Attempt:
             assert depth == DEPTHS[len(made)] and suffix == (f"-{len(made) + 1}" if made else "")
             drop = drops[len(made)]
-            record = {"chosen": None} if drop is None else {"chosen": {}, "drop": -1.0, "drop_at_most": 1e3} | {lost: drop}
+            record = {"chosen": None} if drop is None else {"chosen": {"name": "a form"}, "drop": -1.0, "drop_at_most": 1e3} | {lost: drop}
             made.append(Attempt(None, Path(), record))  # type: ignore[arg-type]
             return made[-1]
 

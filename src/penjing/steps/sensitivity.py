@@ -29,6 +29,8 @@ from penjing.training.predict import answering, logits_of
 
 CANDIDATES: tuple[Calibration, ...] = ("mse", "percentile", "moving-average")
 """Calibrations that are tried where it is measured which is best: entropy never was, and min-max hardly differs from moving-average."""
+TOGETHER = (".query", ".key", ".value")
+"""Layers of an attention block that the fused graph rounds all or none of."""
 
 
 def roundable(model: nn.Module) -> dict[str, nn.Linear]:
@@ -76,9 +78,14 @@ def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Range
 def emulated(
     model: PenjingPreTrainedModel, texts: Encoded, ranges: Ranges | None, float_layers: Collection[str]
 ) -> list[NDArray[np.float32]]:
-    """The logits that the exported int8 graph is meant to give: every layer rounded but `float_layers`, and the word embedding."""
+    """The logits that the exported int8 graph is meant to give: every layer rounded but `float_layers`, and the word embedding.
+
+    The dynamic graph takes query, key and value together: one of them in float leaves all three.
+    """
+    blocks = {name.rpartition(".")[0] for name in float_layers if ranges is None and name.endswith(TOGETHER)}
+    left = {*float_layers, *(block + part for block in blocks for part in TOGETHER)}
     copy = _with_rounded_words(model)
-    with rounded(copy, [name for name in roundable(copy) if name not in float_layers], ranges, safe_weight_bits()):
+    with rounded(copy, [name for name in roundable(copy) if name not in left], ranges, safe_weight_bits()):
         return logits_of(copy, texts, batch=1)
 
 
