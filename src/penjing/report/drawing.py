@@ -1,4 +1,4 @@
-"""Pictures of a run: the encoder before and after, latency, size and lost quality; and a blueprint in the terminal.
+"""Pictures of a run: the encoder before and after, latency, size, lost quality, reliability; and a blueprint in the terminal.
 
 The SVGs are written by hand. Horizontal places are percentages and type keeps its size, so that one drawing
 reads at 400 px, on a wide screen and on paper; colours are the page's custom properties, with fallbacks.
@@ -6,9 +6,10 @@ reads at 400 px, on a wide screen and on paper; colours are the page's custom pr
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
-from typing import Literal, TypeGuard
+from itertools import pairwise
+from typing import Literal, NamedTuple, TypeGuard
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -39,6 +40,15 @@ class Row:
     bytes: float | None = None
     quality: float | None = None
     interval: tuple[float, float] | None = None
+    steady: bool = True
+
+
+class Bin(NamedTuple):
+    """A bin of a reliability diagram: mean confidence and accuracy (0-1), and how many examples."""
+
+    confidence: float
+    accuracy: float
+    examples: int
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------
@@ -74,7 +84,7 @@ def size(value: float) -> str:
 
 def latency_svg(rows: Sequence[Row], limit: float | None = None) -> str:
     """Bars of latency from zero; beside them each form's quality with its 95 % interval. `limit` in ms is ruled in."""
-    drawn = [row for row in rows if is_number(row.latency_ms)]
+    drawn = [row if row.steady else replace(row, name=f"{row.name} (not steady)") for row in rows if is_number(row.latency_ms)]
     values = [float(row.latency_ms or 0) for row in drawn]
     words = [f"{significant(value)} ms" for value in values]
     described = "; ".join(f"{row.name}: {word}{_said(row)}" for row, word in zip(drawn, words, strict=True))
@@ -102,7 +112,7 @@ def drop_svg(rows: Sequence[tuple[str, float, tuple[float, float]]], limit: floa
     ends = [0.0, *([] if limit is None else [limit]), *(end for _, drop, ci in rows for end in (drop, *ci))]
     low, high = min(ends), max(ends)
     pad = 0.18 * (high - low or 1)
-    low, high = low - pad, high + pad
+    low, high = low - pad, high + 1.7 * pad  # right of all, the figures
     bottom = 26 + 38 * len(rows)
 
     def place(value: float) -> float:
@@ -119,9 +129,38 @@ def drop_svg(rows: Sequence[tuple[str, float, tuple[float, float]]], limit: floa
         y = 36 + 38 * index
         body += [_text(0, y, name), _text(100, y, f"{drop:.1f} points".replace("-", "−"), anchor="end")]
         body += [_line(place(start), y + 13, place(end), y + 13, "result")]
-        body += [f'<circle class="result" cx="{place(drop):.2f}%" cy="{y + 13}" r="4.5"/>']
+        body += [_dot(place(drop), y + 13, "result", 4.5)]
     described = "; ".join(f"{name}: {drop:.1f}, 95 % {ci[0]:.1f} to {ci[1]:.1f}" for name, drop, ci in rows)
     return _svg("drop", "Points lost, with 95 % intervals", described, bottom + 20, body)
+
+
+def reliability_svg(before: Sequence[Bin], after: Sequence[Bin] = ()) -> str:
+    """Accuracy over confidence (Guo et al. 2017, figure 1): the scores as they come and at the temperature, and the diagonal that they
+    should lie on. A dot's area is its part of the examples."""
+    drawn: list[tuple[str, str, Sequence[Bin]]] = [("as they come", "baseline", before), ("at the temperature", "result", after)]
+    drawn = [each for each in drawn if each[2]]
+    low = math.floor(10 * min([0.9, *(each.confidence for _, _, bins in drawn for each in bins)])) / 10
+    left, right, top, bottom = 11.0, 97.0, 12.0, 212.0
+
+    def x(confidence: float) -> float:
+        return left + (right - left) * (confidence - low) / (1 - low)
+
+    def y(accuracy: float) -> float:
+        return round(bottom - (bottom - top) * accuracy, 1)
+
+    body = [_line(left, bottom, right, bottom), _line(x(low), y(low), x(1), y(1), "gone")]
+    body += [_text(left - 2, y(tick) + 4, f"{100 * tick:.0f}", "quiet small", "end") for tick in (0.0, 0.5, 1.0)]
+    body += [_text(x(tick), bottom + 16, f"{100 * tick:.0f}", "quiet small", "middle") for tick in (low, (1 + low) / 2, 1.0)]
+    body += [_text(x(1), bottom + 32, "confidence, %; upwards the accuracy, %", "quiet small", "end")]
+    for _, look, bins in drawn:
+        most = max(each.examples for each in bins)
+        body += [_line(x(a.confidence), y(a.accuracy), x(b.confidence), y(b.accuracy), look) for a, b in pairwise(bins)]
+        body += [_dot(x(each.confidence), y(each.accuracy), look, 2 + 6 * math.sqrt(each.examples / most)) for each in bins]
+    described = "; ".join(
+        f"{name}: " + ", ".join(f"{100 * each.accuracy:.0f} % right at {100 * each.confidence:.0f} % ({each.examples})" for each in bins)
+        for name, _, bins in drawn
+    )
+    return _svg("reliability", "Reliability of the scores", described, bottom + 36, body)
 
 
 def _bars(
@@ -162,7 +201,7 @@ def _whiskers(rows: Sequence[Row]) -> Iterator[str]:
         yield _text(99, y + 14, f"{quality:.1f}", "small strong" if row.kind == "result" else "small", "end")
         if row.interval:
             yield _line(place(row.interval[0]), y + 25, place(row.interval[1]), y + 25, row.kind)
-        yield f'<circle class="{row.kind}" cx="{place(quality):.2f}%" cy="{y + 25}" r="4"/>'
+        yield _dot(place(quality), y + 25, row.kind, 4)
 
 
 def _said(row: Row) -> str:
@@ -282,6 +321,10 @@ def _text(x: float, y: float, words: str, look: str = "", anchor: str = "start",
 
 def _line(x1: float, y1: float, x2: float, y2: float, look: str = "") -> str:
     return f'<line class="{look}" x1="{x1:.2f}%" y1="{y1}" x2="{x2:.2f}%" y2="{y2}"/>'
+
+
+def _dot(x: float, y: float, look: str, radius: float) -> str:
+    return f'<circle class="{look}" cx="{x:.2f}%" cy="{y}" r="{radius:.1f}"/>'
 
 
 def _box(x: float, y: float, width: float, height: float, look: str) -> str:

@@ -4,7 +4,7 @@ Both are pure functions of the report's object. Texts in it are data and are esc
 leaves out. Qualities are points (0-100).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,26 @@ from markupsafe import Markup
 
 from penjing.blueprint import Blueprint
 from penjing.report.drawing import (
+    Bin,
     Row,
     blueprint_svg,
     count,
     drop_svg,
     is_number,
     latency_svg,
+    reliability_svg,
     significant,
     size,
     size_svg,
 )
 
-_NAMES = {
-    "torch_eager": "PyTorch eager, the teacher",
-    "onnxruntime_int8": "ONNX Runtime int8, the teacher",
-    "openvino_int8": "OpenVINO int8, the teacher",
-}
 _ASKED = {
     "speedup": "at least {}× as fast as PyTorch eager",
     "latency_ms": "at most {} ms",
     "size_mb": "at most {} MB",
     "max_drop": "lose at most {} points",
-    "minutes": "in at most {} minutes",
+    "confidence": "with confidence {}",
+    "minutes": "with at most {} minutes of training",
 }
 _CUT = {
     "macs": "keep {} of the multiply-accumulates",
@@ -46,6 +44,17 @@ _CUT = {
     "hidden": "keep {} of the hidden units",
     "vocabulary": "keep {} of the tokens",
 }
+_GATES = {
+    "speedup": "speed-up",
+    "latency_ms": "latency in ms",
+    "size_mb": "size in MB",
+    "drop": "points lost",
+    "drop_at_most": "points that may have been lost (the interval’s end)",
+    "macs": "part of the multiply-accumulates",
+}
+"""Gates in words; the others are called in words already."""
+_LOWER = ("speedup", "sparsity", "steady machine")
+"""Gates whose limit is a lower bound."""
 _AUTO = {
     "none": "AutoModel",
     "sequence": "AutoModelForSequenceClassification",
@@ -66,8 +75,11 @@ def page(report: dict[str, Any]) -> str:
             targets=_targets(report),
             compared=_compared(report),
             pictures={name: Markup(svg) for name, svg in _pictures(report)},  # texts in them are escaped
+            forms=_forms(report),
             flipped=_flipped(report),
             stored=_stored(report),
+            confidence=_confidence(report),
+            uncut=_uncut(report),
         )
     )
 
@@ -80,17 +92,24 @@ def model_card(report: dict[str, Any]) -> str:
     return (
         _environment()
         .get_template("model_card.md.j2")
-        .render(report=report, verdict=verdict(report), auto="" if plain else _AUTO.get(head, "AutoModel"), targets=_targets(report))
+        .render(
+            report=report,
+            verdict=verdict(report),
+            auto="" if plain else _AUTO.get(head, "AutoModel"),
+            targets=_targets(report),
+            confidence=_confidence(report),
+        )
     )
 
 
-def verdict(report: dict[str, Any]) -> str:
-    """One sentence: how much faster, what was lost, how much smaller; or first what was not met."""
+def verdict(report: Mapping[str, Any]) -> str:
+    """How much faster (where the machine was quiet enough to say), what was lost and at most, how much smaller; before it every gate that
+    decides and failed."""
     found = _sentence(list(_claims(report)))
     if report.get("met") is not False:
         return found
-    missed = [_missed(gate) for gate in report.get("gates") or [] if not gate.get("passed") and gate.get("asked", True)]
-    return f"{_sentence(missed or ['The budget was not met'])} The best found: {found[:1].lower()}{found[1:]}"
+    missed = [_missed(gate) for gate in report.get("gates") or [] if gate.get("decides") and not gate.get("passed")]
+    return f"{_sentence(missed or ['the budget was not met'])} The best found: {found[:1].lower()}{found[1:]}"
 
 
 # -- sentences -------------------------------------------------------------------------------------------------
@@ -98,27 +117,47 @@ def verdict(report: dict[str, Any]) -> str:
 
 def _claims(report: Mapping[str, Any]) -> Iterator[str]:
     result, teacher = _part(report, "result"), _part(report, "teacher")
-    speedup, drop = result.get("speedup_vs_eager"), result.get("drop")
     own: Mapping[str, Any] = next((row for row in report.get("shapes") or [] if row.get("own")), {})
-    if is_number(own.get("speedup")) and own["speedup"] > 0:
+    if own.get("steady") and is_number(own.get("speedup")) and own["speedup"] > 0:
         yield f"{_times(own['speedup'], 'faster', 'slower')} than the uncut model in the same form"
-    if is_number(speedup) and speedup > 0:
+    speedup, disturbance = result.get("speedup_vs_eager"), result.get("disturbance")
+    if result.get("steady") is False:
+        yield "the machine was too busy to say how much faster" + (f" ({disturbance})" if disturbance else "")
+    elif is_number(speedup) and speedup > 0:
         yield f"{_times(speedup, 'faster', 'slower')} than eager PyTorch"
-    if is_number(drop):
-        interval = _pair(result.get("drop_ci95"))
-        gained = round(drop, 1) < 0
-        if interval and gained:
-            interval = (-interval[1], -interval[0])
-        said = "no quality lost" if round(drop, 1) == 0 else f"{abs(drop):.1f} points {'gained' if gained else 'lost'}"
-        yield said + (f" (95 %: {_interval(interval)})" if interval else "")
+    if is_number(result.get("drop")):
+        yield _lost(result, _confidence(report))
     before, after = teacher.get("bytes"), result.get("bytes")
     if is_number(before) and is_number(after) and before > 0 and after > 0:
         yield _times(before / after, "smaller", "larger")
 
 
+def _lost(result: Mapping[str, Any], confidence: str) -> str:
+    """Points lost against the teacher, the most that may have been lost, and p: 0.5 points lost, 1.6 at most (95 %; p = 0.12)."""
+    drop, most, p = round(result["drop"], 1), result.get("drop_at_most"), result.get("p_value")
+    said = f"{abs(drop):.1f} points {'lost' if drop > 0 else 'gained'}" if drop else "no quality lost"
+    if not is_number(most):
+        return said
+    if round(most, 1) < 0:
+        end = f"{-most:.1f} at least"
+    else:
+        end = f"{max(most, 0.0):.1f} {'at most' if drop > 0 else 'lost at most' if drop else 'points at most'}"
+    return f"{said}, {end} ({confidence}{f'; p = {_figure(p)}' if is_number(p) else ''})"
+
+
+def _confidence(report: Mapping[str, Any]) -> str:
+    """Of the interval whose end is `drop_at_most`, in percent."""
+    asked = _part(report, "asked").get("confidence")
+    return f"{100 * (asked if is_number(asked) else 0.95):g} %"
+
+
 def _sentence(parts: list[str]) -> str:
-    text = ", ".join(parts) or "nothing was measured"
-    return text[:1].upper() + text[1:] + "."
+    return f"{_upper(', '.join(parts) or 'nothing was measured')}."
+
+
+def _upper(text: str) -> str:
+    """With a large first letter; the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def _times(ratio: float, more: str, less: str) -> str:
@@ -127,12 +166,18 @@ def _times(ratio: float, more: str, less: str) -> str:
 
 
 def _missed(gate: Mapping[str, Any]) -> str:
-    return f"{gate.get('name')} is {_figure(gate.get('value'))}, {_bound(gate)} was asked"
+    value = _figure(gate["value"]) if is_number(gate.get("value")) else "not measured"
+    return f"{_gate(gate)}: {value}, {_bound(gate)} {'was asked' if gate.get('asked') else 'is allowed'}"
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    name = str(gate.get("name"))
+    return _GATES.get(name, name)
 
 
 def _bound(gate: Mapping[str, Any]) -> str:
-    """The gate's limit with its direction: a speed-up and a sparsity are lower bounds, everything else an upper one."""
-    return f"{'at least' if gate.get('name') in ('speedup', 'sparsity') else 'at most'} {_figure(gate.get('limit'))}"
+    """The gate's limit with its direction."""
+    return f"{'at least' if gate.get('name') in _LOWER else 'at most'} {_figure(gate.get('limit'))}"
 
 
 # -- what the template is given --------------------------------------------------------------------------------
@@ -151,32 +196,53 @@ def _targets(report: Mapping[str, Any]) -> list[str]:
 
 
 def _compared(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Teacher, baselines, result: a line each, with ratios to the first. Eager PyTorch is the teacher as it came."""
-    teacher = _part(report, "teacher")
-    baselines = {name: dict(figures or {}) for name, figures in _part(report, "baselines").items()}
-    if teacher:
-        eager = baselines.pop("torch_eager", {})
-        known = {name: value for name, value in eager.items() if value is not None}
-        baselines = {"torch_eager": {**teacher, **known}, **baselines}
-    lines = [{**figures, "label": _NAMES.get(name, name), "kind": "baseline"} for name, figures in baselines.items()]
+    """The teacher in each engine, then the result: a line each, with ratios to the first, of latencies only where both are steady."""
+    baselines = _part(report, "baselines") or ({"teacher": report["teacher"]} if report.get("teacher") else {})
+    lines = [{**(row or {}), "label": _label(name, row or {}), "kind": "baseline"} for name, row in baselines.items()]
     result = _part(report, "result")
     if result:
-        label = result.get("form") or result.get("engine")
-        lines.append({**result, "label": f"Result, {label}" if label else "Result", "kind": "result"})
-    for line in lines:
-        for name in ("latency_ms", "bytes"):
-            mine, first = line.get(name), lines[0].get(name)
-            if line is not lines[0] and is_number(mine) and is_number(first) and mine > 0 and first > 0:
-                line[f"{name}_ratio"] = first / mine
-    if is_number(result.get("speedup_vs_eager")):
-        lines[-1]["latency_ms_ratio"] = result["speedup_vs_eager"]
+        lines.append({**result, "label": f"Result, {result['form']}" if result.get("form") else "Result", "kind": "result"})
+    for line in lines[1:]:
+        line["bytes_ratio"] = _ratio(lines[0].get("bytes"), line.get("bytes"))
+        if line["kind"] == "result":  # measured again alone, against the first line
+            line["latency_ms_ratio"] = _number(line.get("speedup_vs_eager")) if line.get("steady") else None
+        elif line.get("steady") and lines[0].get("steady"):
+            line["latency_ms_ratio"] = _ratio(lines[0].get("latency_ms"), line.get("latency_ms"))
     return lines
+
+
+def _label(name: str, figures: Mapping[str, Any]) -> str:
+    form = str(figures.get("form") or name)
+    return form if "teacher" in form else f"{form}, teacher"
+
+
+def _ratio(first: Any, mine: Any) -> float | None:
+    return first / mine if is_number(first) and is_number(mine) and first > 0 and mine > 0 else None
+
+
+def _uncut(report: Mapping[str, Any]) -> bool:
+    """Whether the result has all that the teacher has."""
+    before, after = (_part(report, name).get("parameters") for name in ("teacher", "result"))
+    return is_number(after) and before == after
+
+
+def _forms(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every form that was timed, with why it is shipped or not."""
+    return [{**form, "outcome": _outcome(form, report.get("gates") or [])} for form in report.get("forms") or []]
+
+
+def _outcome(form: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> str:
+    """shipped, slower, or the gates of this form and of its engine that failed."""
+    names = [str(gate.get("name")).rpartition(", ") for gate in gates if not gate.get("passed")]
+    failed = [said for said, _, of in names if said and of in (form.get("name"), form.get("engine"))]
+    said = ["shipped"] if form.get("chosen") else ["slower"] if form.get("fit") else []
+    return ", ".join([*said, *(f"failed: {name}" for name in failed)]) or "not fit"
 
 
 def _pictures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     asked, result = _part(report, "asked"), _part(report, "result")
     forms = [form for form in report.get("forms") or [] if not form.get("chosen")]
-    rows = [_row(line, line["label"], line["kind"]) for line in _compared(report)]
+    rows = [_row(line, _short(line["label"]), line["kind"]) for line in _compared(report)]
     rows += [_row(form, str(form.get("name", "")), "form") for form in forms]
     if any(row.latency_ms is not None for row in rows):
         yield "latency", latency_svg(rows, _number(asked.get("latency_ms")))
@@ -188,14 +254,28 @@ def _pictures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     known = [(name, drop, interval) for name, drop, interval in drops if interval]
     if known:
         yield "drop", drop_svg(known, _number(asked.get("max_drop")))
+    scores = _part(report, "scores")
+    before, after = (_bins(_part(scores, name)) for name in ("before", "after"))
+    if before:
+        yield "reliability", reliability_svg(before, after if scores.get("temperature") != 1 else ())
     if report.get("blueprint") and report.get("teacher_blueprint"):
-        before, after = (Blueprint.from_dict(report[name]) for name in ("teacher_blueprint", "blueprint"))
-        yield "blueprint", blueprint_svg(before, after, report.get("kept_layers"))
+        whole, cut = (Blueprint.from_dict(report[name]) for name in ("teacher_blueprint", "blueprint"))
+        yield "blueprint", blueprint_svg(whole, cut, report.get("kept_layers"))
 
 
 def _row(figures: Mapping[str, Any], name: str, kind: Any) -> Row:
     latency, weight, quality = (_number(figures.get(key)) for key in ("latency_ms", "bytes", "quality"))
-    return Row(name, kind, latency, weight, quality, _pair(figures.get("quality_ci95")))
+    return Row(name, kind, latency, weight, quality, _pair(figures.get("quality_ci95")), figures.get("steady") is not False)
+
+
+def _short(label: str) -> str:
+    """For a picture: without how the teacher's int8 was made."""
+    form, _, whose = label.partition(" by " if " by " in label else " of ")
+    return f"{form}, teacher" if whose else label
+
+
+def _bins(scores: Mapping[str, Any]) -> list[Bin]:
+    return [Bin(row["confidence"], row["accuracy"], row["examples"]) for row in scores.get("reliability") or []]
 
 
 def _stored(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -243,8 +323,11 @@ def _environment() -> Environment:
         figure=_figure,
         count=lambda value: count(value) if is_number(value) else "–",
         size=lambda value: size(value) if is_number(value) else "–",
+        megabytes=lambda value: size(1e6 * value) if is_number(value) else "–",
         interval=lambda value: _interval(_pair(value)),
         words=_words,
+        upper_first=_upper,
+        gate=_gate,
         bound=_bound,
     )
     return environment
