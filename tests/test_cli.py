@@ -3,6 +3,8 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import transformers
@@ -32,27 +34,45 @@ def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
 def test_train_writes_a_plain_model_and_never_over_another(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = (
-        "train",
-        "--model",
-        place / "teacher",
-        "--task",
-        "classification",
-        "--train",
-        place / "data.jsonl",
-        "--eval",
-        place / "data.jsonl",
-        "--out",
-        place / "trained",
-    )
+    rows = [
+        {"text": f"{article} {noun} was {adverb} {word}", "label": label}
+        for article in ("the", "a", "this")
+        for noun in ("film", "plot", "song", "food", "room")
+        for adverb in ("very", "too", "never", "always")
+        for word, label in (("good", "positive"), ("bad", "negative"))
+    ]
+    (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("--model", place / "teacher", "--task", "classification", "--train", place / "train.jsonl", "--eval", place / "data.jsonl")
+    command = ("train", *given, "--out", place / "trained")
     printed = json.loads(_run(monkeypatch, capsys, *command, "--epochs", 30, "--learning-rate", "3e-3", "--json"))
-    assert printed["quality"] > 90
+    assert printed["quality"] > 90 and printed["held_out"] == {"examples": 12, "quality": 100.0}
     model = transformers.AutoModelForSequenceClassification.from_pretrained(place / "trained")
     assert type(model).__name__ == "BertForSequenceClassification" and model.config.id2label == {0: "negative", 1: "positive"}
     assert not list(place.glob(".trained*"))
     assert "exists already" in _run(monkeypatch, capsys, *command, status=2)
     again = json.loads(_run(monkeypatch, capsys, "eval", place / "trained", "--data", place / "data.jsonl", "--json"))
     assert again["quality"] == 100.0
+
+
+@pytest.mark.parametrize("count", [4, 24, 400])
+def test_what_the_best_weights_are_chosen_by_is_what_compress_judges_by_and_is_not_learned(
+    count: int, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"film {i}", "label": ("positive", "negative")[i % 2]} for i in range(count)]
+    (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen: list[Any] = []
+
+    def finetune(model: str, task: Any, train: Any, dev: Any, *given: Any, **options: Any) -> tuple[Any, float]:
+        seen.extend((train.inputs, dev.inputs))
+        return SimpleNamespace(best=0.0, steps=0, seconds=0.0), 0.0
+
+    monkeypatch.setattr("penjing.training.finetune.finetune", finetune)
+    given = ("--model", place / "teacher", "--task", "classification", "--train", place / "train.jsonl", "--eval", place / "data.jsonl")
+    _run(monkeypatch, capsys, "train", *given, "--out", place / "trained")
+    train, dev = seen
+    data = load_data(str(place / "teacher"), "classification", str(place / "train.jsonl"), str(place / "data.jsonl"), Reading(), str)
+    assert dev == [data.train.inputs[i] for i in data.sides.judging] and dev
+    assert not set(train) & set(dev) and len(train) + len(dev) == count
 
 
 def test_eval_against_a_teacher_lists_what_flipped(

@@ -68,9 +68,10 @@ def train(
     data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length, positive), tell, new_labels=True)
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     sides = data.sides
-    dev, rest = data.train.take(sides.judging), data.train.take(np.sort(np.union1d(sides.learned, sides.weights)))
+    rest = np.setdiff1d(np.union1d(sides.learned, sides.weights), sides.judging)  # of very few texts, both sides held out are one
+    dev, learned = data.train.take(sides.judging), data.train.take(rest)
     with training_bar(console, "train") as progress:
-        history, quality = finetune(model, data.task, rest, dev, data.eval, out, schedule, pickle=pickle, progress=progress)
+        history, quality = finetune(model, data.task, learned, dev, data.eval, out, schedule, pickle=pickle, progress=progress)
     result = {
         "out": str(out),
         "metric": data.task.metric().name,
