@@ -55,6 +55,8 @@ _GATES = {
 """Gates in words; the others are called in words already."""
 _LOWER = ("speedup", "sparsity", "steady machine")
 """Gates whose limit is a lower bound."""
+_UNTOUCHED = {"baseline", "quantize", "export", "choose", "verify"}
+"""The steps of a run that changes no weight."""
 _AUTO = {
     "none": "AutoModel",
     "sequence": "AutoModelForSequenceClassification",
@@ -79,7 +81,7 @@ def page(report: dict[str, Any]) -> str:
             flipped=_flipped(report),
             stored=_stored(report),
             confidence=_confidence(report),
-            uncut=_uncut(report),
+            untouched=_untouched(report),
         )
     )
 
@@ -202,12 +204,14 @@ def _compared(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     result = _part(report, "result")
     if result:
         lines.append({**result, "label": f"Result, {result['form']}" if result.get("form") else "Result", "kind": "result"})
-    for line in lines[1:]:
-        line["bytes_ratio"] = _ratio(lines[0].get("bytes"), line.get("bytes"))
-        if line["kind"] == "result":  # measured again alone, against the first line
-            line["latency_ms_ratio"] = _number(line.get("speedup_vs_eager")) if line.get("steady") else None
-        elif line.get("steady") and lines[0].get("steady"):
-            line["latency_ms_ratio"] = _ratio(lines[0].get("latency_ms"), line.get("latency_ms"))
+    for number, line in enumerate(lines):
+        first = lines[0] if number else {}
+        line["bytes_ratio"] = _ratio(first.get("bytes"), line.get("bytes"))
+        line["latency_ms_ratio"] = None
+        if line["kind"] == "result" and line.get("steady"):  # measured again alone, against the first line
+            line["latency_ms_ratio"] = _number(line.get("speedup_vs_eager"))
+        elif line.get("steady") and first.get("steady"):
+            line["latency_ms_ratio"] = _ratio(first.get("latency_ms"), line.get("latency_ms"))
     return lines
 
 
@@ -220,10 +224,10 @@ def _ratio(first: Any, mine: Any) -> float | None:
     return first / mine if is_number(first) and is_number(mine) and first > 0 and mine > 0 else None
 
 
-def _uncut(report: Mapping[str, Any]) -> bool:
-    """Whether the result has all that the teacher has."""
-    before, after = (_part(report, name).get("parameters") for name in ("teacher", "result"))
-    return is_number(after) and before == after
+def _untouched(report: Mapping[str, Any]) -> bool:
+    """Whether neither budget nor recipe asked anything: the model is rounded and exported as it is."""
+    scheme = _part(_part(_part(report, "asked"), "recipe"), "quantize").get("scheme", "any")
+    return scheme == "any" and {step.get("name") for step in report.get("steps") or []} <= _UNTOUCHED
 
 
 def _forms(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -243,7 +247,7 @@ def _pictures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     asked, result = _part(report, "asked"), _part(report, "result")
     forms = [form for form in report.get("forms") or [] if not form.get("chosen")]
     rows = [_row(line, _short(line["label"]), line["kind"]) for line in _compared(report)]
-    rows += [_row(form, str(form.get("name", "")), "form") for form in forms]
+    rows += [_row({**form, "quality": None, "quality_ci95": None}, str(form.get("name", "")), "form") for form in forms]  # none is known
     if any(row.latency_ms is not None for row in rows):
         yield "latency", latency_svg(rows, _number(asked.get("latency_ms")))
     if any(row.bytes is not None for row in rows):
