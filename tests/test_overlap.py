@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penjing.overlap import Corpus, seen_in, split, units
+from penjing.overlap import Corpus, Sides, seen_in, split, units
 
 WORDS = st.lists(st.sampled_from(["a", "b", "B", "ab", "c"]), min_size=1, max_size=12)
 TEXTS = st.lists(WORDS.map(" ".join), min_size=1, max_size=25)
@@ -70,3 +70,13 @@ def test_rows_that_stand_elsewhere_are_counted() -> None:
 
 def test_pairs_are_the_same_in_either_order() -> None:
     assert seen_in([("b c", "a"), ("a", "d")], [("a", "b c")]) == (1, 0)
+
+
+def test_enough_is_held_out_of_few_texts_that_stand_in_one_another_and_it_is_known_that_they_do() -> None:
+    random = np.random.default_rng(0)
+    phrases = [" ".join(random.choice(["good", "bad", "film", "not", "a"], random.integers(2, 9))) for _ in range(240)]
+    found = Sides.of(phrases)
+    assert not found.apart and len(found.judging) == len(found.weights) == 24 and len(found.learned) == 216
+    sentences = Sides.of([f"text number {i} of its kind" for i in range(240)])
+    assert sentences.apart and len(sentences.judging) == len(sentences.weights) == 24
+    assert not set(sentences.judging) & set(sentences.weights)

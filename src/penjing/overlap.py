@@ -187,11 +187,15 @@ HELD_PART, HELD_LEAST, HELD_MOST = 0.05, 200, 1000
 
 @dataclass(frozen=True)
 class Sides:
-    """Numbers of training texts: those that the best weights are chosen on, those that all else is chosen on, those that are learned from."""
+    """Numbers of training texts: those that the best weights are chosen on, those that all else is chosen on, those that are learned from.
+
+    apart: whether none of the one side stands in one of another.
+    """
 
     weights: Integers
     judging: Integers
     learned: Integers
+    apart: bool = True
 
     @classmethod
     def of(cls, inputs: Sequence[Any]) -> "Sides":
@@ -202,9 +206,10 @@ class Sides:
         wanted = max(1, round(max(HELD_PART * count, min(HELD_LEAST, count / 10))))
         found = split(inputs, (wanted, wanted), HELD_MOST)
         judging, weights = found.apart
-        if len(judging) and len(weights) and len(found.learned) >= count / 2:
+        held = min(wanted, HELD_MOST)
+        if min(len(judging), len(weights)) >= held / 2 and len(found.learned) >= count / 2:
             return cls(weights, judging, found.learned)
-        # Too few texts, or too much alike, to be kept apart.
+        # Too few texts, or too much alike, for enough of them to be kept apart.
         order = np.random.default_rng(0).permutation(count)
-        held = np.sort(order[: min(wanted, HELD_MOST)])
-        return cls(held, held, np.sort(order[min(wanted, HELD_MOST) :]))
+        rows = np.sort(order[:held])
+        return cls(rows, rows, np.sort(order[held:]), apart=False)

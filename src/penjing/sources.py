@@ -81,7 +81,10 @@ def load_data(
         tell_truncated(examples, source, longest, tell)
         result.append(examples)
     tell_overlap(result[1], eval or train, result[0], tell)
-    return Data(task, result[0], result[1], tokenizer, longest)
+    found = Data(task, result[0], result[1], tokenizer, longest)
+    if not found.sides.apart:
+        tell(f"{train}: too few texts, or too many that stand in others, to keep those that are held out apart: what is chosen on them flatters")
+    return found
 
 
 def tell_overlap(examples: Examples, source: str, train: Examples, tell: Callable[[str], None]) -> None:
