@@ -51,6 +51,11 @@ def test_disturbed_turns_are_in_no_figure() -> None:
     assert result.steady and result.disturbance == ""
 
 
+def test_where_all_was_disturbed_the_fastest_turn_stands_and_is_not_believed() -> None:
+    result = measured((90.0, BUSY), (30.0, BUSY), (60.0, BUSY))
+    assert result.latency_ms == 30.0 and not result.steady
+
+
 def test_the_tail_is_pooled_over_the_quiet_turns() -> None:
     result = Measurement(0.0, rounds=2, turns=[Turn(0, list(range(1, 51))), Turn(1, list(range(51, 101)))])
     assert result.latency_p95_ms == pytest.approx(np.percentile(np.arange(1, 101), 95))

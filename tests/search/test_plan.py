@@ -219,3 +219,30 @@ def test_where_nothing_is_fast_enough_the_fastest_is_taken_and_it_is_said() -> N
     times = iter((1.2, 1.1, 1.15, 1.12))
     plan, record, tried = planned(lambda plan: next(times), base_ms=0.3)
     assert plan == tried[1] and len(tried) == 4 and record["possible"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Busy(Clock):
+    """The machine is never quiet: while the blocks are timed, or while whole models are."""
+
+    whole_models: bool = True
+
+    def blocks(self) -> CostTable:
+        return dataclasses.replace(super().blocks(), steady=self.whole_models)
+
+    def time(self, selection: Selection) -> tuple[float, float, float] | None:
+        super().time(selection)
+        return None
+
+
+@pytest.mark.parametrize("whole_models", [True, False])
+def test_on_a_busy_machine_nothing_is_cut_blindly(whole_models: bool) -> None:
+    bench = Busy(penjing_model(THREE), Path(), EAGER, {}, DATA.encoded, DATA.encoded, TRIAL, whole_models=whole_models)
+
+    def planned_for(limit: float, limit_bytes: float) -> Blueprint:
+        found = for_budget(bench, importance(THREE), 3.0, lambda eager: limit, limit_bytes, 32, DATA, lambda kept: cut(bench.model, kept))
+        return Selection.from_dict(found["selection"]).plan(THREE)
+
+    assert planned_for(LIMIT_MS, float("inf")) == THREE and bool(bench.tried) == whole_models
+    # A size needs no clock.
+    assert planned_for(float("inf"), 0.8 * THREE.bytes).bytes <= 0.8 * THREE.bytes

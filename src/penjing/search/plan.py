@@ -54,15 +54,22 @@ class Bench:
         """Milliseconds of each block."""
         return measure_blocks(self.model, self.form, self.ranges, self.encoded, self.trial)
 
-    def time(self, selection: Selection) -> tuple[float, float, float]:
-        """Milliseconds of eager PyTorch, of the uncut and of the cut model in the form."""
+    def time(self, selection: Selection) -> tuple[float, float, float] | None:
+        """Milliseconds of eager PyTorch, of the uncut and of the cut model in the form; None where they are not steady."""
         with tempfile.TemporaryDirectory() as folder:
             places = Path(folder) / "uncut", Path(folder) / "cut"
             for place, kept in zip(places, (Selection.all(blueprint_of(self.model)), selection), strict=True):
                 export(cut(self.model, kept), place, [self.form.file], self.ranges, segments=self.trial.segments)
             subjects = [Subject(EAGER, self.folder, self.before), *(Subject(self.form, place) for place in places)]
             eager, uncut, ours = self.trial.measure(subjects, self.encoded, throughput_texts=0)
+        if not (eager.steady and uncut.steady and ours.steady):
+            return None
         return eager.latency_ms, uncut.latency_ms, ours.latency_ms
+
+    def busy(self) -> dict[str, Any]:
+        """The record of a plan where the machine was too busy to time any: nothing is cut blindly."""
+        blueprint = blueprint_of(self.model)
+        return {"selection": Selection.all(blueprint).to_dict(), "note": "the machine was too busy to time plans, so nothing is cut"}
 
 
 def for_depth(blueprint: Blueprint, importance: Importance, depth: float) -> Selection:
@@ -91,6 +98,8 @@ def for_budget(
     """
     blueprint = blueprint_of(bench.model)
     table, reference = bench.blocks(), logits_of(bench.model, data.encoded)
+    if not table.steady and np.isfinite(limit_ms(eager_ms)):
+        return bench.busy()
     aim, damages, timed = MARGIN, dict[Selection, float](), list[tuple[float, Selection, float]]()
     for _ in range(TRIES):
         found = candidates(replace(blueprint, bits=bits), importance, table, aim * limit_ms(eager_ms), limit_bytes)
@@ -104,12 +113,17 @@ def for_budget(
         damage = [damages[each] for each in found]
         selection = found[int(np.argmin(damage))]
         tried = [{"blueprint": s.plan(blueprint).to_dict()["layers"], "divergence": d} for s, d in zip(found, damage, strict=True)]
-        eager_ms, _, ours_ms = bench.time(selection)
+        times = bench.time(selection) if np.isfinite(limit_ms(eager_ms)) else (eager_ms, 0.0, 0.0)
+        if times is None:
+            continue
+        eager_ms, _, ours_ms = times
         reached = ours_ms / limit_ms(eager_ms)
         timed.append((damages[selection], selection, reached))
         if not possible or reached <= NEAR:
             break
         aim *= MARGIN / reached
+    if not timed:
+        return bench.busy()
     # Of the plans that are fast enough, with some room where there is one, that which changes the answers least; else the fastest.
     enough = [each for each in timed if each[2] <= NEAR] or [each for each in timed if each[2] <= 1]
     _, selection, reached = min(enough, key=lambda each: each[0]) if enough else min(timed, key=lambda each: each[2])
@@ -129,7 +143,10 @@ def by_hand(settings: PruneSettings, bench: Bench, importance: Importance) -> di
     table, aim = bench.blocks(), MARGIN * settings.latency
     for _ in range(TRIES):
         selection = choose(settings, blueprint, importance, length, (table, aim * table.cost(blueprint)))
-        _, uncut_ms, ours_ms = bench.time(selection)
+        times = bench.time(selection)
+        if not table.steady or times is None:
+            return bench.busy()
+        _, uncut_ms, ours_ms = times
         reached = ours_ms / uncut_ms / settings.latency
         if reached <= NEAR:
             break
