@@ -83,7 +83,9 @@ def load_data(
     tell_overlap(result[1], eval or train, result[0], tell)
     found = Data(task, result[0], result[1], tokenizer, longest)
     if not found.sides.apart:
-        tell(f"{train}: too few texts, or too many that stand in others, to keep those that are held out apart: what is chosen on them flatters")
+        tell(
+            f"{train}: too few texts, or too many that stand in others, to keep those that are held out apart: what is chosen on them flatters"
+        )
     return found
 
 
