@@ -1,5 +1,6 @@
 """Texts that stand in others, against brute force; splits keep the two sides apart."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -80,3 +81,13 @@ def test_enough_is_held_out_of_few_texts_that_stand_in_one_another_and_it_is_kno
     sentences = Sides.of([f"text number {i} of its kind" for i in range(240)])
     assert sentences.apart and len(sentences.judging) == len(sentences.weights) == 24
     assert not set(sentences.judging) & set(sentences.weights)
+
+
+def test_texts_of_one_template_take_little_memory() -> None:
+    """Each begins as all others do: what is looked up by its beginning alone would be compared with every one."""
+    texts = [f"dear customer service team i would like to ask about order {i}" for i in range(5000)]
+    tracemalloc.start()
+    corpus = Corpus.of(texts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(corpus.keys) == 5000 and not len(corpus.inner) and peak < 100e6

@@ -70,6 +70,9 @@ def test_one_engine_alone(tmp_path: Path, engine: str) -> None:
     assert report["met"] and report["result"]["engine"] == engine
     assert {form["engine"] for form in report["forms"]} == {engine}
     assert report["blueprint"]["bits"] == (32 if engine == "torch" else 8)
+    shipped = {form["engine"] for form in read_description(tmp_path / "out" / "engine")["forms"]}
+    parity = {gate["name"].split(", ")[1] for gate in report["gates"] if gate["name"].startswith("float32 parity")}
+    assert shipped <= parity  # nothing is there to be loaded that was not held against the model
     again = json.loads(run("eval", tmp_path / "out", "--data", tmp_path / "dev.jsonl", "--engine", engine, "--json"))
     assert again["quality"] == pytest.approx(report["result"]["quality"])
 
@@ -162,6 +165,7 @@ def test_training_texts_need_no_labels(tmp_path: Path) -> None:
     assert named(report) == STEPS and report["met"] is True
     # The teacher's answers stand for labels: against them it loses nothing on texts held out, and the result what it loses.
     assert report["held_out"]["drop"] == pytest.approx(100 - next(f for f in report["forms"] if f["chosen"])["held_out_quality"])
+    assert report["scores"]["temperature"] == 1.0  # how often the teacher is agreed with is not how often an answer is right
 
 
 # -- what may be shipped -------------------------------------------------------------------------------------------
@@ -176,11 +180,18 @@ def test_where_no_form_computes_what_the_model_does_none_is_shipped(tmp_path: Pa
     assert not (out / "engine").exists() and not (out / "report.json").exists()
 
 
-def test_where_the_integers_are_not_those_that_were_meant_floats_are_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_where_the_integers_are_not_those_that_were_meant_floats_are_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
     measured = choice.apart
     monkeypatch.setattr(choice, "apart", lambda *given: dict.fromkeys(measured(*given), 10 * APART))
-    given, out = [*prepare(tmp_path, "classification"), "--recipe", str(untouched(tmp_path))], tmp_path / "out"
+    recipe = untouched(tmp_path)
+    if by_hand:
+        recipe.write_text("prune: {layers: 1}\ndistill: false\n")
+    given, out = [*prepare(tmp_path, "classification"), "--recipe", str(recipe)], tmp_path / "out"
     report = compressed(given, out, "--max-drop", "100")
+    assert len(report["blueprint"]["layers"]) == (1 if by_hand else 2) and bool(report["shapes"]) == by_hand
     assert report["met"] is True and report["result"]["form"].endswith("float32") and report["blueprint"]["bits"] == 32
     assert report["result"]["kernels"] is None and report["result"]["quality"] == pytest.approx(report["result"]["float_quality"])
     shipped = read_description(out / "engine")["forms"]

@@ -28,7 +28,8 @@ NO_NUMBER = 1e9
 def parity(trial: Trial, model: PenjingPreTrainedModel, texts: Encoded, forms: Sequence[Form]) -> dict[str, float]:
     """Largest difference of float32 logits between PyTorch and each engine that the forms run on."""
     engines = {form.engine for form in forms}
-    floats = [form for form in FLOAT_FORMS if form.engine in engines] + [form for form in forms if form.engine == "torch"]
+    torch_forms = [form for form in forms if form.engine == "torch"]  # beside PyTorch's the folder gets every engine's portable file
+    floats = [form for form in FLOAT_FORMS if form.engine in engines or torch_forms] + torch_forms
     with tempfile.TemporaryDirectory() as folder:
         export(model, Path(folder), [form.file for form in floats], segments=trial.segments)
         return differences(trial, logits_of(model, texts), texts, Path(folder), floats)
@@ -130,7 +131,9 @@ def choose(
     if chosen is None:
         return record | {"note": "no form computes what the model does"}
     paired = judge_pair(task, judging, logits[chosen.name], known.judging, known.judged, confidence=confidence or 0.95)
-    temperature, scores = temperature_for(task, judging, logits[chosen.name])
+    # Labels that the teacher gave itself, or has learned by heart, do not tell how often an answer is right.
+    known_by_heart = paired["teacher_quality"] >= 100
+    temperature, scores = (1.0, {}) if known_by_heart else temperature_for(task, judging, logits[chosen.name])
     note = f"{chosen.name}; on {len(judging)} training texts held out {paired['quality']:.2f}, {paired['drop']:.2f} points lost"
     return record | {
         "quality": paired["quality"], "drop": paired["drop"], "drop_at_most": paired["drop_at_most"], "temperature": temperature,

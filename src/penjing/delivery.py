@@ -107,19 +107,20 @@ def deliver(
     """Write model/, and engine/ with the chosen form and, for every engine that may ship it, the file of standard operators."""
     deliver_model(outcome, out, tokenizer, packed, model_card(report))
     chosen = Form(**verified["chosen"])
-    judged = {form["name"] for form in report["forms"] if form["fit"]}
+    judged, choice = {form["name"] for form in report["forms"] if form["fit"]}, verified["choice"]
+    fair = {engine for engine, difference in choice["parity"].items() if difference <= choice["parity_limit"]}
     everywhere = [
         replace(form, packed=outcome.coded is not None)
         for form in (*INT8_FORMS, *FLOAT_FORMS)
         if form.portable
         and form.file == (PORTABLE_FLOAT if outcome.ranges is None else PORTABLE_INT8)
-        and (form.name in judged or chosen.engine == "torch")
+        and (form.name in judged or (chosen.engine == "torch" and form.engine in fair))
     ]
     forms = [form for form in dict.fromkeys((chosen, *everywhere)) if form.engine != "torch"]
     with whole_folder(out / "engine") as folder:
         for name in {file for form in forms for file in form.files} | {"tokenizer.json"}:
             shutil.copyfile(exported / name, folder / name)
-        describe(folder, data, forms, verified["choice"]["temperature"])
+        describe(folder, data, forms, choice["temperature"])
 
 
 def report_of(

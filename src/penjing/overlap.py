@@ -87,18 +87,15 @@ def _standing(texts: Sequence[Sequence[str]]) -> tuple[Integers, Integers]:
         places = np.flatnonzero(left >= width)
         if not len(rows) or not len(places):
             continue
-        wanted = hashed(starts[rows], np.full(len(rows), width))
-        order = np.argsort(wanted, kind="stable")
-        seen = hashed(places, np.full(len(places), width))
-        low, high = (np.searchsorted(wanted[order], seen, side) for side in ("left", "right"))
-        hits = high - low
-        place, first = np.repeat(places, hits), np.repeat(low, hits)
-        within = np.arange(len(place)) - np.repeat(np.cumsum(hits) - hits, hits)
-        row = rows[order[first + within]]
-        fits = left[place] >= lengths[row]
-        place, row = place[fits], row[fits]
-        whole = hashed(place, lengths[row]) == hashed(starts[row], lengths[row])
-        pairs.append((row[whole], owner[place[whole]]))
+        begun = hashed(starts[rows], np.full(len(rows), width))
+        places = places[np.isin(hashed(places, np.full(len(places), width)), begun)]
+        for length in np.unique(lengths[rows]):  # the texts differ, so at most one of each length begins at a place
+            same, there = rows[lengths[rows] == length], places[left[places] >= length]
+            wanted, seen = (hashed(begin, np.full(len(begin), length)) for begin in (starts[same], there))
+            order = np.argsort(wanted)
+            at = order[np.minimum(np.searchsorted(wanted, seen, sorter=order), len(same) - 1)]
+            whole = wanted[at] == seen
+            pairs.append((same[at[whole]], owner[there[whole]]))
     inner, outer = (np.concatenate([pair[side] for pair in pairs]) if pairs else np.empty(0, np.int64) for side in (0, 1))
     once = np.unique(inner[inner != outer] * len(texts) + outer[inner != outer])
     return once // len(texts), once % len(texts)

@@ -17,7 +17,7 @@ from penjing.checkpoint import blueprint_at, blueprint_of, check_head, copy_toke
 from penjing.coded import Coded
 from penjing.delivery import Outcome, deliver, deliver_model, export_forms, report_of
 from penjing.engines.engine import Form
-from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, forms_for, rounding_of
+from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for, rounding_of
 from penjing.engines.graph import Ranges
 from penjing.engines.machine import machine, versions
 from penjing.errors import BudgetError, InputError
@@ -36,6 +36,7 @@ from penjing.steps.gptq import round_model
 from penjing.steps.importance import Importance
 from penjing.steps.lowbit import LowBit
 from penjing.steps.multitask import Multitask
+from penjing.steps.objective import HARD
 from penjing.steps.prune import Prune
 from penjing.steps.qat import QuantizationAware
 from penjing.steps.quantize import Quantize
@@ -48,6 +49,7 @@ from penjing.steps.store import MIXED, uniform
 from penjing.steps.vocabulary import PruneVocabulary
 from penjing.surgery import Selection
 from penjing.tasks.judge import quality_of
+from penjing.tasks.task import Examples
 from penjing.teaching import Teaching, shown
 from penjing.texts import Texts
 from penjing.training.predict import logits_of
@@ -118,6 +120,7 @@ class _Compression:
         self.blueprint = blueprint_of(self.teacher)
         self.trial = proof.Trial.of(job, tell)
         self.tests = list(job.tests)
+        self.gold = self.texts.judging.gold
 
     # -- the order -------------------------------------------------------------------------------------------
 
@@ -127,7 +130,7 @@ class _Compression:
         if job.recipe.prune and job.recipe.prune.vocabulary is not None:
             pruned = self.folder.step("vocabulary", self.prune_vocabulary)[1]
         baseline, place = self.folder.step("baseline", self.baseline)
-        judging = self.texts.judging  # as the teacher's own tokenizer encodes it
+        judging = self.judging  # as the teacher's own tokenizer encodes it
         if pruned:
             self.adopt(pruned / "model")
         known = proof.Known(locate(job.model), self.teacher_tokenizer(), self.blueprint, place, baseline, job.data.eval, judging)
@@ -217,7 +220,7 @@ class _Compression:
         """The teacher as it is, and what the engines' int8 makes of it."""
         texts = self.texts
         return proof.baseline(
-            self.job, texts.judging, self.teacher, texts.calibration(BASELINE_TEXTS), self.forms, folder, self.teacher_tokenizer(), self.trial
+            self.job, self.judging, self.teacher, texts.calibration(BASELINE_TEXTS), self.forms, folder, self.teacher_tokenizer(), self.trial
         )  # fmt: skip
 
     @property
@@ -231,6 +234,12 @@ class _Compression:
         return self.teaching.texts
 
     @property
+    def judging(self) -> Examples:
+        """The training texts held out that everything but the weights is chosen on, as what is worked on encodes them; where they have no
+        labels, with the teacher's answers."""
+        return dataclasses.replace(self.data.train.take(self.data.sides.judging), gold=self.gold)
+
+    @property
     def cuts(self) -> bool:
         """Whether parts of the encoder are cut at once, by the budget or by hand."""
         recipe, budget = self.job.recipe, self.job.budget
@@ -242,7 +251,8 @@ class _Compression:
         recipe, material = self.job.recipe, self.job.material
         if recipe.distill is None:
             return recipe.sparsify is not None
-        return not whole or recipe.teaching != "distill" or bool(material.student or material.companions or material.teachers)
+        more = material.student or material.companions or material.teachers or material.general or material.unlabelled
+        return not whole or recipe.teaching != "distill" or HARD in recipe.distill.answers or bool(more or recipe.distill.noise)
 
     @property
     def packs(self) -> bool:
@@ -266,7 +276,7 @@ class _Compression:
             copy_tokenizer(self.tokenizer, Path(made))
             write(model, folder / "model")
             write_pruned(Path(made), folder / "model", tokens)
-        before = self.texts.judging
+        before = self.judging
         after = encoded_by(tokenizer_of(folder / "model"), job.data, before)
         quality = quality_of(job.data.task, after, logits_of(model, after.encoded))
         longer = after.encoded.lengths.mean() / before.encoded.lengths.mean()
@@ -323,7 +333,7 @@ class _Compression:
             limit_bytes = room_for_blocks(blueprint, self.rank(), self.room, bits)
             if budget.speedup is None and budget.latency_ms is None and dataclasses.replace(blueprint, bits=bits).bytes <= limit_bytes:
                 return {"selection": Selection.all(blueprint).to_dict(), "note": "nothing needs to be cut for this size"}
-        judging = self.texts.judging
+        judging = self.judging
         return plans.for_budget(
             bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, judging.take(np.arange(len(judging))[:PLAN_TEXTS]), finished
         )  # fmt: skip
@@ -426,7 +436,7 @@ class _Compression:
         """Write a step's model and say how good it is on training texts held out."""
         packed = coded is not None or self.job.recipe.sparsify is not None
         write(model, folder / "model", tokenizer=self.tokenizer, packed=packed, coded=coded)
-        judging = self.texts.judging
+        judging = self.judging
         quality = quality_of(self.data.task, judging, logits_of(model, judging.encoded))
         size = sum(file.stat().st_size for file in (folder / "model").iterdir())
         return {"quality": quality, "bytes": size, "note": f"{self.data.task.metric().name} {quality:.2f} on texts held out, {note}"}
@@ -448,7 +458,7 @@ class _Compression:
                 "float_layers": [],
                 "note": f"{len(taught['ranges'])} inputs, in the ranges of the training",
             }
-        calibration, seen, judging = settings.calibration, self.texts.calibration(settings.texts), self.texts.judging
+        calibration, seen, judging = settings.calibration, self.texts.calibration(settings.texts), self.judging
         apart = judging.take(np.arange(len(judging))[:SENSITIVITY_TEXTS])
         if calibration == "measured":
             calibration, ranges = (
@@ -477,7 +487,7 @@ class _Compression:
 
     def choose(self, folder: Path, outcome: Outcome, exported: Path, forms: Sequence[Form], known: proof.Known) -> dict[str, Any]:
         """Hold every form against the model, on texts held out, and choose the one to ship; float32 where no int8 may be."""
-        job, trial, model, judging = self.job, self.trial, outcome.model, self.texts.judging
+        job, trial, model, judging = self.job, self.trial, outcome.model, self.judging
         few, quantize, beside = choice.sample(judging, job.seed), job.recipe.quantize, folder / "engine"
 
         def in_float() -> list[Form]:
@@ -503,6 +513,8 @@ class _Compression:
         train, own = job.data.train, logits_of(student, self.data.eval.encoded)
         found = verification.verify(trial, known, self.data.eval, own, exported, attempt.choice, train, job.budget.confidence)
         form = Form(**found["chosen"])
+        if recipe.by_hand and not (known.exported / form.file).exists():  # float32 stands in for int8: the uncut model in it too
+            export(self.teacher, known.exported, [form.file], segments=trial.segments)
         pairs = zip(job.tests, self.tests, strict=True)
         stored: dict[str, Any] | None = None
         if attempt.outcome.coded is not None or recipe.sparsify:

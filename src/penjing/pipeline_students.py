@@ -212,7 +212,8 @@ class _Teaching:
         if self.kind == BILSTM:
             far, limit = choice.differences(self.trial, own(few), few, exported, self.forms), proof.PARITY
         else:  # what is written is held against what the library that fitted it answers
-            far = {NUMPY_FORM.engine: largest_difference(taught, exported / FILE, self.teaching.texts.weights.encoded)}
+            difference = largest_difference(taught, exported / FILE, self.teaching.texts.weights.encoded)
+            far = {NUMPY_FORM.engine: difference if np.isfinite(difference) else choice.NO_NUMBER}
             limit = proof.PARITY_HALF
         return choice.choose(
             self.trial, known, judging, own(judging.encoded), job.data.eval.encoded, (exported, exported), self.forms, far, {},
@@ -237,4 +238,5 @@ class _Teaching:
         with whole_folder(self.job.out / "engine") as folder:
             for name in {*(form.file for form in self.forms), "tokenizer.json"}:
                 shutil.copyfile(exported / name, folder / name)
-            describe(folder, self.job.data, [chosen, *(form for form in self.forms if form != chosen)], temperature)
+            fit = {row["name"] for row in report["forms"] if row["fit"]}
+            describe(folder, self.job.data, [chosen, *(form for form in self.forms if form != chosen and form.name in fit)], temperature)

@@ -143,14 +143,14 @@ def baseline(
     note = f"{task.metric().name} {quality:.2f}; eager {measured[0].latency_ms:.2f} ms, {fastest.name} {best.latency_ms:.2f} ms"
     return {
         "qualities": qualities, "quality": quality, "ranges": ranges, "eager_ms": measured[0].latency_ms,
-        "forms_ms": {form.name: m.latency_ms for form, m in zip(forms, measured[1:], strict=True)},
+        "forms_ms": {form.name: m.latency_ms for form, m in zip(forms, measured[1:], strict=True) if m.steady},
         "form": fastest.to_dict(), "extra_bytes": extra + tokenizer.stat().st_size, "note": note,
     }  # fmt: skip
 
 
 def worth_measuring(forms: Sequence[Form], times: Mapping[str, float]) -> list[Form]:
-    """The forms that were not far behind on the teacher, and the portable file on each engine."""
-    fastest = min(times.values())
+    """The forms that were not far behind on the teacher, as far as their times are known, and the portable file on each engine."""
+    fastest = min(times.values(), default=0.0)
     return [form for form in forms if times.get(form.name, 0.0) <= SLOW * fastest or form.portable]
 
 

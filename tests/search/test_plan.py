@@ -244,5 +244,7 @@ def test_on_a_busy_machine_nothing_is_cut_blindly(whole_models: bool) -> None:
         return Selection.from_dict(found["selection"]).plan(THREE)
 
     assert planned_for(LIMIT_MS, float("inf")) == THREE and bool(bench.tried) == whole_models
+    settings = PruneSettings(latency=0.9)
+    assert Selection.from_dict(by_hand(settings, bench, importance(THREE))["selection"]).plan(THREE) == THREE
     # A size needs no clock.
     assert planned_for(float("inf"), 0.8 * THREE.bytes).bytes <= 0.8 * THREE.bytes

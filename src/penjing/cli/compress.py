@@ -44,9 +44,12 @@ from penjing.errors import InputError
 
 def summary(report: dict[str, Any], out: Path) -> str:
     """A compression in a few lines."""
+    from penjing.report.page import untouched
+
     lines = [f"{telling.faster(report)}, {telling.smaller(report)}", telling.lost(report), telling.scores(report), telling.places(out)]
     if report["met"] is None:
-        lines.insert(0, "nothing was asked, so nothing was cut: give --speedup, --latency-ms, --size-mb or --max-drop")
+        nothing = "nothing was asked, so nothing was cut: give --speedup, --latency-ms, --size-mb or --max-drop"
+        lines.insert(0, nothing if untouched(report) else "no limit was asked")
     return "\n".join(lines)
 
 

@@ -106,6 +106,7 @@ def bench(
 ) -> None:  # fmt: skip
     """Latency, end to end too, throughput, cold start and memory side by side: each in a process of its own, in turn, on the texts' own
     lengths. What other work disturbed is measured again; where that does not help, a row is not steady and no speed-up is claimed."""
+    from penjing.engines.engine import warn_of_weights
     from penjing.engines.machine import machine, versions
     from penjing.engines.measure import Spoken, Subject, measure
     from penjing.sources import Reading
@@ -120,6 +121,8 @@ def bench(
     if any(not np.array_equal(encoded[id(m)].lengths, encoded[id(first)].lengths) for m in models):
         tell("the tokenizers differ: every model runs on its own tokens of the same texts")
     count = threads or cores()
+    for _, form, model in subjects:  # their processes cannot be heard
+        warn_of_weights(form, model.folder)
     own = [Subject(form, model.folder, encoded[id(model)], _tokenizer_file(name, model.folder)) for name, form, model in subjects]
     alike = all((m.task.name, len(m.task.labels)) == (first.task.name, len(first.task.labels)) for m in models)
     spoken = Spoken(first.task, first.task.inputs_of(rows), first.max_length) if alike else None

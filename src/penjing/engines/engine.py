@@ -94,6 +94,13 @@ def name_of(model: Path | bytes) -> str:
     return "the graph of packed weights" if isinstance(model, bytes) else str(model)
 
 
+def warn_of_weights(form: Form, folder: Path) -> None:
+    """Warn where the folder's int8 weights have more bits than this processor sums safely."""
+    described = form.int8 and not form.packed and (folder / DESCRIPTION).is_file()
+    if described and int(read_description(folder).get("weight_bits", 0)) > safe_weight_bits():
+        warnings.warn(f"{folder} was made for a processor with VNNI; int8 sums can overflow on this one: export it here", stacklevel=3)
+
+
 def open_engine(form: Form, folder: str | Path, threads: int | None = None) -> Engine:
     """Load the model of `form` from `folder` on so many threads (None: all cores).
 
@@ -103,9 +110,7 @@ def open_engine(form: Form, folder: str | Path, threads: int | None = None) -> E
     for path in (Path(folder) / name for name in form.files):
         if not path.exists():
             raise InputError(f"engine: {path} is missing; export the model again")
-    described = form.int8 and not form.packed and (Path(folder) / DESCRIPTION).is_file()
-    if described and int(read_description(Path(folder)).get("weight_bits", 0)) > safe_weight_bits():
-        warnings.warn(f"{folder} was made for a processor with VNNI; int8 sums can overflow on this one: export it here", stacklevel=2)
+    warn_of_weights(form, Path(folder))
     engine = _load(form, _graph(form, Path(folder)) if form.packed else Path(folder) / form.file, threads)
     engine.batch = form.batch
     return engine

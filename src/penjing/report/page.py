@@ -81,7 +81,7 @@ def page(report: dict[str, Any]) -> str:
             flipped=_flipped(report),
             stored=_stored(report),
             confidence=_confidence(report),
-            untouched=_untouched(report),
+            untouched=untouched(report),
         )
     )
 
@@ -224,7 +224,7 @@ def _ratio(first: Any, mine: Any) -> float | None:
     return first / mine if is_number(first) and is_number(mine) and first > 0 and mine > 0 else None
 
 
-def _untouched(report: Mapping[str, Any]) -> bool:
+def untouched(report: Mapping[str, Any]) -> bool:
     """Whether neither budget nor recipe asked anything: the model is rounded and exported as it is."""
     scheme = _part(_part(_part(report, "asked"), "recipe"), "quantize").get("scheme", "any")
     return scheme == "any" and {step.get("name") for step in report.get("steps") or []} <= _UNTOUCHED

@@ -141,17 +141,21 @@ def by_hand(settings: PruneSettings, bench: Bench, importance: Importance) -> di
         selection = choose(settings, blueprint, importance, length, before=before)
         return {"selection": selection.to_dict(), "note": describe(selection, blueprint)}
     table, aim = bench.blocks(), MARGIN * settings.latency
-    for _ in range(TRIES):
-        selection = choose(settings, blueprint, importance, length, (table, aim * table.cost(blueprint)))
-        times = bench.time(selection)
-        if not table.steady or times is None:
-            return bench.busy()
+    timed: tuple[Selection, float] | None = None
+    for _ in range(TRIES if table.steady else 0):
+        found = choose(settings, blueprint, importance, length, (table, aim * table.cost(blueprint)))
+        times = bench.time(found)
+        if times is None:
+            continue
         _, uncut_ms, ours_ms = times
-        reached = ours_ms / uncut_ms / settings.latency
+        timed, reached = (found, ours_ms / uncut_ms), ours_ms / uncut_ms / settings.latency
         if reached <= NEAR:
             break
         aim *= MARGIN / reached
-    note = f"{describe(selection, blueprint)}; {bench.form.name}, {ours_ms / uncut_ms:.2f} of the uncut latency"
+    if timed is None:
+        return bench.busy()
+    selection, part = timed
+    note = f"{describe(selection, blueprint)}; {bench.form.name}, {part:.2f} of the uncut latency"
     return {"selection": selection.to_dict(), "table": table.to_dict(), "note": note}
 
 

@@ -236,8 +236,10 @@ def learn_head_weights(
     """A new model whose heads are summed with the weights that bring its answers nearest to the teacher's, folded.
 
     The teacher is the model before it was cut: nearest to its own answers, every weight would stay 1. They are learned on three
-    quarters of the texts; where they do not lower the divergence on the others, they stay 1 too.
+    quarters of the texts; where they do not lower the divergence on the others, or there are too few to tell, they stay 1 too.
     """
+    if len(data) < JUDGED:
+        return copy_of(model)
     number = np.arange(len(data))
     apart, learned = (data.take(number[rows]) for rows in (number % JUDGED == 0, number % JUDGED > 0))
     weights = HeadWeights(copy_of(model)).to(model.device)
