@@ -31,7 +31,7 @@ TEXTS = 100
 TURN_S, FEWEST = 4.0, 64
 """Seconds that a turn at throughput may take the slowest, were it one text at a time; and texts that it has at least."""
 STEADY = 1.3
-"""Largest over smallest of the rounds; beyond it a latency or a speed-up is not steady."""
+"""A round that takes so many times the fastest is in no figure; a latency of which too few rounds are left is not steady."""
 PATIENCE_S = 60.0
 """Seconds that one call waits for a quiet machine at most, and takes again what was disturbed; PENJING_WAIT in the
 environment lowers it for all calls."""
@@ -79,6 +79,11 @@ class Turn:
     end_to_end_ms: Sequence[float] = ()
     disturbance: str = ""
 
+    @property
+    def median_ms(self) -> float:
+        """Over its texts."""
+        return float(np.median(self.ms))
+
 
 @dataclass
 class Measurement:
@@ -94,8 +99,13 @@ class Measurement:
 
     @property
     def quiet(self) -> list[Turn]:
-        """The turns that the figures are taken of: the undisturbed ones, or the fastest where there is none."""
-        return [turn for turn in self.turns if not turn.disturbance] or [min(self.turns, key=lambda turn: float(np.median(turn.ms)))]
+        """The turns that the figures are taken of: of the undisturbed ones (of all, where there is none) those that agree with the fastest.
+
+        What slows a turn that nobody was seen to disturb, as a neighbour on the same physical processor, only ever adds time.
+        """
+        turns = [turn for turn in self.turns if not turn.disturbance] or self.turns
+        fastest = min(turn.median_ms for turn in turns)
+        return [turn for turn in turns if turn.median_ms <= STEADY * fastest]
 
     def _percentile(self, percent: float) -> float:
         return float(np.percentile([ms for turn in self.quiet for ms in turn.ms], percent))
@@ -130,10 +140,11 @@ class Measurement:
     def disturbance(self) -> str:
         """What makes the figures unsteady, in words; "" where they are steady."""
         disturbed = [turn.disturbance for turn in self.turns if turn.disturbance]
-        if len(self.turns) - len(disturbed) < min(self.rounds, max(2, self.rounds // 2)):
+        enough = min(self.rounds, max(2, self.rounds // 2))
+        if len(self.turns) - len(disturbed) < enough:
             return disturbed[-1] if disturbed else "too few rounds"
-        medians = [float(np.median(turn.ms)) for turn in self.quiet]
-        if max(medians) > STEADY * min(medians):
+        if len(self.quiet) < enough:
+            medians = [turn.median_ms for turn in self.turns if not turn.disturbance]
             return f"its rounds differ, {min(medians):.2f} to {max(medians):.2f} ms"
         return self.throughput_disturbance
 
@@ -143,13 +154,12 @@ class Measurement:
         return not self.disturbance
 
     def speedup_over(self, other: "Measurement") -> Speedup:
-        """How many times faster than `other`. The range is over rounds in which nothing disturbed either; over all where there is none."""
-        ours, theirs = ({turn.round: float(np.median(turn.ms)) for turn in each.quiet} for each in (self, other))
+        """How many times faster than `other`. The range is over rounds that are quiet for both; over all of them where there is none."""
+        ours, theirs = ({turn.round: turn.median_ms for turn in each.quiet} for each in (self, other))
         common = ours.keys() & theirs.keys()
         pairs = [(ours[i], theirs[i]) for i in common] or [(a, b) for a in ours.values() for b in theirs.values()]
         ratios = [b / a for a, b in pairs]
-        ratio, low, high = other.latency_ms / self.latency_ms, min(ratios), max(ratios)
-        return Speedup(ratio, low, high, self.steady and other.steady and max(high, ratio) <= STEADY * min(low, ratio))
+        return Speedup(other.latency_ms / self.latency_ms, min(ratios), max(ratios), self.steady and other.steady)
 
     def figures(self) -> dict[str, float | bool | None]:
         """For the report: milliseconds, texts per second, seconds, MB; None where not measured."""
