@@ -65,7 +65,7 @@ def compress(name: str, model: Path, task: str, *options: object) -> None:
 
 
 def sst2() -> None:
-    compress("sst2", SST2, "classification", "--eval", data("sst2", "dev"), "--speedup", 12, "--max-drop", 1.5)
+    compress("sst2", SST2, "classification", "--eval", data("sst2", "dev"), "--speedup", 7, "--max-drop", 1.5)
 
 
 def sst2_train() -> None:
@@ -81,7 +81,7 @@ def mrpc() -> None:
 
 def conll2000() -> None:
     model = teacher("conll2000", "tagging", "--epochs", 4, "--learning-rate", "1e-4", "--max-length", 128)
-    compress("conll2000", model, "tagging", "--speedup", 8, "--max-drop", 2)
+    compress("conll2000", model, "tagging", "--speedup", 5, "--max-drop", 2)
 
 
 JOBS = {"sst2": sst2, "sst2-train": sst2_train, "mrpc": mrpc, "conll2000": conll2000}
