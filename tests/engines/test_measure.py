@@ -56,6 +56,14 @@ def test_where_all_was_disturbed_the_fastest_turn_stands_and_is_not_believed() -
     assert result.latency_ms == 30.0 and not result.steady
 
 
+def test_processes_of_one_subject_are_pooled_and_their_rounds_are_not_mixed_up() -> None:
+    eager = Measurement.pooled([measured((9.0, ""), (9.0, "")), measured((10.0, ""), (190.0, BUSY)), measured((11.0, ""), (11.0, ""))])
+    fast = Measurement.pooled([measured((1.0, ""), (1.0, "")), measured((1.0, ""), (1.0, "")), measured((1.1, ""), (1.1, ""))])
+    assert (eager.rounds, len({turn.round for turn in eager.turns}), len(eager.quiet)) == (6, 6, 5)
+    assert eager.latency_ms == 10.0 and fast.latency_ms == 1.0
+    assert fast.speedup_over(eager) == Speedup(10.0, pytest.approx(9.0), pytest.approx(10.0), True)
+
+
 def test_the_tail_is_pooled_over_the_quiet_turns() -> None:
     result = Measurement(0.0, rounds=2, turns=[Turn(0, list(range(1, 101, 2))), Turn(1, list(range(2, 102, 2)))])
     assert result.latency_p95_ms == pytest.approx(np.percentile(np.arange(1, 101), 95))

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +96,20 @@ class Measurement:
     turns: list[Turn] = field(default_factory=list)
     rounds_per_s: list[float] = field(default_factory=list)
     throughput_disturbance: str = ""
+
+    @classmethod
+    def pooled(cls, measurements: "Sequence[Measurement]") -> "Measurement":
+        """The turns of several processes of one subject as one: where a process happens to lie in memory, and on which processors, counts less."""
+        start = [max((turn.round for turn in each.turns), default=0) + 1 for each in measurements]
+        turns = [replace(turn, round=turn.round + sum(start[:i])) for i, each in enumerate(measurements) for turn in each.turns]
+        cold, peak = (
+            [value for value in values if value is not None]
+            for values in zip(*((m.cold_start_s, m.peak_mb) for m in measurements), strict=True)
+        )
+        return cls(
+            float(np.median([each.load_s for each in measurements])), float(np.median(cold)) if cold else None, max(peak, default=None),
+            sum(each.rounds for each in measurements), turns,
+        )  # fmt: skip
 
     @property
     def quiet(self) -> list[Turn]:
