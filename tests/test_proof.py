@@ -158,8 +158,8 @@ def test_a_budget_that_is_not_met_is_one_line_of_what_decided() -> None:
     with pytest.raises(BudgetError) as caught:
         running.met({"met": said(found), "gates": list(found.values())}, Path("out"))
     assert str(caught.value) == (
-        "the budget was not met: speedup unknown (limit 7), size_mb 5.00 (limit 4); the best that was found is in out, so measure again on a"
-        " quiet machine"
+        "the budget was not met: speedup unknown (limit 7), size_mb 5.00 (limit 4); the best that was found is in out, so ask again on a quiet"
+        " machine, with another --out"
     )
     for kept in (None, True):
         running.met({"met": kept, "gates": []}, Path("out"))
