@@ -47,7 +47,7 @@ def verify(
     """
     task, form = trial.task, Form(**choice["chosen"])
     logits = open_engine(form, exported, trial.threads).logits(eval.encoded)
-    judged = judge_pair(task, eval, logits, known.eval, known.logits, seed=0, confidence=confidence or 0.95)
+    judged = judge_pair(task, eval, logits, known.eval, known.logits, confidence=confidence or 0.95)
     before, tokenizer = known.eval.encoded, exported / "tokenizer.json"
     rivals = eager_forms()
     found = [row for row in choice["forms"] if row["latency_ms"] is not None]
