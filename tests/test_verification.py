@@ -114,7 +114,7 @@ def test_what_is_made_hangs_on_the_labels_of_the_texts_held_out(place: Path) -> 
 def busy(self: Trial, subjects: Sequence[Subject], encoded: Encoded, *given: Any, **options: Any) -> list[Measurement]:
     """The told clock, of turns that other work disturbed."""
     found = told(self, subjects, encoded, *given, **options)
-    return [replace(each, turns=[replace(turn, disturbance="others were busy") for turn in each.turns]) for each in found]
+    return [replace(each, turns=[replace(turn, load="others were busy") for turn in each.turns]) for each in found]
 
 
 QUICK = Recipe(prune=None, distill=None, quantize=QuantizeSettings(scheme="static"))
@@ -145,7 +145,7 @@ def test_the_shipped_form_is_measured_alone_against_eager_and_its_figures_are_of
     monkeypatch.setattr(Trial, "measure", measure)
     report = compressed(place, "slow", Budget(), QUICK)
     result, others = report["result"], [form for form in report["forms"] if not form["chosen"]]
-    assert alone == [["torch eager", result["form"]] * verification.PROCESSES]
+    assert alone == [["torch eager", result["form"]]] * verification.PROCESSES
     assert result["latency_ms"] == expected["result"]["latency_ms"] and result["speedup_vs_eager"] == expected["result"]["speedup_vs_eager"]
     assert report["baselines"]["torch_eager"]["latency_ms"] == expected["baselines"]["torch_eager"]["latency_ms"]
     slow = {form["name"]: form["latency_ms"] for form in expected["forms"]}

@@ -78,10 +78,8 @@ class Encoded:
 
     def sample(self, count: int, seed: int) -> NDArray[np.int64]:
         """The numbers of at most `count` texts, evenly spaced over the lengths, in random order."""
-        if len(self) <= count:
-            return np.arange(len(self))
         order = np.argsort(self.lengths, kind="stable")
-        rows = order[np.linspace(0, len(self) - 1, count).round().astype(np.int64)]
+        rows = order[np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)]
         return np.random.default_rng(seed).permutation(rows)
 
     def of_length(self, length: int, count: int) -> "Encoded":

@@ -25,7 +25,7 @@ from penjing.tasks.task import Examples
 SHAPES, SHAPE_TEXTS = (16, 64, 128), 20
 """Tokens of the texts that a result by hand is timed on beside the data's own lengths, and how many such texts."""
 PROCESSES, ROUNDS = 3, 4
-"""In so many processes each, and so many rounds, the shipped form is measured alone against eager PyTorch."""
+"""In so many processes one after another, each of so many rounds, the shipped form is measured alone against eager PyTorch."""
 
 
 def verify(
@@ -57,8 +57,8 @@ def verify(
     subjects += [Subject(each, exported, tokenizer=tokenizer) for each in forms]
     measured = [each.figures() for each in trial.measure(subjects, eval.encoded, eval.inputs)]
     alone = [subjects[0], Subject(form, exported, tokenizer=tokenizer)]
-    again = trial.measure(alone * PROCESSES, eval.encoded, eval.inputs, rounds=ROUNDS, throughput_texts=0)
-    eager, shipped = Measurement.pooled(again[::2]), Measurement.pooled(again[1::2])
+    again = [trial.measure(alone, eval.encoded, eval.inputs, rounds=ROUNDS, throughput_texts=0) for _ in range(PROCESSES)]
+    eager, shipped = (Measurement.pooled(each) for each in zip(*again, strict=True))
     faster = shipped.speedup_over(eager)
     names = [*rivals, *BASELINES]
     same, inside = seen_in(eval.inputs, train.inputs)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from penjing.engines.quiet import Load, Processors, Reading, processors, read
+from penjing.engines import quiet
+from penjing.engines.quiet import Load, Processors, Reading, processors, read, slowed, slowness
 
 QUIET = Load(others=0.0, stolen=0.0, waiting=0.0, throttled=0.0)
 LAPTOP, SERVER, HYPERTHREADS = Processors(8, 8), Processors(128, 64), Processors(2, 1)
@@ -100,3 +101,27 @@ def test_own_work_is_not_other_s_and_a_queue_is_seen() -> None:
     assert after.own > before.own and 0 <= Load.between(before, after).others <= processors().logical - 0.02
     if after.waited:  # the kernel counts it
         assert Load.between(before, after).waiting > 0.07
+
+
+def test_slowness_is_of_the_slowest_processor_against_the_fastest_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([*[0.002, 0.001, 0.003], *[0.001] * 3, *[0.001] * 3, *[0.004, 0.002, 0.0019]])
+    monkeypatch.setattr(quiet, "_fastest", {})
+    monkeypatch.setattr(quiet, "_loop", lambda: next(seconds))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 7}, raising=False)
+    chosen: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, where: chosen.append(where), raising=False)
+    assert slowness() == 1.0 and slowness() == pytest.approx(1.9)
+    assert chosen == [{3}, {7}, {3, 7}] * 2
+    assert slowed(1.9) == "its processors run 1.9 times slower than they can" and slowed(quiet.SLOW) == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process cannot choose where it runs elsewhere")
+def test_looking_leaves_the_process_where_it_may_run() -> None:
+    before = os.sched_getaffinity(0)
+    assert slowness() >= 1.0 and os.sched_getaffinity(0) == before
+
+
+def test_where_nothing_can_be_seen_nothing_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert slowness() == 1.0

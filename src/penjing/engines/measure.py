@@ -2,7 +2,7 @@
 
 Idle engine threads spin and spoil what another measures; so a process is stopped (SIGSTOP) while it is not its turn.
 Every round visits every engine, so a drift of the machine's speed touches all of them alike. A turn that other work
-disturbed (`quiet`) is taken again; where there are too few quiet ones, or they differ too much, the figures are not steady.
+disturbed (`quiet`), or that took longer than others, is taken again; where too few are quiet and alike, the figures are not steady.
 """
 
 import json
@@ -28,10 +28,12 @@ from penjing.tasks.task import Task
 
 TEXTS = 100
 """Texts that a latency is taken over, where there are so many."""
-TURN_S, FEWEST = 4.0, 64
-"""Seconds that a turn at throughput may take the slowest, were it one text at a time; and texts that it has at least."""
-STEADY = 1.3
-"""A round that takes so many times the fastest is in no figure; a latency of which too few rounds are left is not steady."""
+TURN_S, FEW, FEWEST = 4.0, 20, 64
+"""Seconds that the texts of a turn may take the slowest, one at a time; texts that a latency is of at least, and a throughput."""
+AGREE = 1.1
+"""A turn that takes more than so many times the fastest is in no figure, and is taken again; a latency of which too few are left is not steady."""
+AGAIN = 3
+"""Turns of one subject at most, as a multiple of the rounds."""
 PATIENCE_S = 60.0
 """Seconds that one call waits for a quiet machine at most, and takes again what was disturbed; PENJING_WAIT in the
 environment lowers it for all calls."""
@@ -72,12 +74,19 @@ class Speedup(NamedTuple):
 
 @dataclass(frozen=True)
 class Turn:
-    """Milliseconds of each text in one turn, of the engine alone and end to end; and what disturbed it ("": nothing)."""
+    """Milliseconds of each text in one turn, of the engine alone and end to end; what disturbed it ("": nothing), and how many times
+    slower than they can the processors ran."""
 
     round: int
     ms: Sequence[float]
     end_to_end_ms: Sequence[float] = ()
-    disturbance: str = ""
+    load: str = ""
+    slowness: float = 1.0
+
+    @property
+    def disturbance(self) -> str:
+        """Of whatever kind."""
+        return self.load or quiet.slowed(self.slowness)
 
     @property
     def median_ms(self) -> float:
@@ -115,11 +124,17 @@ class Measurement:
     def quiet(self) -> list[Turn]:
         """The turns that the figures are taken of: of the undisturbed ones (of all, where there is none) those that agree with the fastest.
 
-        What slows a turn that nobody was seen to disturb, as a neighbour on the same physical processor, only ever adds time.
+        What slows a turn that nobody was seen to disturb only ever adds time: a host that runs two threads on processors that share no
+        cache made a turn take 1.15 times as long for eager PyTorch, and 1.5 times for int8, for seconds on end (LOG.md).
         """
         turns = [turn for turn in self.turns if not turn.disturbance] or self.turns
-        fastest = min(turn.median_ms for turn in turns)
-        return [turn for turn in turns if turn.median_ms <= STEADY * fastest]
+        fastest = min((turn.median_ms for turn in turns), default=0.0)
+        return [turn for turn in turns if turn.median_ms <= AGREE * fastest]
+
+    @property
+    def lacking(self) -> bool:
+        """Whether fewer turns are quiet and alike than rounds were asked."""
+        return sum(not turn.disturbance for turn in self.quiet) < self.rounds
 
     def _percentile(self, percent: float) -> float:
         return float(np.percentile([ms for turn in self.quiet for ms in turn.ms], percent))
@@ -154,7 +169,7 @@ class Measurement:
     def disturbance(self) -> str:
         """What makes the figures unsteady, in words; "" where they are steady."""
         disturbed = [turn.disturbance for turn in self.turns if turn.disturbance]
-        enough = min(self.rounds, max(2, self.rounds // 2))
+        enough = min(self.rounds, max(2, self.rounds // 3))
         if len(self.turns) - len(disturbed) < enough:
             return disturbed[-1] if disturbed else "too few rounds"
         if len(self.quiet) < enough:
@@ -195,13 +210,18 @@ class _Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
         self.processors = quiet.processors()
-        self.disturbance = ""
+        self.load, self.slowness = "", 1.0
         self.setup = self.ask({"form": subject.form.to_dict(), "folder": str(subject.folder), "threads": threads} | setup)
 
+    @property
+    def disturbance(self) -> str:
+        """What disturbed it when it was asked last, or would have where it was looked."""
+        return self.load or quiet.slowed(self.slowness)
+
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Its answer; `disturbance` is then what disturbed it meanwhile."""
+        """Its answer; `load` and `slowness` are then what disturbed it meanwhile."""
         assert self.process.stdin and self.process.stdout
-        before = quiet.read(self.process.pid)
+        slowness, before = quiet.slowness(), quiet.read(self.process.pid)
         self._signal("SIGCONT")
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
@@ -210,7 +230,7 @@ class _Worker:
         if "error" in answer:
             raise PenjingError(f"measure: {self.subject.form.name} failed ({answer['error']})")
         self._signal("SIGSTOP")
-        self._judge(before)
+        self._judge(before, slowness)
         return answer
 
     def look(self) -> None:
@@ -219,9 +239,10 @@ class _Worker:
         time.sleep(LOOK_S)
         self._judge(before)
 
-    def _judge(self, before: quiet.Reading | None) -> None:
+    def _judge(self, before: quiet.Reading | None, slowness: float = 1.0) -> None:
         after = quiet.read(self.process.pid)
-        self.disturbance = quiet.Load.between(before, after).disturbance(self.threads, self.processors) if before and after else ""
+        self.load = quiet.Load.between(before, after).disturbance(self.threads, self.processors) if before and after else ""
+        self.slowness = max(slowness, quiet.slowness())
 
     def _signal(self, name: str) -> None:
         if hasattr(signal, name):
@@ -276,9 +297,9 @@ def measure(
     """Measure every subject on the same texts.
 
     Args:
-        texts: latencies are of so many of the texts, evenly spaced over their lengths, each alone (batch 1).
-        throughput_texts: throughput is of so many, in batches of exactly equal length; of fewer, the same for all, where the
-            slowest would take long over them. 0 leaves it out.
+        texts: latencies are of so many of the texts, drawn evenly over their lengths, each alone (batch 1).
+        throughput_texts: throughput is of so many, in batches of exactly equal length; 0 leaves it out. Both are of fewer, the same
+            for all subjects, where the slowest would take long over them.
         batch: texts of a batch at most; a form that is served in smaller ones is measured in those.
         spoken: the texts themselves; then subjects with a tokenizer are timed end to end too.
         patience_s: seconds more than necessary, to wait for a quiet machine and to take disturbed turns again.
@@ -299,26 +320,33 @@ def measure(
                     own.take(rows).save(folder / f"{kind}-{i}.npz")
                 setup = {kind: str(folder / f"{kind}-{i}.npz") for kind in samples}
                 workers.append(_Worker(subject, threads, setup | {"batch": batch, "spoken": _spoken(subject, spoken, folder)}))
-            results = [Measurement(**worker.setup, rounds=rounds) for worker in workers]
-            for number in range(2 * rounds):
+            results = [Measurement(worker.setup["load_s"], worker.setup["cold_start_s"], rounds=rounds) for worker in workers]
+
+            def within_a_turn(most: int, least: int, slowest_ms: float) -> int:
+                return max(least, min(most, int(1000 * TURN_S / slowest_ms)))
+
+            single = {"do": "latency", "texts": within_a_turn(texts, FEW, max(worker.setup["ms"] for worker in workers))}
+            for number in range(AGAIN * rounds):
                 if number >= GIVEN_UP and patience.left <= 0 and all(turn.disturbance for result in results for turn in result.turns):
                     break
                 for worker, result in zip(workers, results, strict=True):
-                    if number < rounds or (patience.left > 0 and sum(not turn.disturbance for turn in result.turns) < rounds):
-                        answer = patience.take(worker, {"do": "latency"}, again=number >= rounds)
-                        result.turns.append(Turn(number, answer["ms"], answer["end_to_end_ms"], worker.disturbance))
+                    if number < rounds or (patience.left > 0 and result.lacking):
+                        answer = patience.take(worker, single, again=number >= rounds)
+                        result.turns.append(Turn(number, answer["ms"], answer["end_to_end_ms"], worker.load, worker.slowness))
+            fastest = min(turn.slowness for result in results for turn in result.turns)
+            for result in results:  # processors that were slow all along are as fast as that here
+                result.turns = [replace(turn, slowness=turn.slowness / fastest) for turn in result.turns]
             for worker, result in zip(workers, results, strict=True):
                 result.peak_mb = worker.ask({"do": "memory"})["peak_mb"]
             # Throughput last: its one-thread streams change a process for good (torch's thread count is global).
-            slowest = max(result.latency_ms for result in results)
-            count = max(FEWEST, min(throughput_texts, int(1000 * TURN_S / slowest)))
-            message = {"do": "throughput", "texts": count, "rounds": 3}
+            count = within_a_turn(throughput_texts, FEWEST, max(result.latency_ms for result in results))
+            many = {"do": "throughput", "texts": count, "rounds": 3}
             for worker, result in zip(workers if throughput_texts else [], results, strict=False):
                 # One turn each, so that the copies of one model alone are held at a time.
-                answer = patience.take(worker, message)
+                answer = patience.take(worker, many)
                 if worker.disturbance and patience.left > 0:
-                    answer = patience.take(worker, message, again=True)
-                result.rounds_per_s, result.throughput_disturbance = answer["per_s"], worker.disturbance
+                    answer = patience.take(worker, many, again=True)
+                result.rounds_per_s, result.throughput_disturbance = answer["per_s"], worker.load or quiet.slowed(worker.slowness / fastest)
         finally:
             for worker in workers:
                 worker.close()

@@ -1,6 +1,7 @@
-"""Whether a measurement had its processors to itself: what other work took of them, read from /proc.
+"""Whether a measurement had its processors to itself: what other work took of them, read from /proc, and how fast they are.
 
-On Linux alone: elsewhere nothing is read, and only the spread of the rounds tells a busy machine.
+The counters do not show another guest of the host on the other half of a physical processor, nor a lower clock; a fixed loop does: it
+takes up to twice as long. On Linux alone: elsewhere nothing is read, and only the spread of the rounds tells a busy machine.
 """
 
 import math
@@ -18,6 +19,10 @@ STOLEN = 0.03
 """Part of its time that the host of a virtual machine may keep a processor to itself."""
 THROTTLED = 0.01
 """Part of the time that a container's quota may stop the worker."""
+SLOW = 1.25
+"""Times the fastest that a fixed loop may take."""
+LOOPS, STEPS, PROBED = 3, 20_000, 8
+"""The fixed loop: best of so many, of so many steps (about a millisecond), on so many of the processors at most."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,42 @@ class Load:
         if self.waiting > WAITING * math.sqrt(threads):
             return f"its threads wait {self.waiting:.2f} s in each second for a processor"
         return ""
+
+
+_fastest = dict[int, float]()
+"""Seconds of the fastest loop that this process has seen, by processor."""
+
+
+def slowness() -> float:
+    """How many times the fastest that was seen on it a fixed loop takes now on the slowest processor; 1 where that cannot be seen."""
+    if sys.platform != "linux":
+        return 1.0
+    allowed = os.sched_getaffinity(0)
+    probed = sorted(allowed)[:: -(-len(allowed) // PROBED)]
+    ratios = []
+    try:
+        for processor in probed:
+            os.sched_setaffinity(0, {processor})
+            seconds = min(_loop() for _ in range(LOOPS))
+            _fastest[processor] = min(seconds, _fastest.get(processor, seconds))
+            ratios.append(seconds / _fastest[processor])
+    except OSError:  # it may not choose where it runs
+        return 1.0
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return max(ratios)
+
+
+def _loop() -> float:
+    start, total = time.perf_counter(), 0
+    for step in range(STEPS):
+        total += step
+    return time.perf_counter() - start
+
+
+def slowed(slowness: float) -> str:
+    """What a slowness says, in words; "" where it is none."""
+    return f"its processors run {slowness:.1f} times slower than they can" if slowness > SLOW else ""
 
 
 def processors() -> Processors:

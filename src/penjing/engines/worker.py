@@ -5,6 +5,7 @@ One JSON object per line on standard input, one on standard output. The first li
 
 import ctypes
 import json
+import math
 import os
 import signal
 import sys
@@ -22,14 +23,20 @@ from penjing.arrays import Encoded
 from penjing.engines.engine import Engine, Form, open_engine
 from penjing.tasks.task import Task, task_named
 
-WARM_UP = 20
-"""Texts that begin a turn and are not timed."""
+WARM_UP, WARM_UP_S = 20, 2.0
+"""Texts that begin a turn and are not timed; seconds after which the texts that a process begins with are enough."""
 
 
-def latencies(engine: Engine, encoded: Encoded) -> list[float]:
-    """Milliseconds of each text alone, at its own length."""
+def latencies(engine: Engine, encoded: Encoded, seconds: float = math.inf) -> list[float]:
+    """Milliseconds of each text alone, at its own length; of the first texts alone where they take so many seconds."""
     feeds = [encoded.feeds(np.array([i])) for i in range(len(encoded))]
-    return [_milliseconds(partial(engine.run, feed)) for feed in feeds]
+    times, left = list[float](), 1e3 * seconds
+    for feed in feeds:
+        if left <= 0:
+            break
+        times.append(_milliseconds(partial(engine.run, feed)))
+        left -= times[-1]
+    return times
 
 
 def end_to_end(engine: Engine, task: Task, tokenizer: Tokenizer, inputs: Sequence[Any], max_length: int) -> list[float]:
@@ -98,12 +105,13 @@ def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[
         loaded = loaded or time.perf_counter() - start
     cold_start = time.perf_counter() - start
     speak = _speaker(engine, setup["spoken"])
-    latencies(engine, single)
-    answer({"load_s": loaded, "cold_start_s": cold_start})
+    warm = latencies(engine, single, WARM_UP_S)
+    answer({"load_s": loaded, "cold_start_s": cold_start, "ms": float(np.median(warm))})
     while (message := request()) is not None:
         if message["do"] == "latency":
             latencies(engine, single.take(np.arange(min(WARM_UP, len(single)))))
-            answer({"ms": latencies(engine, single), "end_to_end_ms": speak() if speak else []})
+            some = single.take(np.arange(min(message["texts"], len(single))))
+            answer({"ms": latencies(engine, some), "end_to_end_ms": speak(len(some)) if speak else []})
         elif message["do"] == "memory":
             answer({"peak_mb": peak_mb()})
         elif message["do"] == "throughput":
@@ -114,12 +122,12 @@ def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[
             del streams  # each holds the model
 
 
-def _speaker(engine: Engine, spoken: dict[str, Any] | None) -> Callable[[], list[float]] | None:
+def _speaker(engine: Engine, spoken: dict[str, Any] | None) -> Callable[[int], list[float]] | None:
     if spoken is None:
         return None
     task, tokenizer = task_named(spoken["task"])(spoken["labels"]), Tokenizer.from_file(spoken["tokenizer"])
     inputs = json.loads(Path(spoken["inputs"]).read_text(encoding="utf-8"))
-    return lambda: end_to_end(engine, task, tokenizer, inputs, spoken["max_length"])
+    return lambda count: end_to_end(engine, task, tokenizer, inputs[:count], spoken["max_length"])
 
 
 def main() -> None:
