@@ -133,8 +133,8 @@ class Measurement:
 
     @property
     def lacking(self) -> bool:
-        """Whether fewer turns are quiet and alike than rounds were asked."""
-        return sum(not turn.disturbance for turn in self.quiet) < self.rounds
+        """Whether fewer than half as many turns are quiet and alike as rounds were asked."""
+        return sum(not turn.disturbance for turn in self.quiet) < min(self.rounds, max(2, -(-self.rounds // 2)))
 
     def _percentile(self, percent: float) -> float:
         return float(np.percentile([ms for turn in self.quiet for ms in turn.ms], percent))
