@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("PENJING_SHARED", ROOT.parent / "shared"))
 CACHE = ROOT / ".cache" / "bench"
 SST2 = SHARED / "teachers" / "sst2"
-SEEDS, MINUTES = (0, 1, 2), 2
-"""Each result is made from so many seeds, with so many minutes of distillation."""
+SEEDS, MINUTES, WAIT = (0, 1, 2), 2, 10
+"""Each result is made from so many seeds, with so many minutes of distillation, and so many seconds of waiting for a quiet machine a measurement."""
 
 
 def base_model() -> Path:
@@ -60,7 +60,7 @@ def compress(name: str, model: Path, task: str, *options: object) -> None:
     for seed in SEEDS:
         penjing(
             "compress", "--model", model, "--task", task, "--train", data(name, "train"), "--test", data(name, "test"), "--out",
-            CACHE / f"{name}-{seed}", "--seed", seed, "--minutes", MINUTES, "--max-length", 128, *options,
+            CACHE / f"{name}-{seed}", "--seed", seed, "--minutes", MINUTES, "--wait", WAIT, "--max-length", 128, *options,
         )  # fmt: skip
 
 
