@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test check fuzz threads clean
 
 install: .venv/installed
 
@@ -22,6 +22,13 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# Damaged files for every reader; requests from eight threads to every engine. Short forms of both are among the tests.
+fuzz: install
+	$(BIN)/python tests/fuzzing.py --minutes 4
+
+threads: install
+	$(BIN)/python tests/threads.py --threads 8 --requests 10000
 
 clean:
 	rm -rf .venv demo-run

@@ -44,7 +44,8 @@ def openvino_profile(form: Form, folder: str, feeds: Feeds, runs: int, threads: 
     for count in (runs, 3 * runs):
         for _ in range(count):
             engine.run(feeds)
-        (request,) = engine.requests.values()
+        (compiled,) = engine.compiled.values()
+        (request,) = compiled.idle
         counted.append({info.node_name: 1e3 * info.real_time.total_seconds() for info in request.get_profiling_info()})
     ordered = []
     for op in request.get_compiled_model().get_runtime_model().get_ops():

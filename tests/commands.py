@@ -118,15 +118,15 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def kill(step: str, out: Path, *arguments: str) -> None:
-    """Start the command and kill it as soon as it works on this step."""
+def kill(step: str, out: Path, *arguments: str, by: signal.Signals = signal.SIGKILL) -> str:
+    """Start the command and kill it as soon as it works on this step; its standard error."""
     process, steps = start(*arguments, "--out", str(out)), out / "steps"
     deadline = time.monotonic() + 120
     while not [*steps.glob(f".{step}.*.tmp"), *steps.glob(step)]:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(by)
+    return process.communicate()[1]
 
 
 if __name__ == "__main__":

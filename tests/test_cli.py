@@ -11,6 +11,7 @@ import transformers
 from conftest import tiny_teacher
 
 from penjing import cli
+from penjing.cli import view
 from penjing.sources import Reading, load_data
 
 
@@ -48,8 +49,8 @@ def test_train_writes_a_plain_model_and_never_over_another(
     assert printed["quality"] > 90 and printed["held_out"] == {"examples": 12, "quality": 100.0}
     model = transformers.AutoModelForSequenceClassification.from_pretrained(place / "trained")
     assert type(model).__name__ == "BertForSequenceClassification" and model.config.id2label == {0: "negative", 1: "positive"}
-    assert not list(place.glob(".trained*"))
-    assert "exists already" in _run(monkeypatch, capsys, *command, status=2)
+    assert not [*place.glob(".*"), *(place / "trained").glob(".*")]
+    assert "is not empty and holds no run that could go on" in _run(monkeypatch, capsys, *command, status=2)
     again = json.loads(_run(monkeypatch, capsys, "eval", place / "trained", "--data", place / "data.jsonl", "--json"))
     assert again["quality"] == 100.0
 
@@ -131,8 +132,23 @@ def test_bench_measures_side_by_side(place: Path, monkeypatch: pytest.MonkeyPatc
     assert first["speedup"] == (1.0 if first["steady"] else None)
     assert second["steady"] == (not second["disturbance"]) and (second["speedup"] is None or first["steady"])
     assert min(second[name] for name in ("latency_ms", "end_to_end_ms", "throughput_per_s", "cold_start_s")) > 0
-    table = _run(monkeypatch, capsys, "bench", *command[2:])
-    assert table.count(str(place / "teacher")) == 1 and ("no speed-up is claimed" in table) == (" NO " in table)
+    name = str(place / "teacher")
+    table = _run(monkeypatch, capsys, "bench", *command[2:]).splitlines()
+    assert table[0] == f"1: {name}, torch eager" and table[2].split() == [*view.COLUMNS[1].split(), *view.COLUMNS[2:-2], "start", "s", "MB"]
+    assert table[3].startswith("1  ") and max(map(len, table[1:4])) <= 80
+
+
+def test_a_table_holds_in_80_columns_and_cuts_no_name() -> None:
+    name = "models/" + "a-long-name-" * 20
+    row = {"folder": f"{name}\x1b", "form": "onnxruntime fused int8", "latency_ms": 123.456, "latency_p95_ms": 234.5, "latency_p99_ms": 345.6,
+           "end_to_end_ms": None, "throughput_per_s": 12345.6, "cold_start_s": 12.3, "peak_mb": 1234.5, "speedup": 12.345,
+           "speedup_range": [0.998, 12.3], "disturbance": ""}  # fmt: skip
+    busy = row | {"speedup": None, "disturbance": "other work took half of a processor"}
+    lines = view._bench_text([row, busy], "a title").splitlines()
+    assert lines[:3] == [f"1: {name}\\x1b, onnxruntime fused int8", f"2: {name}\\x1b, onnxruntime fused int8", "a title"]
+    header, first, second, unsteady = lines[3:]
+    assert len(header) == len(first) == len(second) <= 80 and "0.998-12.3" in first and "12.35x" in first and "  -  " in second
+    assert unsteady.startswith("2 is not steady") and unsteady.endswith("half of a processor")
 
 
 def test_inspect_draws_every_layer(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

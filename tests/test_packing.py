@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from penjing import packing
 from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Head, Layer
 from penjing.checkpoint import MODEL_CLASSES, blueprint_of, is_own, read, write
@@ -409,6 +411,54 @@ def test_a_header_that_is_none_is_refused(header: str, tmp_path: Path) -> None:
     save_file({"a:values": torch.ones(3)}, tmp_path / PACKED, metadata={"penjing": header})
     with pytest.raises(ValueError):
         load_packed(tmp_path / PACKED)
+
+
+def test_a_header_nested_without_end_is_refused(tmp_path: Path) -> None:
+    save_file({"a:values": torch.ones(3)}, tmp_path / PACKED, metadata={"penjing": "[" * 100_000})
+    with pytest.raises(ValueError, match="nested without end"):
+        load_packed(tmp_path / PACKED)
+
+
+def declaring(path: Path, state: dict[str, Array | Coded], shape: list[int]) -> None:
+    """A file whose checksums are right and whose tensors are said to be of this shape."""
+    stored, header = pack(state)
+    for entry in header["tensors"].values():
+        entry["shape"] = shape
+    save_file({name: torch.from_numpy(value.copy()) for name, value in stored.items()}, path, metadata=packing._metadata(header))
+
+
+@pytest.mark.parametrize("shape", [[2**40], [2**31, 2**31], [10**30], [2**24, 3]])
+@pytest.mark.parametrize("what", ["dense", "bitmap", "bits", "zlib", "table"])
+def test_a_size_that_is_declared_and_not_there_takes_no_memory(what: str, shape: list[int], tmp_path: Path) -> None:
+    random = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
+    values: dict[str, Array | Coded] = {
+        "dense": random.numpy(),
+        "bitmap": (random * (random > 1)).numpy(),
+        "bits": quantize(random, Scheme("linear", 5)),
+        "zlib": quantize(random * 0, Scheme("linear", 4)),
+        "table": quantize(random, Scheme("kmeans", 3)),
+    }
+    declaring(tmp_path / PACKED, {"a": values[what]}, shape)
+    tracemalloc.start()
+    with pytest.raises(ValueError):
+        load_packed(tmp_path / PACKED)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 1e6
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path: Path) -> None:
+    """2^27 codes of one value are 16 kB of zlib, and would be half a gigabyte; what is really stored has at least some bits."""
+    codes = np.zeros(2**27, np.uint8)
+    bomb = Coded("grid", 4, codes.shape, 0, codes, {"scale": np.ones(1, np.float32), "zero": np.zeros(1, np.float32)})
+    save_packed({"a": bomb}, tmp_path / PACKED)
+    assert (tmp_path / PACKED).stat().st_size < 1e5
+    del bomb, codes
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"declare 134217728 entries, more than \d+ bytes can hold"):
+        load_packed(tmp_path / PACKED)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "plain", "wrong count"])

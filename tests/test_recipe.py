@@ -161,3 +161,36 @@ def test_what_is_asked_by_hand_and_what_the_budget_decides() -> None:
     assert Recipe(prune=PruneSettings(macs=0.5)).macs == 0.5
     assert Recipe(gradual=GradualSettings(0.4)).macs == 0.4
     assert Recipe(prune=None).macs is None and not Recipe(prune=None).by_hand
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+"""Nine lists of nine lists and so on: a few hundred bytes that hold 9^11 texts."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB,
+        BOMB.replace("k: &k", "prune: &k"),
+        BOMB.replace("k: &k", "distill: {losses: &k") + "}",
+        "prune: &p {macs: *p}",
+        "prune: &p [*p]",
+        "[" * 5000,
+        "distill: {temperature: 2026-02-30}",
+        "distill: {temperature: " + "9" * 5000 + "}",
+        "distill: {temperature: .inf}\nprune: {macs: .nan}",
+        "? [a, b]\n: 1",
+        "prune: !!python/object/apply:os.system ['true']",
+        "1: 2",
+        "null: 2",
+        "\x00",
+        "a: b: c",
+    ],
+    ids=range(15),
+)
+def test_a_hostile_recipe_is_refused_in_one_short_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        _recipe(tmp_path, text)
+    assert "\n" not in str(raised.value) and str(raised.value).startswith("--") and len(str(raised.value)) < 500

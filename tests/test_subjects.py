@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import penjing_model, tiny_tokenizer
+from commands import refused, rows_of, run, write_rows
+from conftest import penjing_model, tiny_teacher, tiny_tokenizer
 
 import penjing
 from penjing.blueprint import Blueprint, Layer
+from penjing.checkpoint import label_names
 from penjing.engines.engine import DESCRIPTION
 from penjing.engines.export import FLOAT_FORMS, export
 from penjing.errors import InputError
-from penjing.sources import Reading
+from penjing.sources import labels_of
 from penjing.subjects import open_model
+from penjing.tasks.reading import Reading
 
 SHAPE = Blueprint(56, 20, 2, 12, 12, 4, (Layer(3, 17), Layer(2, 6)), "sequence", 2)
 UNSAID = ["sports", "politics"]
@@ -74,3 +77,29 @@ def test_a_temperature_softens_the_scores_and_leaves_the_answers(exported: Path)
         return [float(np.log(row["score"] / (1 - row["score"]))) for row in rows]
 
     np.testing.assert_allclose(4 * np.array(margins(soft)), margins(plain), rtol=1e-4)
+
+
+def test_labels_without_names_are_called_as_transformers_calls_them(tmp_path: Path) -> None:
+    """LABEL_0, LABEL_1 in model/ and engine/, and data may say either these or the numbers."""
+    tiny_teacher(tmp_path / "m", "classification", ("LABEL_0", "LABEL_1"))
+    rows = rows_of("classification", 40, 0)
+    for name, labels in (("numbers", (0, 1)), ("names", ("LABEL_0", "LABEL_1")), ("texts", ("0", "1"))):
+        write_rows(tmp_path / f"{name}.jsonl", [row | {"label": labels[row["label"] == "positive"]} for row in rows])
+    data = [tmp_path / f"{name}.jsonl" for name in ("numbers", "names", "texts")]
+    assert len({run("eval", tmp_path / "m", "--data", file, "--threads", 1) for file in data}) == 1
+    given = ["--model", tmp_path / "m", "--task", "classification", "--train", data[0], "--eval", data[1]]
+    run("quantize", *given, "--scheme", "dynamic-int8", "--engine", "onnxruntime", "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "engine" / DESCRIPTION).read_text())["labels"] == ["LABEL_0", "LABEL_1"]
+    assert label_names(tmp_path / "out" / "model") == [] and labels_of(tmp_path / "out" / "model") == ["LABEL_0", "LABEL_1"]
+
+
+@pytest.mark.parametrize("command", ["eval", "quantize"])
+def test_a_tagger_is_no_classifier(command: str, tmp_path: Path) -> None:
+    tiny_teacher(tmp_path / "m", "tagging")
+    write_rows(tmp_path / "data.jsonl", rows_of("classification", 12, 0))
+    data = tmp_path / "data.jsonl"
+    if command == "eval":
+        assert "does not fit" in refused("eval", tmp_path / "m", "--data", data, "--task", "classification")
+    else:
+        given = ["--model", tmp_path / "m", "--task", "classification", "--train", data, "--eval", data, "--scheme", "dynamic-int8"]
+        assert "labels words and has no trained head for classification" in refused(command, *given, "--out", tmp_path / "out")

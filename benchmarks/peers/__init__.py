@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.arrays import Encoded
-from penjing.checkpoint import copy_tokenizer
 from penjing.engines.engine import Form
 from penjing.engines.export import BUCKET
+from penjing.tokenizing import copy_tokenizer
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

@@ -21,6 +21,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Whatever fails while the disk is full is said to be a full disk (`OSError`, ENOSPC): libraries that write files by
     themselves report it in many ways, or fail later on the half-written file.
     """
+    if path.is_symlink():
+        path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir()
@@ -34,11 +36,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
         else:
             temporary.rename(path)
     except Exception as error:
-        if shutil.disk_usage(temporary.parent).free < NO_ROOM:
+        if full(temporary.parent):
             raise OSError(errno.ENOSPC, "no space left on device", str(path)) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def full(folder: Path) -> bool:
+    """Whether the disk of a folder has no room left."""
+    try:
+        return shutil.disk_usage(folder).free < NO_ROOM
+    except OSError:  # the folder itself is gone
+        return False
+
+
+def move_up(source: Path, target: Path, last: str) -> None:
+    """Move the files of `source` into the folder `target`, by the file `last` last: who finds it there finds all; `source` is removed.
+
+    This is for a folder that cannot be replaced as a whole: a mount point, the current folder, one whose parent may not be written.
+    """
+    for file in sorted(source.iterdir(), key=lambda file: file.name == last):
+        file.replace(target / file.name)
+    source.rmdir()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

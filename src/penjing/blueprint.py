@@ -124,7 +124,7 @@ class Blueprint:
             if any(type(value) is not int for value in [*sizes, *(size for layer in fields["layers"] for size in layer)]):
                 raise TypeError("a size is not an integer")
             return cls(**{**fields, "layers": tuple(Layer(h, n) for h, n in fields["layers"])})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"blueprint: not a blueprint's fields ({error}); write it with Blueprint.to_json") from error
 
     @classmethod

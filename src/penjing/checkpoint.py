@@ -6,22 +6,20 @@ where the blueprint is uniform, and else our own, with modeling_penjing.py besid
 
 import json
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers.activations import ACT2FN
 
 from penjing.atomic import whole_folder
 from penjing.blueprint import Blueprint, Head, Layer
 from penjing.coded import Coded
+from penjing.configuration import SUFFIXES, Configuration, first_position, outputs_of, read_configuration, translate
 from penjing.errors import InputError
-from penjing.families import FAMILIES, Family, family_of
+from penjing.families import FAMILIES, Family
 from penjing.modeling_penjing import (
     PenjingConfig,
     PenjingForMaskedLM,
@@ -31,7 +29,9 @@ from penjing.modeling_penjing import (
     PenjingModel,
     PenjingPreTrainedModel,
 )
-from penjing.packing import PACKED, load_packed, save_packed
+from penjing.packing import PACKED, save_packed
+from penjing.tokenizing import copy_tokenizer
+from penjing.weights import Shapes, first_line, load_weights, refuse_adapter, shapes_of
 
 MODEL_CLASSES: dict[Head, type[PenjingPreTrainedModel]] = {
     "none": PenjingModel,
@@ -40,17 +40,7 @@ MODEL_CLASSES: dict[Head, type[PenjingPreTrainedModel]] = {
     "question": PenjingForQuestionAnswering,
     "masked": PenjingForMaskedLM,
 }
-_SUFFIXES: dict[str, Head] = {
-    "ForSequenceClassification": "sequence",
-    "ForTokenClassification": "token",
-    "ForQuestionAnswering": "question",
-    "ForMaskedLM": "masked",
-    "Model": "none",
-}
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model",
-)  # fmt: skip
+POSITION = "encoder.embeddings.position.weight"
 
 
 # -- blueprint ↔ configuration -----------------------------------------------------------------------------------
@@ -69,14 +59,10 @@ def blueprint_of(model: PenjingPreTrainedModel) -> Blueprint:
         head_width=config.head_width,
         layers=tuple(Layer(heads, neurons) for heads, neurons in config.layers),
         head=head,
-        outputs=_outputs(head, config.num_labels or 0),
+        outputs=outputs_of(head, config.num_labels or 0),
         pooled=config.pooled_size,
         rank=config.embedding_rank,
     )
-
-
-def _outputs(head: Head, labels: int) -> int:
-    return {"sequence": labels, "token": labels, "question": 2}.get(head, 0)
 
 
 def build(blueprint: Blueprint, like: PenjingConfig | None = None, **changes: Any) -> PenjingPreTrainedModel:
@@ -109,6 +95,7 @@ def locate(model: str | Path, pickle: bool = False) -> Path:
     """The folder of a checkpoint: itself, or a hub id's snapshot (downloaded, or from the local cache)."""
     path = Path(model)
     if path.is_dir():
+        refuse_adapter(path)
         if not (path / "config.json").is_file():
             raise InputError(f"model: {path} has no config.json; give the folder that save_pretrained wrote")
         return path
@@ -119,15 +106,131 @@ def locate(model: str | Path, pickle: bool = False) -> Path:
     try:
         return Path(
             snapshot_download(
-                str(model), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", *(["pytorch_model.bin"] if pickle else [])]
+                str(model), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", *(["pytorch_model*.bin"] if pickle else [])]
             )
         )
     except Exception as error:
-        raise InputError(f"model: {model} is no folder here, and the hub did not give it ({_first_line(error)})") from error
+        raise InputError(f"model: {model} is no folder here, and the hub did not give it ({first_line(error)})") from error
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a checkpoint is, by its configuration and the names and shapes of its weights, which fit one another.
+
+    `stored`: our name of each parameter → the name in the files, and `unused` the names that no head of ours reads. `labels`: of the
+    outputs, LABEL_0, LABEL_1, … where it names none.
+    """
+
+    configuration: Configuration
+    config: PenjingConfig
+    blueprint: Blueprint
+    stored: Mapping[str, str]
+    unused: Sequence[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self.configuration.folder
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the outputs, in order."""
+        return self.configuration.labels() or [f"LABEL_{i}" for i in range(self.blueprint.outputs)]
+
+
+def opened(model: str | Path, pickle: bool = False) -> Opened:
+    """Look at a checkpoint; an `InputError` where it is not whole, has what would be left out, or asks for what is not followed."""
+    folder = locate(model, pickle)
+    return _opened(read_configuration(folder), shapes_of(folder, pickle))
+
+
+def _opened(configuration: Configuration, shapes: Shapes, *, without_head: bool = False) -> Opened:
+    """`without_head`: of the encoder alone; the weights of its head may be there or not."""
+    found = _head_of(configuration, shapes)
+    head: Head = "none" if without_head else found
+    config, blueprint = translate(configuration, head, None)
+    if len(blueprint.layers) > len(shapes):  # before anything is built so deep
+        raise InputError(f"model: {configuration.folder} has {len(shapes)} weights, and its configuration {len(blueprint.layers)} layers")
+    try:
+        with torch.device("meta"):
+            expected = {name: tuple(value.shape) for name, value in build(blueprint, config).state_dict().items()}
+    except Exception as error:  # sizes beyond what torch counts to
+        raise InputError(
+            f"model: no model can have the sizes that {configuration.folder / 'config.json'} says ({first_line(error)})"
+        ) from error
+    if head == "none":
+        expected = {f"encoder.{name}": shape for name, shape in expected.items()}
+    stored, unused = _stored(configuration, blueprint, found, expected, shapes)
+    first = first_position(configuration.family, config)
+    for ours, theirs in stored.items():
+        shape = expected[ours]
+        if first and ours == POSITION:
+            shape = (shape[0] + first, *shape[1:])
+        if shapes[theirs] != shape:
+            raise InputError(f"model: {configuration.folder}: {theirs} has the shape {shapes[theirs]}, and the configuration says {shape}")
+    return Opened(configuration, config, blueprint, stored, unused)
+
+
+def _stored(
+    configuration: Configuration, blueprint: Blueprint, head: Head, expected: Collection[str], shapes: Shapes
+) -> tuple[dict[str, str], list[str]]:
+    """Our name of each parameter → the name in the files, and the names that are left; a missing or a strange one is an `InputError`.
+
+    head: the one that the files have; where it is not the blueprint's, its weights may be left.
+    """
+    folder, family = configuration.folder, configuration.family
+    if family is None:
+        names = {name: name if head != "none" else name.removeprefix("encoder.") for name in expected}
+        found = {name: name for name in shapes}
+    else:
+        prefix = family.weight_prefix if any(name.startswith(family.weight_prefix) for name in shapes) else ""
+        names = family.names(blueprint, prefix)
+        if not prefix:  # saved without a head: its pooler has no prefix either
+            names = {ours: theirs.removeprefix(family.weight_prefix) for ours, theirs in names.items()}
+        found = {_modern(name): name for name in shapes}
+        if len(found) < len(shapes):
+            raise InputError(f"model: {folder} holds norms by their old names (gamma, beta) and by the new ones; leave one of the two")
+    missing = [name for name in names.values() if name not in found]
+    if missing:
+        whole = family.names(blueprint, family.weight_prefix) if family else names
+        wrapped = _wrapper(whole.values(), found) or _wrapper(names.values(), found)
+        if wrapped:
+            raise InputError(
+                f"model: the names of the weights in {folder} begin with {wrapped!r}, as torch.compile, DataParallel, Lightning or an adapter"
+                f" leave them; save the model that is inside, or take {wrapped!r} off every name"
+            )
+        raise InputError(f"model: {folder} lacks {len(missing)} weights of its own configuration, the first {missing[0]}; copy it again")
+    unused = sorted(found.keys() - set(names.values()))
+    left = blueprint.head != head
+
+    def known(name: str) -> bool:
+        return left and name.startswith("head.") if family is None else family.unused(name) or (left and family.of_head(name, head))
+
+    strange = [name for name in unused if not known(name)]
+    if strange:
+        raise InputError(
+            f"model: {folder} has {len(strange)} weights that {configuration.class_prefix} with its configuration has not, the first"
+            f" {found[strange[0]]}; they would be left out, so give a model without them"
+        )
+    return {ours: found[theirs] for ours, theirs in names.items()}, [found[name] for name in unused]
+
+
+def _modern(name: str) -> str:
+    """TensorFlow's names of the norms as they are today, as transformers reads them."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _wrapper(wanted: Collection[str], found: Collection[str]) -> str:
+    """What most of the names that are wanted have in front of them in the files; "" where they have nothing in front."""
+    first = next(iter(wanted))
+    fronts = {name.removesuffix(first) for name in found if name.endswith(f".{first}")}
+    return next((front for front in sorted(fronts) if 2 * sum(front + each in found for each in wanted) > len(wanted)), "")
 
 
 def read(model: str | Path, *, head: Head | None = None, labels: list[str] | None = None, pickle: bool = False) -> PenjingPreTrainedModel:
     """Read a checkpoint of any supported family, or one of our own, as our encoder in float32, in eval mode.
+
+    Whatever is read is whole: an `InputError` names the weight that is missing, that would be left out, or that is no number.
 
     Args:
         model: folder or hub id.
@@ -136,51 +239,111 @@ def read(model: str | Path, *, head: Head | None = None, labels: list[str] | Non
         pickle: read `pytorch_model.bin` where there are no safetensors (with `weights_only`).
     """
     folder = locate(model, pickle)
-    config, family = _read_config(folder)
-    found = _head_of(config)
+    configuration = read_configuration(folder)
+    weights = load_weights(folder, pickle)
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    found = _head_of(configuration, shapes)
     wanted = head or found
-    ours, blueprint = _translate(config, family, wanted, labels)
-    result = build(blueprint, ours)
-    weights = _read_weights(folder, pickle)
-    state = _rename(weights, family, blueprint, ours) if family else _reprefix(weights, found, wanted)
-    named = _named(config)
-    same_head = wanted == found and blueprint.outputs == _outputs(found, _label_count(config))
-    if same_head and labels and named:
-        same_head = set(labels) == set(named)
-        if same_head and labels != named:
-            order = [named.index(name) for name in labels]
-            state |= {name: state[name][order] for name in ("head.out.weight", "head.out.bias") if name in state}
+    known = _opened(configuration, shapes, without_head=wanted != found)
+    state = _state(known, weights)
+    if wanted == found and labels is None:
+        config, blueprint = known.config, known.blueprint
+    else:
+        config, blueprint = translate(configuration, wanted, labels)
+    same_head = wanted == found and blueprint.outputs == known.blueprint.outputs
+    if same_head and labels and set(labels) == set(known.labels):
+        order = [known.labels.index(name) for name in labels]
+        state |= {name: state[name][order] for name in ("head.out.weight", "head.out.bias")}
+    elif same_head and labels and configuration.named():
+        same_head = False
     if not same_head:
-        # A pretrained pooler is kept for a new classifier, as Hugging Face does.
-        kept = ("encoder.", "head.dense.") if found == "none" and wanted == "sequence" else ("encoder.",)
-        state = {name: value for name, value in state.items() if wanted == "none" or name.startswith(kept)}
-    missing, unexpected = _load(result, state, folder)
-    broken = [name for name in missing if name.startswith("encoder.") or wanted == "none" or same_head]
-    if broken:
-        raise InputError(f"model: {folder} lacks {len(broken)} weights of its own blueprint, the first {broken[0]}")
-    strange = [name for name in unexpected if family is None and not name.startswith("head.")]
-    if strange:
-        raise InputError(f"model: {folder} has {len(strange)} weights that its configuration does not, the first {strange[0]}")
+        # The dense layer before the outputs is kept for new ones, as Hugging Face does; BERT's is its pooler, which every BERT may have.
+        dense = {name: value for name, value in state.items() if name.startswith("head.dense.")} if wanted == found == "sequence" else {}
+        dense |= _pooler(known, weights) if wanted == "sequence" != found else {}
+        state = {name: value for name, value in state.items() if name.startswith("encoder.")} | dense
+    if wanted == "none":
+        state = {name.removeprefix("encoder."): value for name, value in state.items()}
+    result = build(blueprint, config)
+    result.load_state_dict(state, strict=False)
     return result
 
 
-def _reprefix(weights: dict[str, Tensor], found: Head, wanted: Head) -> dict[str, Tensor]:
-    """Our own names, with `encoder.` in front where a head is wanted, and without where none is."""
-    if (found == "none") == (wanted == "none"):
-        return weights
-    if found == "none":
-        return {f"encoder.{name}": value for name, value in weights.items()}
-    return {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
+def _state(known: Opened, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our parameters, of the head that is stored, from the files' weights."""
+    state = {ours: weights[theirs] for ours, theirs in known.stored.items()}
+    for ours, value in state.items():
+        name = f"model: {known.folder}: {known.stored[ours]}"
+        if not value.is_floating_point() or value.layout != torch.strided or value.is_quantized:
+            raise InputError(f"{name} is stored as {value.dtype}; give a model that is not quantized, in float32, float16 or bfloat16")
+        if not torch.isfinite(value).all():
+            raise InputError(f"{name} holds what is no number (NaN or infinite); the training that made it failed: give another checkpoint")
+    _check_tied(known, weights)
+    first = first_position(known.configuration.family, known.config)
+    return state | {POSITION: state[POSITION][first:]}
+
+
+def check_numbers(model: str | Path) -> None:
+    """Refuse a checkpoint whose weights are not all numbers, or not those of its own configuration."""
+    known = opened(model)
+    _state(known, load_weights(known.folder))
+
+
+def _check_tied(known: Opened, weights: Mapping[str, Tensor]) -> None:
+    """A language model's head takes the word embedding for its outputs: where the file has others, they would be left out."""
+    family = known.configuration.family
+    if family is None or known.blueprint.head != "masked":
+        return
+    for name, ours in ((f"{family.decoder}.weight", "encoder.embeddings.word.weight"), (f"{family.decoder}.bias", "head.bias")):
+        if name in weights and not torch.equal(weights[name], weights[known.stored[ours]]):
+            raise InputError(f"model: {known.folder}: {name} is another than {known.stored[ours]}, and only a tied one is supported")
+    untied = known.configuration.fields.get("tie_word_embeddings") is False
+    if untied and f"{family.decoder}.weight" not in weights:
+        raise InputError(f"model: {known.folder} lacks {family.decoder}.weight, and says tie_word_embeddings false; copy it again")
+
+
+def _pooler(known: Opened, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """BERT's pooler, of a checkpoint whose head does not take it; empty where it has none that fits, or another family none at all."""
+    family, width = known.configuration.family, known.blueprint.hidden
+    if family is None or not family.pools:
+        return {}
+    dense = family.heads["sequence"]["head.dense"]
+    result = {}
+    for part, shape in (("weight", (width, width)), ("bias", (width,))):
+        name = next((name for name in (f"{dense}.{part}", f"{dense.removeprefix(family.weight_prefix)}.{part}") if name in weights), None)
+        if name is None:
+            return {}
+        if tuple(weights[name].shape) != shape or not weights[name].isfinite().all():
+            raise InputError(f"model: {known.folder}: {name} is no pooler of finite numbers and the shape {shape}; copy it again")
+        result[f"head.dense.{part}"] = weights[name]
+    return result
 
 
 def is_own(model: str | Path) -> bool:
     """Whether the checkpoint is in our own format, rather than plain Hugging Face."""
-    return _read_config(locate(model))[1] is None
+    return read_configuration(locate(model)).family is None
 
 
 def head_of(model: str | Path) -> Head:
-    """The head that the checkpoint carries."""
-    return _head_of(_read_config(locate(model))[0])
+    """The head that the checkpoint carries: of the class that it names, or else of its weights' names."""
+    return _head_of(read_configuration(locate(model)))
+
+
+def _head_of(configuration: Configuration, shapes: Shapes | None = None) -> Head:
+    if configuration.head is not None:
+        return configuration.head
+    if configuration.family is None:
+        raise InputError(f"model: {configuration.folder / 'config.json'} names no class (architectures); copy it again")
+    names = {_modern(name) for name in (shapes_of(configuration.folder) if shapes is None else shapes)}
+    head = configuration.family.head_of(names)
+    if head == "sequence" and configuration.family.pools and "O" in configuration.labels():
+        raise InputError(
+            f"model: the weights in {configuration.folder} may label texts or words; name its class by architectures in config.json, as"
+            f" {configuration.family.class_prefix}ForTokenClassification"
+        )
+    return head
+
+
+_LABELLED = {"sequence": "labels texts", "token": "labels words", "question": "answers questions", "masked": "is a language model"}
 
 
 def check_head(model: str | Path, head: Head, task: str, option: str = "model") -> None:
@@ -188,10 +351,12 @@ def check_head(model: str | Path, head: Head, task: str, option: str = "model") 
 
     A head of one output (regression) has no second label to choose, and the outputs of a multi-label head do not exclude one another.
     """
-    config = _read_config(locate(model))[0]
-    if _head_of(config) != head:
-        raise InputError(f"{option}: {model} has no trained head for {task}; make one with penjing train")
-    kind, outputs = config.get("problem_type"), blueprint_at(model).outputs
+    configuration = read_configuration(locate(model))
+    found = _head_of(configuration)
+    if found != head:
+        does = f"{_LABELLED[found]} and " if found in _LABELLED else ""
+        raise InputError(f"{option}: {model} {does}has no trained head for {task}; make one with penjing train")
+    kind, outputs = configuration.problem_type, configuration.label_count()
     if outputs < 2 or kind not in (None, "single_label_classification"):
         raise InputError(
             f"{option}: {model} answers with {outputs} {'output' if outputs == 1 else 'outputs'}{f' ({kind})' if kind else ''}, and {task}"
@@ -200,175 +365,21 @@ def check_head(model: str | Path, head: Head, task: str, option: str = "model") 
 
 
 def blueprint_at(model: str | Path) -> Blueprint:
-    """The blueprint of a checkpoint, from its configuration alone."""
-    config, family = _read_config(locate(model))
-    return _translate(config, family, _head_of(config), None)[1]
+    """The blueprint of a checkpoint, from its configuration (and the names of its weights, where it names no class)."""
+    configuration = read_configuration(locate(model))
+    return translate(configuration, _head_of(configuration), None)[1]
+
+
+def encoder_at(model: str | Path) -> tuple[Blueprint, int | None]:
+    """The blueprint of a checkpoint without its head, from its configuration alone, and the token that takes no position (None: all do)."""
+    configuration = read_configuration(locate(model))
+    config, blueprint = translate(configuration, "none", None)
+    return blueprint, config.pad_token_id if configuration.family and configuration.family.pads_positions else None
 
 
 def label_names(model: str | Path) -> list[str]:
     """The checkpoint's own label names, in order; empty where it has none beside LABEL_0, LABEL_1…"""
-    return _named(_read_config(locate(model))[0])
-
-
-def _read_config(folder: Path) -> tuple[dict[str, Any], Family | None]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_type = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"model: {folder / 'config.json'} is not a configuration ({error})") from error
-    if model_type == PenjingConfig.model_type:
-        return config, None
-    return config, family_of(model_type)
-
-
-def _head_of(config: dict[str, Any]) -> Head:
-    name = (config.get("architectures") or ["Model"])[0]
-    for suffix, head in _SUFFIXES.items():
-        if name.endswith(suffix):
-            return head
-    return "none"
-
-
-def _label_count(config: dict[str, Any]) -> int:
-    return len(config["id2label"]) if config.get("id2label") else int(config.get("num_labels", 2))
-
-
-def _named(config: dict[str, Any]) -> list[str]:
-    table = config.get("id2label") or {}
-    names = [str(table[key]) for key in sorted(table, key=int)]
-    return [] if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
-
-
-def _translate(config: dict[str, Any], family: Family | None, head: Head, labels: list[str] | None) -> tuple[PenjingConfig, Blueprint]:
-    """Their configuration as ours, and the blueprint; sizes that cannot be are an `InputError`."""
-    names = labels if labels is not None else _named(config)
-    outputs = _outputs(head, len(names) or _label_count(config))
-    label_fields: dict[str, Any] = {}
-    if names and head in ("sequence", "token"):
-        label_fields = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    elif outputs:
-        label_fields = {"num_labels": outputs}
-    if family is None:
-        fields = {k: v for k, v in config.items() if k not in ("architectures", "auto_map", "id2label", "label2id")}
-        try:
-            ours = PenjingConfig(**(fields | label_fields))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"model: its configuration cannot be ({_first_line(error)})") from error
-        blueprint = Blueprint.from_dict({
-            "vocabulary": ours.vocab_size, "positions": ours.max_position_embeddings, "token_types": ours.type_vocab_size,
-            "embedding": ours.embedding_size, "hidden": ours.hidden_size, "head_width": ours.head_width, "layers": ours.layers,
-            "head": head, "outputs": outputs, "pooled": ours.pooled_size, "rank": ours.embedding_rank,
-        })  # fmt: skip
-        return _checked(ours), blueprint
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise InputError(f"model: position_embedding_type is {config['position_embedding_type']!r}; only 'absolute' is supported")
-    from transformers import AutoConfig
-
-    try:
-        theirs = AutoConfig.for_model(**config)
-    except Exception as error:
-        raise InputError(f"model: its configuration cannot be ({_first_line(error)})") from error
-    size: dict[str, Any] = {ours: getattr(theirs, name, None) for ours, name in family.config.items()}
-    pad = theirs.pad_token_id if theirs.pad_token_id is not None else 0
-    if size["hidden"] % size["heads"]:
-        raise InputError(f"model: {size['heads']} heads do not divide the width {size['hidden']}")
-    # The head's own activation: a masked-LM head uses the encoder's, except where the family fixes it.
-    fixed = "gelu" if family.pads_positions or family.factorised else size["activation"]
-    ours = PenjingConfig(
-        hidden_act=size["activation"],
-        head_act=fixed if head == "masked" else family.head_activation,
-        layer_norm_eps=getattr(theirs, "layer_norm_eps", 1e-12),
-        hidden_dropout_prob=size["dropout"],
-        attention_probs_dropout_prob=size["attention_dropout"],
-        initializer_range=theirs.initializer_range,
-        pad_token_id=pad,
-        problem_type=config.get("problem_type"),
-        origin={k: v for k, v in config.items() if k not in ("architectures", "id2label", "label2id", "dtype", "torch_dtype")},
-        **label_fields,
-    )
-    blueprint = Blueprint(
-        vocabulary=size["vocabulary"],
-        positions=size["positions"] - (pad + 1 if family.pads_positions else 0),
-        token_types=size.get("token_types") or 0,
-        embedding=size["embedding"] if family.factorised else size["hidden"],
-        hidden=size["hidden"],
-        head_width=size["hidden"] // size["heads"],
-        layers=(Layer(size["heads"], size["neurons"]),) * size["layers"],
-        head=head,
-        outputs=outputs,
-    )
-    return _checked(ours), blueprint
-
-
-def _checked(config: PenjingConfig) -> PenjingConfig:
-    if config.hidden_act not in ACT2FN:
-        raise InputError(f"model: the activation {config.hidden_act!r} is not known; give one of {', '.join(sorted(ACT2FN))}")
-    return config
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-def _read_weights(folder: Path, pickle: bool) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"model: {index} is damaged ({_first_line(error)}); copy it again") from error
-    else:
-        dense, packed = folder / "model.safetensors", folder / PACKED
-        files = [packed if packed.is_file() and not dense.is_file() else dense]
-    weights: dict[str, Tensor] = {}
-    if all(file.is_file() for file in files):
-        for file in files:
-            try:
-                weights |= _read_packed(file) if file.name == PACKED else load_file(file)
-            except (SafetensorError, OSError, ValueError) as error:
-                raise InputError(f"model: {file} is damaged ({error}); copy it again") from error
-    elif (folder / "pytorch_model.bin").is_file():
-        if not pickle:
-            raise InputError(
-                f"model: {folder} has only pytorch_model.bin, a pickle, which can carry code; "
-                "convert it to safetensors, or allow it with penjing train --pickle"
-            )
-        try:
-            weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise InputError(f"model: pytorch_model.bin cannot be read as plain weights ({error})") from error
-    else:
-        raise InputError(f"model: {folder} has no {files[0].name}; give the folder that save_pretrained wrote")
-    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-
-
-def _read_packed(file: Path) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(value) for name, value in load_packed(file).items()}
-
-
-def _rename(weights: dict[str, Tensor], family: Family, blueprint: Blueprint, config: PenjingConfig) -> dict[str, Tensor]:
-    """Their names → ours; old TensorFlow names of the norms are understood, and a missing encoder prefix too."""
-    weights = {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): value for name, value in weights.items()}
-    prefix = family.weight_prefix if any(name.startswith(family.weight_prefix) for name in weights) else ""
-    names = family.names(blueprint, prefix)
-    if not prefix:  # saved without a head: its pooler has no prefix either
-        names = {ours: theirs.removeprefix(family.weight_prefix) for ours, theirs in names.items()}
-    state = {ours: weights[theirs] for ours, theirs in names.items() if theirs in weights}
-    if family.pads_positions and "encoder.embeddings.position.weight" in state:
-        first = (config.pad_token_id or 0) + 1
-        state["encoder.embeddings.position.weight"] = state["encoder.embeddings.position.weight"][first:]
-    if blueprint.head == "none":
-        state = {name.removeprefix("encoder."): value for name, value in state.items()}
-    return state
-
-
-def _load(model: PenjingPreTrainedModel, state: dict[str, Tensor], folder: Path) -> tuple[list[str], list[str]]:
-    own = model.state_dict()
-    for name, value in state.items():
-        if name in own and own[name].shape != value.shape:
-            raise InputError(f"model: {folder}: {name} has shape {tuple(value.shape)} and its configuration says {tuple(own[name].shape)}")
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    return list(missing), list(unexpected)
+    return read_configuration(locate(model)).named()
 
 
 # -- write -------------------------------------------------------------------------------------------------------
@@ -408,25 +419,10 @@ def write(
         else:
             model.save_pretrained(folder)
         if tokenizer is not None:
-            copy_tokenizer(tokenizer, folder)
+            copy_tokenizer(locate(tokenizer), folder)
         for name, content in (extra or {}).items():
             text = content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False)
             (folder / name).write_text(text, encoding="utf-8")
-
-
-def copy_tokenizer(source: str | Path, target: Path) -> None:
-    """Copy the tokenizer of a checkpoint; where it has no tokenizer.json, one is made from its own files."""
-    folder = locate(source)
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
-    if not (target / "tokenizer.json").is_file():
-        from transformers import AutoTokenizer
-
-        try:
-            AutoTokenizer.from_pretrained(folder).save_pretrained(target)
-        except Exception as error:
-            raise InputError(f"model: {folder} has no tokenizer that can be read ({error})") from error
 
 
 def _write_plain(model: PenjingPreTrainedModel, blueprint: Blueprint, family: Family, folder: Path) -> None:
@@ -450,7 +446,7 @@ def _write_plain(model: PenjingPreTrainedModel, blueprint: Blueprint, family: Fa
         fields.pop("embedding_size", None)
     if blueprint.outputs:
         fields |= {"id2label": config.id2label, "label2id": config.label2id, "problem_type": config.problem_type}
-    suffix = next(suffix for suffix, head in _SUFFIXES.items() if head == blueprint.head)
+    suffix = next(suffix for suffix, head in SUFFIXES.items() if head == blueprint.head)
     fields["architectures"] = [family.class_prefix + suffix]
     AutoConfig.for_model(**fields).save_pretrained(folder)
 

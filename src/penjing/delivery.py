@@ -13,7 +13,7 @@ from penjing.atomic import whole_folder, write_json
 from penjing.blueprint import Blueprint
 from penjing.checkpoint import blueprint_of, write
 from penjing.coded import Coded
-from penjing.engines.engine import DEPLOYED, DESCRIPTION, Form
+from penjing.engines.engine import DEPLOYED, DESCRIPTION, DESCRIPTION_FORMAT, TOKENIZER, Form, checksums
 from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, MODEL, PORTABLE_FLOAT, PORTABLE_INT8, export, network_of
 from penjing.engines.graph import Ranges
 from penjing.engines.machine import kernel_class, safe_weight_bits
@@ -70,11 +70,12 @@ class Outcome:
 
 
 def describe(folder: Path, data: Data, forms: Sequence[Form], temperature: float = 1.0) -> None:
-    """Write engine.json: what the folder says of itself. temperature: that the scores are served at."""
+    """Write engine.json: what the folder, whose other files are there, says of itself. temperature: that the scores are served at."""
     write_json(folder / DESCRIPTION, {
-        "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name, "positive": data.task.positive,
+        "format": DESCRIPTION_FORMAT, "penjing": __version__, "task": data.task.name, "metric": data.task.metric().name, "positive": data.task.positive,
         "labels": data.task.labels, "temperature": temperature,
         "max_length": data.max_length, "weight_bits": safe_weight_bits(), "forms": [form.to_dict() for form in forms],
+        "crc32": checksums(folder, forms),
     })  # fmt: skip
 
 
@@ -90,8 +91,8 @@ def export_forms(outcome: Outcome, folder: Path, data: Data, forms: Sequence[For
         files.remove(MODEL)
         write(outcome.model, folder / MODEL, packed=outcome.coded is not None, coded=outcome.coded)
     export(outcome.model, folder, files, outcome.ranges, segments=segments, float_layers=outcome.float_layers)
+    shutil.copyfile(tokenizer, folder / TOKENIZER)
     describe(folder, data, forms)
-    shutil.copyfile(tokenizer, folder / "tokenizer.json")
     return sum((folder / name).stat().st_size for name in (DEPLOYED if outcome.coded is not None else [portable]))
 
 
@@ -118,7 +119,7 @@ def deliver(
     ]
     forms = [form for form in dict.fromkeys((chosen, *everywhere)) if form.engine != "torch"]
     with whole_folder(out / "engine") as folder:
-        for name in {file for form in forms for file in form.files} | {"tokenizer.json"}:
+        for name in {file for form in forms for file in form.files} | {TOKENIZER}:
             shutil.copyfile(exported / name, folder / name)
         describe(folder, data, forms, choice["temperature"])
 

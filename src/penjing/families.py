@@ -4,6 +4,8 @@ Our names are on the left of every row, Hugging Face's on the right; `{i}` is th
 A name is a module that has `weight` (and mostly `bias`).
 """
 
+import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 from penjing.blueprint import Blueprint, Head
@@ -55,6 +57,7 @@ _BERT_CONFIG = {
     "activation": "hidden_act",
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
+    "eps": "layer_norm_eps",
 }
 
 _DISTILBERT_CONFIG = {
@@ -81,10 +84,45 @@ class Family:
     heads: dict[Head, dict[str, str]]
     config: dict[str, str]
     head_activation: str
+    pretraining: str
+    """A pattern of the weights that pre-training leaves and no head of ours reads, after `weight_prefix`."""
+    decoder: str
+    """The module that a masked language model's head ties to the word embedding, for files that hold it twice."""
     factorised: bool = False
     """Whether the embedding may be narrower than the encoder."""
     pads_positions: bool = False
     """Whether position numbers start after the padding token's (RoBERTa): those first rows are never read."""
+
+    @property
+    def pools(self) -> bool:
+        """Whether the dense layer of its classifiers is part of the encoder (BERT's pooler), so that one without a head may have it too."""
+        return self.heads["sequence"]["head.dense"].startswith(self.weight_prefix)
+
+    def unused(self, name: str) -> bool:
+        """Whether a weight changes no answer: numbers of positions, a pooler that no head reads, heads of pre-training."""
+        buffers = r"(embeddings\.)?(position_ids|token_type_ids)|pooler\.dense\.(weight|bias)"
+        return re.fullmatch(f"{buffers}|{self.pretraining}", name.removeprefix(self.weight_prefix)) is not None
+
+    def of_head(self, name: str, head: Head) -> bool:
+        """Whether a weight is one of this head's."""
+        modules = self.heads.get(head, {})
+        return name in modules.values() or name.rpartition(".")[0] in modules.values()
+
+    def head_of(self, names: Container[str]) -> Head:
+        """The head that weights of these names have, the most particular where one has all that another has ("none" where they have
+        none); an `InputError` where several fit."""
+
+        def stored(ours: str, theirs: str) -> bool:
+            name = theirs if ours == "head.bias" else f"{theirs}.weight"
+            return name in names or name.removeprefix(self.weight_prefix) in names
+
+        whole = {head: set(modules.values()) for head, modules in self.heads.items() if all(stored(*module) for module in modules.items())}
+        if len(whole) > 1:
+            whole.pop("masked", None)  # what pre-training left
+        best = [head for head, modules in whole.items() if not any(modules < others for others in whole.values())]
+        if len(best) > 1:
+            raise InputError(f"model: its weights are of several heads ({', '.join(best)}); name its class by architectures in config.json")
+        return best[0] if best else "none"
 
     def names(self, blueprint: Blueprint, prefix: str) -> dict[str, str]:
         """Our parameter names → theirs, for a model of this blueprint whose encoder is under `prefix`."""
@@ -121,7 +159,10 @@ def _roberta(model_type: str, class_prefix: str) -> Family:
         "question": _QUESTION,
         "masked": {"head.dense": "lm_head.dense", "head.norm": "lm_head.layer_norm", "head.bias": "lm_head.bias"},
     }
-    return Family(model_type, class_prefix, "roberta.", _BERT_ENCODER, heads, _BERT_CONFIG, "tanh", pads_positions=True)
+    return Family(
+        model_type, class_prefix, "roberta.", _BERT_ENCODER, heads, _BERT_CONFIG, "tanh", r"lm_head\..+", "lm_head.decoder",
+        pads_positions=True,
+    )  # fmt: skip
 
 
 FAMILIES: dict[str, Family] = {
@@ -144,6 +185,8 @@ FAMILIES: dict[str, Family] = {
             },
             config=_BERT_CONFIG,
             head_activation="tanh",
+            pretraining=r"cls\.(predictions|seq_relationship)\..+",
+            decoder="cls.predictions.decoder",
         ),
         _roberta("roberta", "Roberta"),
         _roberta("xlm-roberta", "XLMRoberta"),
@@ -164,6 +207,8 @@ FAMILIES: dict[str, Family] = {
             },
             config=_BERT_CONFIG,
             head_activation="gelu",
+            pretraining=r"(discriminator_predictions|generator_predictions|generator_lm_head)\..+",
+            decoder="generator_lm_head",
             factorised=True,
         ),
         Family(
@@ -179,13 +224,15 @@ FAMILIES: dict[str, Family] = {
             },
             config=_DISTILBERT_CONFIG,
             head_activation="relu",
+            pretraining=r"vocab_(transform|layer_norm|projector)\..+",
+            decoder="vocab_projector",
         ),
     )
 }
 
 
-def family_of(model_type: str | None) -> Family:
+def family_of(model_type: object) -> Family:
     """The row of a Hugging Face `model_type`; an unsupported one is named, with those that are supported."""
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"model: the family {model_type!r} is not supported; give one of {', '.join(FAMILIES)}, or a model Penjing wrote")
     return FAMILIES[model_type]

@@ -1,5 +1,6 @@
 """What is asked: a model, data, a budget, and the steps to take."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,12 @@ class Budget:
     """Where it is given, what may have been lost (the end of the interval of so much confidence) is held against `max_drop`; else what was."""
 
     def __post_init__(self) -> None:
+        for name in ("speedup", "latency_ms", "size_mb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')}: {value} is not allowed; give a number above 0")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise InputError(f"--max-drop: {self.max_drop} is not allowed; give points of the metric, from 0 to 100")
         if self.confidence is not None and not 0.5 <= self.confidence < 1:
             raise InputError(f"--confidence: {self.confidence} is out of range; give at least 0.5 and less than 1, as 0.95")
         if self.confidence is not None and self.max_drop is None:

@@ -99,7 +99,9 @@ class Embeddings(nn.Module):
         x = words if self.word_map is None else self.word_map(words)
         x = x + self.position.weight[: words.shape[1]]
         if self.token_type is not None:
-            x = x + (self.token_type.weight[0] if token_types is None else self.token_type(token_types))
+            # A tokenizer may tell two texts apart for a model that does not (RoBERTa with a vocabulary of BERT's kind).
+            one = token_types is None or self.token_type.num_embeddings == 1
+            x = x + (self.token_type.weight[0] if one else self.token_type(token_types))
         x = self.dropout(self.norm(x))
         return x if self.projection is None else self.projection(x)
 

@@ -50,6 +50,8 @@ PACKED = "packed.safetensors"
 """The name of packed weights in a model folder."""
 
 VERSION = 2
+MOST_AT_ALL, MOST_A_BYTE = 2**24, 256
+"""Entries that a file may declare, and for each of its bytes: far more than are ever stored, so that a small file can not fill the memory."""
 _HEADER = "penjing"
 _DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _INTEGERS = {"float32": np.int32, "float16": np.int16}
@@ -143,16 +145,15 @@ def _checksum(parts: dict[str, Array]) -> int:
 
 def unpack(tensors: Mapping[str, Array], header: dict[str, Any]) -> dict[str, Array]:
     """The state dict of what `pack` gave, bit for bit, codes as their values; a `ValueError` where the two are not whole."""
-    return {name: _values(value) for name, value in _unpack(header, tensors, tensors.__getitem__)}
+    return {name: _values(value) for name, value in _unpack(_entries(header), tensors, tensors.__getitem__)}
 
 
 def _values(value: Array | Coded) -> Array:
     return value.values() if isinstance(value, Coded) else value
 
 
-def _unpack(header: Any, stored: Iterable[str], read: Callable[[str], Array]) -> Iterator[tuple[str, Array | Coded]]:
+def _unpack(entries: dict[str, dict[str, Any]], stored: Iterable[str], read: Callable[[str], Array]) -> Iterator[tuple[str, Array | Coded]]:
     """Name after name and what is stored by it, one at a time."""
-    entries = _entries(header)
     wanted = {f"{name}:{part}" for name, entry in entries.items() for part in CODECS[entry["codec"]].parts}
     for what, names in (("lack", wanted.difference(stored)), ("should not have", set(stored) - wanted)):
         if names:
@@ -193,7 +194,7 @@ def _decode(name: str, entry: dict[str, Any], read: Callable[[str], Array]) -> A
         if entry.get("crc32", checksum) != checksum:
             raise ValueError(f"its parts have the checksum {checksum}; the header says {entry['crc32']!r}")
         value = codec.decode(parts, entry)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # the latter two: numpy lacks the type of a part
         raise ValueError(f"packed weights are damaged at {name}: {error}") from error
     dtype = "float32" if isinstance(value, Coded) else value.dtype.name
     if list(value.shape) != entry["shape"] or dtype != entry["dtype"]:
@@ -220,15 +221,32 @@ def load_coded(path: str | Path) -> dict[str, Coded]:
     return {name: value for name, value in _load(path) if isinstance(value, Coded)}
 
 
+def packed_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of what `save_packed` wrote, from the header alone; errors as of `load_packed`."""
+    with safe_open(path, framework="np") as file:
+        return {name: tuple(entry["shape"]) for name, entry in _entries(_header(file.metadata() or {})).items()}
+
+
 def _load(path: str | Path) -> Iterator[tuple[str, Array | Coded]]:
     with safe_open(path, framework="np") as file:
-        metadata = file.metadata() or {}
+        entries, stored = _entries(_header(file.metadata() or {})), Path(path).stat().st_size
+        declared = sum(math.prod(entry["shape"]) for entry in entries.values())
+        if declared > MOST_AT_ALL + MOST_A_BYTE * stored:
+            raise ValueError(f"packed weights declare {declared} entries, more than {stored} bytes can hold")
+        yield from _unpack(entries, list(file.keys()), file.get_tensor)
+
+
+def _header(metadata: dict[str, str]) -> Any:
+    """What a file's metadata say; where they hold a checksum, it is theirs."""
+    try:
         header = json.loads(metadata.get(_HEADER, "null"))
         if isinstance(header, dict) and header.get("version") == VERSION:
             header.pop("crc32", None)
             if metadata != _metadata(header):
                 raise ValueError("packed weights have a damaged header: it is not the one of its checksum")
-        yield from _unpack(header, list(file.keys()), file.get_tensor)
+    except RecursionError as error:
+        raise ValueError("packed weights have a header that is nested without end") from error
+    return header
 
 
 def _metadata(header: dict[str, Any]) -> dict[str, str]:

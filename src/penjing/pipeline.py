@@ -13,7 +13,7 @@ import torch
 
 from penjing import choice, proof, verification
 from penjing.atomic import whole_folder, write_json, write_text
-from penjing.checkpoint import blueprint_at, blueprint_of, check_head, copy_tokenizer, locate, read, write
+from penjing.checkpoint import blueprint_at, blueprint_of, check_head, locate, read, write
 from penjing.coded import Coded
 from penjing.delivery import Outcome, deliver, deliver_model, export_forms, report_of
 from penjing.engines.engine import Form
@@ -52,6 +52,7 @@ from penjing.tasks.judge import quality_of
 from penjing.tasks.task import Examples
 from penjing.teaching import Teaching, shown
 from penjing.texts import Texts
+from penjing.tokenizing import copy_tokenizer
 from penjing.training.predict import logits_of
 from penjing.vocabulary import write_pruned
 
@@ -111,6 +112,8 @@ class _Compression:
             raise InputError(f"model: the layers of {job.model} differ; compress the teacher that it came from, or leave out prune")
         if prune and prune.layers is not None and prune.layers > len(layers):
             raise InputError(f"--layers: {prune.layers} is more than the model has; give 1 to {len(layers)}")
+        if job.recipe.distill and not job.material.student:
+            job.recipe.distill.check_fits((prune and prune.layers) or len(layers), self.blueprint)
         if prune and prune.hidden and not job.recipe.distill:
             tell("--hidden without training: the residual width is what every layer was trained on, so expect to lose much")
         self.teacher = read(locate(job.model), head=job.data.task.head, labels=job.data.task.labels)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from penjing import choice, proof, verification
 from penjing.arrays import Encoded
 from penjing.atomic import whole_folder, write_bytes, write_json, write_text
-from penjing.checkpoint import blueprint_of, check_head, copy_tokenizer, locate, read
+from penjing.checkpoint import blueprint_of, check_head, locate, read
 from penjing.delivery import Inside, describe, report_of
 from penjing.engines.engine import Engine, EngineName, Form
 from penjing.engines.export import FLOAT_FORMS, PORTABLE_FLOAT, forms_for
@@ -32,6 +32,7 @@ from penjing.students.fitted import largest_difference
 from penjing.tasks.judge import quality_of
 from penjing.tasks.task import IGNORED, Examples
 from penjing.teaching import Teaching, shown
+from penjing.tokenizing import copy_tokenizer
 from penjing.training.predict import logits_of
 from penjing.training.teacher import TeacherOutputs
 
@@ -197,8 +198,8 @@ class _Teaching:
         else:
             shutil.copyfile(model / FILE, folder / FILE)
         size = sum(file.stat().st_size for file in folder.iterdir())
-        describe(folder, self.job.data, self.forms)
         shutil.copyfile(self.tokenizer_file(), folder / "tokenizer.json")
+        describe(folder, self.job.data, self.forms)
         return {"bytes": size, "note": f"{size / 1e6:.1f} MB of weights"}
 
     def tokenizer_file(self) -> Path:

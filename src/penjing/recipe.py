@@ -1,6 +1,8 @@
 """The settings of every step, from Python or from a YAML file, and the names that they go by."""
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ import yaml
 from penjing.engines.calibrate import Calibration
 from penjing.engines.export import Rounding
 from penjing.engines.machine import safe_weight_bits
-from penjing.errors import InputError
+from penjing.errors import InputError, reason_of, shown
 from penjing.maths.stored import Clip, Kind, Scheme
 from penjing.steps import gates, importance
 from penjing.steps.distill import Distill, DistillSettings
@@ -50,6 +52,8 @@ STUDENTS = ("bilstm", "logistic", "trees", "static")
 CALIBRATIONS = ("measured", *get_args(Calibration))
 REAL = ("any", "dynamic", "static")
 """Schemes of real int8."""
+LARGEST = 1e300
+"""What no setting goes beyond."""
 COMPARABLE = ("fisher", "block-fisher", "obs", "gates")
 """Criteria that score heads and neurons on one scale: under a limit on the cost, a head is weighed against neurons."""
 
@@ -145,7 +149,7 @@ class QuantizeSettings:
         for name, value, allowed in (("scheme", self.scheme, REAL), ("calibration", self.calibration, CALIBRATIONS)):
             if value not in allowed:
                 raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
-        if self.divergence < 0:
+        if not 0 <= self.divergence < math.inf:
             raise InputError(f"--divergence: {self.divergence} is out of range; give nats, at least 0")
         if not 0 <= self.smooth <= 1:
             raise InputError(f"--smooth: {self.smooth} is out of range; give α from 0 to 1, as 0.5")
@@ -342,8 +346,8 @@ def read_recipe(path: Path) -> Recipe:
     """A recipe from YAML: the steps by name, each `false` or a mapping of settings that differ."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--recipe: {path} cannot be read as YAML ({str(error).splitlines()[0]})") from error
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:  # a ValueError: 2026-02-30 is no date
+        raise InputError(f"--recipe: {path} cannot be read as YAML ({reason_of(error)})") from error
     if isinstance(content, dict) and content.get("student"):  # nothing is cut or rounded by default then
         content = {"prune": False, "quantize": False} | content
     return _merge(Recipe(), content, str(path))
@@ -352,26 +356,31 @@ def read_recipe(path: Path) -> Recipe:
 def _merge(settings: T, changes: Any, where: str) -> T:
     """`settings` with `changes`, strictly: an unknown name or a value of another type is an error."""
     if not isinstance(changes, dict):
-        raise InputError(f"--recipe: {where} is {changes!r}; give a mapping of settings")
+        raise InputError(f"--recipe: {where} is {shown(changes)}; give a mapping of settings")
     known = {f.name: getattr(settings, f.name) for f in fields(settings)}
     result: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in known:
-            raise InputError(f"--recipe: {where} has {name!r}; allowed are {', '.join(known)}")
+            raise InputError(f"--recipe: {where} has {shown(name)}; allowed are {', '.join(known)}")
         old: Any = known[name] if known[name] is not None else OPTIONAL.get(name)
+        if isinstance(value, str) and (old is None or isinstance(old, float)):
+            with suppress(ValueError):  # YAML takes 1e-4 for a text, and 1.0e-4 for a number
+                value = float(value)
         if is_dataclass(old) and not isinstance(old, type):
             result[name] = None if value is False else _merge(old, {} if value in (None, True) else value, f"{where}: {name}")
         elif isinstance(old, Mapping):
-            if not isinstance(value, dict) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values()):
-                raise InputError(f"--recipe: {where}: {name} is {value!r}; give a mapping of names to weights, like {dict(old)}")
+            if not isinstance(value, dict) or not all(
+                isinstance(v, int | float) and not isinstance(v, bool) and not abs(v) > LARGEST for v in value.values()
+            ):
+                raise InputError(f"--recipe: {where}: {name} is {shown(value)}; give a mapping of names to weights, like {dict(old)}")
             result[name] = value
         elif isinstance(old, str | bool):
             if type(value) is not type(old):
-                raise InputError(f"--recipe: {where}: {name} is {value!r}; give a value like {old!r}")
+                raise InputError(f"--recipe: {where}: {name} is {shown(value)}; give a value like {old!r}")
             result[name] = value
         elif not _fits(value, old, name):
             raise InputError(
-                f"--recipe: {where}: {name} is {value!r}; give a number like {3 if old is None else old!r}, not below {_least(old, name)}"
+                f"--recipe: {where}: {name} is {shown(value)}; give a number like {3 if old is None else old!r}, not below {_least(old, name)}"
             )
         else:
             result[name] = value
@@ -391,4 +400,4 @@ def _fits(value: Any, old: Any, name: str) -> bool:
     if old is None and value is None:
         return True
     kind: Any = int if isinstance(old, int) else int | float
-    return isinstance(value, kind) and not isinstance(value, bool) and value >= _least(old, name)
+    return isinstance(value, kind) and not isinstance(value, bool) and _least(old, name) <= value <= LARGEST

@@ -6,12 +6,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from penjing.checkpoint import head_of, locate
+from penjing.checkpoint import check_head, check_numbers, head_of, locate
 from penjing.engines.engine import EAGER, ENGINES, Form, forms_of, read_description
 from penjing.errors import InputError
 from penjing.predictor import engine_folder
-from penjing.sources import Reading, labels_of, longest_text, make_task, tokenizer_of
+from penjing.sources import labels_of, longest_text, make_task, tokenizer_of
 from penjing.tasks.positive import positive_of
+from penjing.tasks.reading import Reading
 from penjing.tasks.task import Task, task_named
 
 
@@ -43,6 +44,7 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
     about = read_description(exported)
     kind, temperature = _described(about, reading), float(about.get("temperature", 1.0))
     if engine == "torch":
+        check_numbers(exported.parent / "model")
         return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about["max_length"], temperature)
     forms = [form for form in forms_of(about) if engine in (None, form.engine)]
     if not forms:
@@ -76,6 +78,8 @@ def _plain(folder: Path, engine: str | None, task: str, reading: Reading) -> Mod
     kind = make_task(task or ("tagging" if head == "token" else "classification"), reading)
     if kind.head != head:
         raise InputError(f"--task: {kind.name} does not fit {folder}, which labels {'tokens' if head == 'token' else 'texts'}")
+    check_head(folder, head, kind.name)
+    check_numbers(folder)
     kind.labels = labels_of(folder)
     kind.metric()
     return Model(folder, [EAGER], kind, tokenizer_of(folder), longest_text(folder, reading.max_length))

@@ -32,7 +32,7 @@ from penjing.engines.export import (
     network_of,
     rounding_of,
 )
-from penjing.engines.graph import Ranges, build_graph
+from penjing.engines.graph import Ranges, build_graph, weight_shapes
 from penjing.engines.machine import safe_weight_bits
 from penjing.errors import InputError
 from penjing.maths.rounding import affine, symmetric
@@ -50,6 +50,12 @@ def texts(lengths: Sequence[int], vocabulary: int, types: int = 1, seed: int = 0
     rng = np.random.default_rng(seed)
     ids = [rng.integers(0, vocabulary, n).tolist() for n in lengths]
     return Encoded.of(ids, [sorted(rng.integers(0, types, n).tolist()) for n in lengths])
+
+
+@given(blueprints(EXPORTED))
+def test_the_shapes_of_weights_are_those_of_the_model(blueprint: Blueprint) -> None:
+    weights = network_of(build(blueprint)).weights
+    assert {name: value.shape for name, value in weights.items()} == weight_shapes(blueprint)
 
 
 def fitting(blueprint: Blueprint, seed: int = 0) -> Encoded:

@@ -234,7 +234,7 @@ def test_the_environment_lowers_patience(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PENJING_WAIT", "60")
     assert measuring._Patience(5, print).left == 5
     monkeypatch.setenv("PENJING_WAIT", "long")
-    with pytest.raises(InputError, match="PENJING_WAIT: 'long' is no number; give seconds"):
+    with pytest.raises(InputError, match="PENJING_WAIT: 'long' is not allowed; give seconds"):
         measuring._Patience(5, print)
 
 

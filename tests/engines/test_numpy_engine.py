@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from samples import HASHED, VOCABULARY, student
 
 from penjing.arrays import Encoded
 from penjing.engines.engine import open_engine
 from penjing.engines.numpy import FILE, KINDS, NUMPY_FORM, Learned, NumpyEngine, ngrams
 from penjing.errors import InputError
 
-VOCABULARY, BITS, ORDERS = 40, 9, 3
+BITS, ORDERS = HASHED["bits"], HASHED["orders"]
 KIND = pytest.mark.parametrize("kind", ["logistic", "logistic of two", "trees", "trees of two", "static", "static of pairs"])
 
 
@@ -29,41 +30,6 @@ def texts(count: int = 12, seed: int = 0) -> Encoded:
     rng = np.random.default_rng(seed)
     ids = [rng.integers(0, VOCABULARY, n).tolist() for n in rng.integers(1, 9, count)]
     return Encoded.of(ids, [sorted(rng.integers(0, 2, len(row)).tolist()) for row in ids])
-
-
-def student(kind: str, seed: int = 0) -> Learned:
-    """A random student."""
-    rng = np.random.default_rng(seed)
-    outputs = 1 if kind.endswith("two") else 3
-
-    def normal(*shape: int, dtype: Any = np.float16) -> NDArray[Any]:
-        return rng.standard_normal(shape).astype(dtype)
-
-    if kind.startswith("logistic"):
-        used = rng.random(1 << BITS) < 0.4
-        arrays = {"used": np.packbits(used, bitorder="little"), "weights": normal(int(used.sum()), outputs)}
-        return Learned("logistic", arrays | {"bias": normal(outputs, dtype=np.float32)}, {"bits": BITS, "orders": ORDERS})
-    if kind.startswith("trees"):
-        trees, nodes = 5, 7
-        start = np.arange(0, trees * nodes, nodes)[:, None, None]
-        child = start + np.array([[1, 2], [3, 4], [5, 6], [3, 3], [4, 4], [5, 5], [6, 6]])
-        arrays = {
-            "buckets": np.sort(rng.permutation(1 << BITS)[:200]).astype(np.uint32),
-            "feature": rng.integers(0, 200, trees * nodes).astype(np.int32),
-            "child": child.reshape(-1, 2).astype(np.int32),
-            "value": normal(trees * nodes, dtype=np.float32),
-            "root": start.ravel().astype(np.int32),
-            "output": rng.integers(0, outputs, trees).astype(np.int32),
-            "bias": normal(outputs, dtype=np.float32),
-        }
-        return Learned("trees", arrays, {"bits": BITS, "orders": ORDERS, "depth": 2})
-    pairs = kind.endswith("pairs")
-    features = 4 * 6 if pairs else 6
-    arrays = {
-        "vectors": normal(VOCABULARY, 6), "hidden": normal(features, 5), "hidden_bias": normal(5, dtype=np.float32),
-        "linear": normal(features, 3), "out": normal(5, 3), "bias": normal(3, dtype=np.float32),
-    }  # fmt: skip
-    return Learned("static", arrays, {"pairs": pairs, "specials": [2, 3]})
 
 
 def same(a: Learned, b: Learned) -> bool:
@@ -231,7 +197,7 @@ def with_settings(learned: Learned, **fields: Any) -> Learned:
         (changed(TREES, "child", TREES.arrays["child"][:, :1]), "two a node"),
         (changed(TREES, "root", TREES.arrays["root"] + 7), "root has 7 to 35, and there are 35"),
         (changed(TREES, "output", TREES.arrays["output"] + 3), "output has"),
-        (with_settings(STATIC, specials=[40]), "specials has 40 to 40, and there are 40"),
+        (with_settings(STATIC, specials=[VOCABULARY]), f"specials has {VOCABULARY} to {VOCABULARY}, and there are {VOCABULARY}"),
         (with_settings(STATIC, specials=["a"]), "invalid literal"),
         (with_settings(STATIC, pairs=True), "linear takes 6 features"),
         (changed(STATIC, "out", np.zeros((4, 3), np.float16)), r"out is float16 \[4, 3\]"),

@@ -171,6 +171,52 @@ def test_what_is_no_object_is_refused(folder: Path) -> None:
             read_network(folder)
 
 
+def forged(folder: Path, **changes: Any) -> Path:
+    """A folder whose network.json says something else, and whose digest is right all the same; what is None is left out."""
+    fields = json.loads((folder / NETWORK).read_text()) | changes
+    fields = {name: value for name, value in fields.items() if value is not None and name != "digest"}
+    (folder / NETWORK).write_text(json.dumps(fields | {"digest": packed._digest(fields, folder / WEIGHTS)}))
+    return folder
+
+
+FORGED: list[tuple[dict[str, Any], str]] = [
+    ({"activation": 3}, "is of another type"),
+    ({"activation": ["gelu"]}, "is of another type"),
+    ({"head_activation": {}}, "is of another type"),
+    ({"epsilon": "small"}, "is of another type"),
+    ({"epsilon": float("nan")}, "is of another type"),
+    ({"segments": 1}, "segments is 1; it has to be true or false"),
+    ({"segments": "no"}, "segments is 'no'"),
+    ({"float_layers": 3}, "must be an iterable"),
+    ({"float_layers": [3]}, "is of another type"),
+    ({"ranges": [1]}, "no attribute"),
+    ({"ranges": {"layers.0.attention.query": [1]}}, "not enough values"),
+    ({"ranges": {"layers.0.attention.query": [0, "1"]}}, "is of another type"),
+    ({"ranges": {"layers.0.attention.query": [0, float("inf")]}}, "is of another type"),
+    ({"blueprint": {}}, "blueprint: not a blueprint's fields"),
+    ({"blueprint": UNEVEN.to_dict() | {"vocabulary": 2**40}}, r"embeddings\.word\.weight is \(\(56, 9\), 'float32'\)"),
+    ({"blueprint": UNEVEN.to_dict() | {"layers": []}}, "its blueprint says that there is none"),
+    ({"blueprint": UNEVEN.to_dict() | {"outputs": 3}}, "head.out.bias is"),
+    ({"blueprint": UNEVEN.to_dict() | {"token_types": 0}}, "embeddings.token_type.weight is"),
+    ({"activation": None}, "missing 1 required positional argument"),
+    ({"new": 1}, "unexpected keyword argument 'new'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), FORGED, ids=range(len(FORGED)))
+def test_what_cannot_be_is_refused_though_its_digest_is_right(folder: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as raised:
+        penjing.load(forged(folder, **changes), threads=1)
+    assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_layer_without_a_range_is_named(folder: Path) -> None:
+    ranges = json.loads((folder / NETWORK).read_text())["ranges"]
+    ranges.pop("layers.0.feed_forward.up")
+    with pytest.raises(InputError, match="calibrated range of layers"):
+        graph_bytes(forged(folder, ranges=ranges), Form("", "onnxruntime", PORTABLE[0], packed=True))
+
+
 def test_weights_of_another_export_are_refused(folder: Path, tmp_path: Path) -> None:
     write_network(network_of(penjing_model(UNEVEN, seed=1)), {}, tmp_path / "other", ranges=None, segments=False)
     shutil.copyfile(tmp_path / "other" / WEIGHTS, folder / WEIGHTS)

@@ -1,12 +1,16 @@
 """The command line: thin; names resolve here and nowhere else."""
 
-import errno
 import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # `python -m penjing.cli`: nothing is imported from the current folder from here on
+    del sys.path[0]
+
+import io
 from typing import NoReturn
 
 from penjing.cli import compress, distill, one_step, view
+from penjing.cli.ending import SIGNALLED, Stopped, explained, fail, stoppable, unread
 from penjing.cli.options import app
-from penjing.errors import InputError, PenjingError
 
 __all__ = ["app", "compress", "distill", "main", "one_step", "view"]
 
@@ -16,36 +20,24 @@ def root() -> None:
     """Penjing (盆景): makes a fine-tuned BERT small and fast on the machine where it will run, with the proof."""
 
 
-def main() -> None:
-    """Run; an error of ours is one line and its exit status."""
+def main() -> NoReturn:
+    """Run the command; whatever it ends with is one line, and the exit status that the contract says."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as \uXXXX
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(standalone_mode=True)
-    except PenjingError as error:
-        fail(str(error), error.exit_status)
-    except ModuleNotFoundError as error:
-        fail(f"the package {error.name} is not installed; pip install 'penjing[compress,demo]'", InputError.exit_status)
+        with stoppable():
+            status = app(sys.argv[1:] or ["--help"], prog_name="penjing", standalone_mode=False)
+            if sys.stdout:
+                sys.stdout.flush()
+    except Stopped as stopped:
+        fail("; ".join([str(stopped), *getattr(stopped, "__notes__", [])[-1:]]), SIGNALLED + stopped.number)
+    except BrokenPipeError:
+        unread()
+    except SystemExit as ended:  # how Typer and rich leave where a pipe is closed
+        if ended.code != 1:
+            raise
+        unread()
     except Exception as error:
-        if disk_is_full(error):
-            fail("the disk is full; nothing half-written was left: free some space and run the same command", InputError.exit_status)
-        if isinstance(error, PermissionError):
-            fail(f"{error.filename} may not be written or read ({error.strerror}); choose another place", InputError.exit_status)
-        raise
-
-
-def fail(message: str, status: int) -> NoReturn:
-    """One line on standard error, and out."""
-    print("penjing: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(status)
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether the disk being full is behind an error: torch and safetensors say it in words of their own."""
-    while error is not None:
-        if (
-            getattr(error, "errno", None) == errno.ENOSPC
-            or "No space left on device" in str(error)
-            or "PytorchStreamWriter failed" in str(error)
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        fail(*explained(error))
+    sys.exit(status or 0)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from penjing.cli import telling
+from penjing.cli.numeric import number
 from penjing.cli.options import (
     BatchSize,
     Confidence,
@@ -15,31 +16,28 @@ from penjing.cli.options import (
     Epochs,
     EvalFile,
     Json,
-    LabelColumn,
     MaxDrop,
-    MaxLength,
-    Metric,
     Model,
     NoTraining,
     Out,
     Pickle,
-    Positive,
     Rate,
     Seed,
     TaskName,
     Test,
-    TextColumns,
     Threads,
     TrainEpochs,
     TrainFile,
     Wait,
     app,
     console,
+    reads,
     say,
     tell,
 )
-from penjing.cli.running import met, run, trained
-from penjing.errors import InputError
+from penjing.cli.running import claims, met, run, trained
+from penjing.run import ASKED, TRAINING
+from penjing.tasks.reading import Reading
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
@@ -54,21 +52,22 @@ def summary(report: dict[str, Any], out: Path) -> str:
 
 
 @app.command()
+@reads()
+@claims(TRAINING)
 def train(
     model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "", epochs: Epochs = 3,
-    batch_size: BatchSize = 32, learning_rate: Rate = 5e-5, seed: Seed = 0, max_length: MaxLength = 0,
-    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "", positive: Positive = "",
+    batch_size: BatchSize = 32, learning_rate: Rate = 5e-5, seed: Seed = 0, reading: Reading = Reading(),
     pickle: Pickle = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Fine-tune a teacher: best weights kept, early stopping, and a killed run goes on where it stopped."""
     import numpy as np
 
     from penjing.progress import training_bar
-    from penjing.sources import Reading, load_data
+    from penjing.sources import load_data
     from penjing.training.finetune import finetune
     from penjing.training.loop import Schedule
 
-    data = load_data(model, task, train, eval, Reading(text_columns, label_column, metric, max_length, positive), tell, new_labels=True)
+    data = load_data(model, task, train, eval, reading, tell, new_labels=True)
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     sides = data.sides
     rest = np.setdiff1d(np.union1d(sides.learned, sides.weights), sides.judging)  # of very few texts, both sides held out are one
@@ -88,36 +87,34 @@ def train(
 
 
 @app.command()
+@reads()
+@claims(ASKED)
 def compress(
     model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
     speedup: Annotated[float | None, typer.Option("--speedup", help="Times faster than eager PyTorch, at least.")] = None,
     latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Milliseconds of a text, at most.")] = None,
     size_mb: Annotated[float | None, typer.Option("--size-mb", help="Megabytes of the deployment, at most.")] = None,
     max_drop: MaxDrop = None, confidence: Confidence = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of training, at most.")] = None,
+    minutes: Annotated[float | None, number("--minutes", float, help="Minutes of training, at most.")] = None,
     engine: Engine = None, threads: Threads = 0, test: Test = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML with the settings of the steps.")] = None,
-    epochs: TrainEpochs = None, no_training: NoTraining = False, seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
-    metric: Metric = "", positive: Positive = "", wait: Wait = 30, as_json: Json = False,
+    epochs: TrainEpochs = None, no_training: NoTraining = False, seed: Seed = 0, reading: Reading = Reading(), wait: Wait = 30, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
     from penjing.job import Budget
     from penjing.recipe import Recipe, read_recipe
 
-    for name, value in (("--speedup", speedup), ("--latency-ms", latency_ms), ("--size-mb", size_mb), ("--minutes", minutes)):
-        if value is not None and value <= 0:
-            raise InputError(f"{name}: {value} is not allowed; give a number above 0")
     steps = trained(read_recipe(recipe) if recipe else Recipe(), epochs, minutes, no_training)
     budget = Budget(speedup, latency_ms, size_mb, max_drop, confidence)
-    reading = (text_columns, label_column, metric, max_length, positive)
     report = run(model, task, train, eval, test, reading, budget, steps, out, threads, engine, seed, wait=wait)
     say(report, as_json, summary(report, out))
     met(report, out)
 
 
 @app.command()
+@claims("data")
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo-run"),
+    out: Out = Path("demo-run"),
     threads: Threads = 0, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The whole job in minutes, offline: make data, train a teacher, compress it, prove it."""

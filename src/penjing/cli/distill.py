@@ -6,33 +6,34 @@ from typing import Annotated, Any
 import typer
 
 from penjing.cli import telling
+from penjing.cli.numeric import number
 from penjing.cli.options import (
     Confidence,
     Engine,
     EvalFile,
     Json,
-    LabelColumn,
     MaxDrop,
-    MaxLength,
-    Metric,
     Model,
     Out,
-    Positive,
     Seed,
     TaskName,
     Test,
-    TextColumns,
     Threads,
     TrainFile,
     Wait,
     app,
+    reads,
     say,
 )
-from penjing.cli.running import More, met, run
+from penjing.cli.running import More, claims, met, run
 from penjing.errors import InputError
+from penjing.run import ASKED
+from penjing.tasks.reading import Reading
 
 
 @app.command()
+@reads()
+@claims(ASKED)
 def distill(
     model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
     preset: Annotated[str, typer.Option("--preset", help="states (ours), labels (no teacher), hinton, distilbert, pkd, tinybert, minilm,"
@@ -49,32 +50,31 @@ def distill(
     losses: Annotated[str | None, typer.Option("--losses", help="In place of the preset's, names and weights as kl=1,hidden=0.5: kl,"
         " cross-entropy, mse, kl-entropy, hard, states, tokens, hidden, cosine, first, attention, relations, levels, rkd-distance, rkd-angle,"
         " fsp, nst.")] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", help="Of the loss kl-entropy: the weight of the student's entropy.")] = None,
+    alpha: Annotated[float | None, number("--alpha", float, 0, help="Of the loss kl-entropy: the weight of the student's entropy.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the teacher's answers.")] = None,
     layer_map: Annotated[str | None, typer.Option("--layer-map", help="Which layers are matched: kept, descent, uniform, last, first, learned, or"
         " pairs as 1:2,2:4.")] = None,
-    relation_heads: Annotated[int | None, typer.Option("--relation-heads", min=1, help="Of the loss relations.")] = None,
-    levels: Annotated[int | None, typer.Option("--levels", min=1, help="How many matched layers the loss levels takes.")] = None,
+    relation_heads: Annotated[int | None, number("--relation-heads", int, 1, help="Of the loss relations.")] = None,
+    levels: Annotated[int | None, number("--levels", int, 1, help="How many matched layers the loss levels takes.")] = None,
     states_first: Annotated[float | None, typer.Option("--states-first", help="Part of the steps that teach states alone, before the answers.")] = None,
     anneal: Annotated[bool, typer.Option("--anneal", help="Go from the teacher's answers to the labels.")] = False,
-    noise: Annotated[float | None, typer.Option("--noise", min=0, help="Of the word embeddings, in their standard deviations; the teacher's answers"
+    noise: Annotated[float | None, number("--noise", float, 0, help="Of the word embeddings, in their standard deviations; the teacher's answers"
         " are then a mean over such noise.")] = None,
-    draws: Annotated[int | None, typer.Option("--draws", min=1, help="With --noise: how many the teacher's answer is the mean of; 4.")] = None,
+    draws: Annotated[int | None, number("--draws", int, 1, 1000, help="With --noise: how many the teacher's answer is the mean of; 4.")] = None,
     general: Annotated[Path | None, typer.Option("--general", help="Plain text, a text a line (also .gz), to learn states on first.")] = None,
-    general_texts: Annotated[int | None, typer.Option("--general-texts", min=1, help="Lines of it that are drawn; 20,000.")] = None,
+    general_texts: Annotated[int | None, number("--general-texts", int, 1, help="Lines of it that are drawn; 20,000.")] = None,
     unlabelled: Annotated[str, typer.Option("--unlabelled", help="Further data, whose labels are not read: the teacher answers it.")] = "",
     augment: Annotated[str | None, typer.Option("--augment", help="Add changed copies of the texts: neighbours, masked-lm, rules.")] = None,
-    copies: Annotated[int | None, typer.Option("--copies", min=0, help="How many of each text; with --augment 1, else 0, and 2 for the presets"
+    copies: Annotated[int | None, number("--copies", int, 0, 1000, help="How many of each text; with --augment 1, else 0, and 2 for the presets"
         " logistic and static.")] = None,
     masked_lm: Annotated[str, typer.Option("--masked-lm", help="With --augment masked-lm: the language model, of the same vocabulary.")] = "",
     part: Annotated[float, typer.Option("--part", help="Part of the training texts that is learned from.")] = 1.0,
     sample: Annotated[str | None, typer.Option("--sample", help="With --part, how it is drawn: random, uncertain, margin, certain, mixed, short,"
         " balanced-length.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="3; of a BiLSTM 10.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
+    epochs: Annotated[int | None, number("--epochs", int, 1, 10_000, help="3; of a BiLSTM 10.")] = None,
+    learning_rate: Annotated[float | None, number("--learning-rate", float, most=1)] = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps the teacher's outputs for further runs.")] = None,
-    max_drop: MaxDrop = None, confidence: Confidence = None, wait: Wait = 30, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0, max_length: MaxLength = 0,
-    text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "", positive: Positive = "", as_json: Json = False,
+    max_drop: MaxDrop = None, confidence: Confidence = None, wait: Wait = 30, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0, reading: Reading = Reading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Teach a small student: its losses from a preset or one by one, its texts as they are or more of them. In float32; the same report."""
     from penjing.job import Budget
@@ -102,7 +102,6 @@ def distill(
         {name: value for name, value in kept.items() if value is not None}, keep, texts, copies, given_student=bool(student),
     )  # fmt: skip
     more = More(student, teacher or (), general, general_texts or 20_000, unlabelled, masked_lm, companion or (), cache)
-    reading = (text_columns, label_column, metric, max_length, positive)
     report = run(
         model,
         task,

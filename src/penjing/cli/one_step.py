@@ -6,35 +6,36 @@ from typing import Annotated, Any, cast
 import typer
 
 from penjing.cli import telling
+from penjing.cli.numeric import number
 from penjing.cli.options import (
     Confidence,
     Engine,
     EvalFile,
     Json,
-    LabelColumn,
     MaxDrop,
-    MaxLength,
-    Metric,
     Model,
     NoTraining,
     Out,
-    Positive,
     Seed,
     TaskName,
     Test,
-    TextColumns,
     Threads,
     TrainEpochs,
     TrainFile,
     Wait,
     app,
+    reads,
     say,
 )
-from penjing.cli.running import met, run, trained
+from penjing.cli.running import claims, met, run, trained
 from penjing.errors import InputError
+from penjing.run import ASKED
+from penjing.tasks.reading import Reading
 
 
 @app.command()
+@reads()
+@claims(ASKED)
 def prune(
     model: Model, task: TaskName, train: TrainFile, out: Out, eval: EvalFile = "",
     macs: Annotated[float | None, typer.Option("--macs", help="Part of the encoder's multiply-accumulates that is kept.")] = None,
@@ -47,7 +48,7 @@ def prune(
     vocab: Annotated[float | None, typer.Option("--vocab", help="Part of the tokens that is kept; 0: all that the training texts produce.")] = None,
     corpus: Annotated[Path | None, typer.Option("--corpus", help="With --vocab: further texts, a line each, whose tokens count.")] = None,
     sparsity: Annotated[float | None, typer.Option("--sparsity", help="Part of the single weights that becomes zero.")] = None,
-    stored_mb: Annotated[float | None, typer.Option("--stored-mb", min=0, help="In place of --sparsity: megabytes of the stored weights.")] = None,
+    stored_mb: Annotated[float | None, number("--stored-mb", float, help="In place of --sparsity: megabytes of the stored weights.")] = None,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="With --sparsity: the word embedding's weights too.")] = False,
     importance: Annotated[str | None, typer.Option("--importance", help="fisher, block-fisher, obs, gates, gradient, taylor, lrp, activation,"
         " magnitude, magnitude-l1, random; with --sparsity: magnitude, random, movement, regrow.")] = None,
@@ -56,10 +57,9 @@ def prune(
     scope: Annotated[str, typer.Option("--scope", help="What is ranked together: global, layer, or row (with --sparsity).")] = "global",
     repair: Annotated[str, typer.Option("--repair", help="Before any training: weights (least squares), scales, none.")] = "weights",
     head_weights: Annotated[bool, typer.Option("--head-weights", help="Learn a weight per head afterwards, and fold it in.")] = False,
-    texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that importance and repair look at.")] = 1000,
+    texts: Annotated[int, number("--texts", int, 1, help="Training texts that importance and repair look at.")] = 1000,
     max_drop: MaxDrop = None, confidence: Confidence = None, wait: Wait = 30, epochs: TrainEpochs = None, no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0,
-    test: Test = None, seed: Seed = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
-    metric: Metric = "", positive: Positive = "", as_json: Json = False,
+    test: Test = None, seed: Seed = 0, reading: Reading = Reading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
     from penjing.checkpoint import blueprint_at, locate
@@ -82,7 +82,6 @@ def prune(
     steps = pruning(
         kept, sparsity, importance, schedule, scope, distill, repair=repair, texts=texts, head_weights=head_weights, embeddings=embeddings
     )  # fmt: skip
-    reading = (text_columns, label_column, metric, max_length, positive)
     report = run(
         model,
         task,
@@ -136,28 +135,30 @@ def _stored_text(stored: dict[str, Any]) -> str:
 
 
 @app.command()
+@reads()
+@claims(ASKED)
 def quantize(
     model: Model, task: TaskName, train: TrainFile, out: Out,
     scheme: Annotated[str, typer.Option("--scheme", help="Real, faster: dynamic-int8, static-int8, qat-int8, qat-dynamic-int8. Stored, smaller: linear, affine,"
         " log, kmeans, ternary, binary, mixed.")],
     eval: EvalFile = "",
-    bits: Annotated[int | None, typer.Option("--bits", min=1, max=8, help="Of a stored weight (4); with mixed, of the average one.")] = None,
-    group: Annotated[int, typer.Option("--group", min=0, help="Entries of a row that share a scale or codebook; 0: the whole matrix.")] = 128,
+    bits: Annotated[int | None, number("--bits", int, 1, 8, help="Of a stored weight (4); with mixed, of the average one.")] = None,
+    group: Annotated[int, number("--group", int, 0, help="Entries of a row that share a scale or codebook; 0: the whole matrix.")] = 128,
     clip: Annotated[str, typer.Option("--clip", help="The range of linear and affine: mse, percentile, none.")] = "mse",
-    activation_bits: Annotated[int, typer.Option("--activation-bits", min=0, max=8, help="Of the inputs of linear layers, in training;"
+    activation_bits: Annotated[int, number("--activation-bits", int, 0, 8, help="Of the inputs of linear layers, in training;"
         " 0: float.")] = 0,
     calibration: Annotated[str, typer.Option("--calibration", help="Of int8's activations: measured (the best of three), min-max,"
         " moving-average, percentile, mse, entropy.")] = "measured",
-    texts: Annotated[int, typer.Option("--texts", min=1, help="Training texts that activations are calibrated on.")] = 512,
-    divergence: Annotated[float, typer.Option("--divergence", min=0, help="Nats that int8 may move the answers by; the layers that do the"
+    texts: Annotated[int, number("--texts", int, 1, help="Training texts that activations are calibrated on.")] = 512,
+    divergence: Annotated[float, number("--divergence", float, 0, help="Nats that int8 may move the answers by; the layers that do the"
         " most harm stay in float.")] = 0.02,
     smooth: Annotated[float, typer.Option("--smooth", help="How much of int8's activation outliers moves into the weights: SmoothQuant's"
         " alpha, 0.5 is the usual.")] = 0.0,
     max_drop: MaxDrop = None, confidence: Confidence = None, wait: Wait = 30,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of distillation with rounded weights; without it, qat,"
+    epochs: Annotated[int | None, number("--epochs", int, 1, 10_000, help="Epochs of distillation with rounded weights; without it, qat,"
         " ternary and binary are trained, the others are not.")] = None,
     no_training: NoTraining = False, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0,
-    max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "", metric: Metric = "", positive: Positive = "",
+    reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Round the weights: to integers that the engine computes with (faster), or to few bits on disk (smaller). The same report."""
@@ -172,7 +173,6 @@ def quantize(
         scheme, bits, distill, group=group, clip=cast(Any, clip), activation_bits=activation_bits, calibration=cast(Any, calibration), texts=texts,
         divergence=divergence, smooth=smooth,
     )  # fmt: skip
-    reading = (text_columns, label_column, metric, max_length, positive)
     report = run(
         model,
         task,

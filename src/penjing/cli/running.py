@@ -4,11 +4,28 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, cast
 
 from penjing.cli.options import console, cores, tell
 from penjing.errors import BudgetError, InputError
+from penjing.run import claimed, writable
+from penjing.tasks.reading import Reading
+
+
+def claims(own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command that writes a folder: it holds its `out` from its first moment to its last; `own` as in `claimed`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def holding(**options: Any) -> None:
+            with claimed(options["out"], own, tell):
+                command(**options)
+
+        return holding
+
+    return decorate
 
 
 def trained(steps: Any, epochs: int | None, minutes: float | None, no_training: bool) -> Any:
@@ -39,19 +56,22 @@ class More:
         from penjing.checkpoint import locate
         from penjing.job import Material
         from penjing.run import fingerprint
-        from penjing.sources import Reading, load_data, load_plain, load_unlabelled
+        from penjing.sources import load_data, load_plain, load_unlabelled
 
+        if self.cache is not None:
+            writable(self.cache, "--cache")
         student, masked = (locate(model) if model else None for model in (self.student, self.masked_lm))
         teachers = [locate(model) for model in self.teachers]
         general = load_plain(data, self.general, self.general_texts, seed) if self.general else None
         unlabelled = load_unlabelled(data, self.unlabelled, tell) if self.unlabelled else None
+        reading = Reading(max_length=data.max_length, encoding=data.reading.encoding, delimiter=data.reading.delimiter)
         companions = []
         for text in self.companions:
             parts = text.split(",")
             if len(parts) != 4:
                 raise InputError(f"--with: {text!r} is none; give TASK,MODEL,TRAIN,EVAL, as pair,my-matcher,pairs.jsonl,pairs-dev.jsonl")
             task, model, train, dev = parts
-            companions.append((locate(model), load_data(model, task, train, dev, Reading(max_length=data.max_length), tell)))
+            companions.append((locate(model), load_data(model, task, train, dev, reading, tell)))
         models: dict[str, list[Path | None]] = {
             "student": [student],
             "masked_lm": [masked],
@@ -67,7 +87,7 @@ class More:
 
 
 def run(
-    model: str, task: str, train: str, eval: str, test: list[str] | None, how: tuple[str, str, str, int, str], budget: Any, steps: Any,
+    model: str, task: str, train: str, eval: str, test: list[str] | None, reading: Reading, budget: Any, steps: Any,
     out: Path, threads: int, engine: str | None, seed: int, corpus: Path | None = None, more: More | None = None,
     wait: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
@@ -79,7 +99,7 @@ def run(
     from penjing.pipeline_students import distil_student
     from penjing.progress import training_bar
     from penjing.run import fingerprint
-    from penjing.sources import Reading, load_data, load_examples
+    from penjing.sources import load_data, load_examples
 
     if engine is not None and engine not in ENGINES:
         raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
@@ -87,7 +107,7 @@ def run(
         raise InputError("--engine: numpy runs students of arrays alone; give onnxruntime, openvino or torch")
     if corpus is not None and not corpus.is_file():
         raise InputError(f"--corpus: {corpus} is no file; give a text file, a text per line")
-    data = load_data(model, task, train, eval, Reading(*how), tell)
+    data = load_data(model, task, train, eval, reading, tell)
     tests = [(name, load_examples(data, name, tell)) for name in test or []]
     material, said = (more or More()).read(data, seed, tell)
     asked = {

@@ -1,57 +1,53 @@
 """Looking at models: eval, bench, inspect."""
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from penjing.cli.ending import one_line
+from penjing.cli.numeric import number
 from penjing.cli.options import (
     AnyTask,
     DataFile,
     Engine,
     Folder,
     Json,
-    LabelColumn,
-    MaxLength,
-    Metric,
-    Positive,
-    TextColumns,
     Threads,
     app,
     cores,
+    reads,
     say,
     tell,
 )
 from penjing.errors import InputError
+from penjing.tasks.reading import Reading
 
 
 @app.command()
+@reads()
 def eval(
     folder: Folder, data: DataFile, engine: Engine = None, task: AnyTask = "",
     teacher: Annotated[str, typer.Option("--teacher", help="Compare with this model: drop, p, and what flipped.")] = "",
-    threads: Threads = 0, max_length: MaxLength = 0, text_columns: TextColumns = "", label_column: LabelColumn = "",
-    metric: Metric = "", positive: Positive = "", as_json: Json = False,
+    threads: Threads = 0, reading: Reading = Reading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
     from penjing.engines.engine import open_engine
-    from penjing.sources import Reading, tell_truncated
+    from penjing.sources import check_label_map, read_examples
     from penjing.subjects import open_model
     from penjing.tasks.data import read_rows
     from penjing.tasks.judge import flips, judge, judge_pair, scores_of
 
-    reading = Reading(text_columns, label_column, metric, max_length, positive)
     model = open_model(folder, engine, task, reading)
     tell(model.task.metric_said())
-    rows = read_rows(data)
-    examples = model.task.examples(rows, model.tokenizer, model.max_length, data)
-    tell_truncated(examples, data, model.max_length, tell)
+    examples = read_examples(model.task, model.tokenizer, model.max_length, data, read_rows(data, reading), tell)
+    check_label_map(model.task)
     count = threads or cores()
     logits = open_engine(model.forms[0], model.folder, count).logits(examples.encoded)
     result: dict[str, Any] = {
@@ -94,27 +90,27 @@ def _quality_text(result: dict[str, Any]) -> str:
             for row in flipped["by_label"]
             if row["p_holm"] < 0.05
         ]
-        lines += [f"  {row['gold']} | {row['teacher']} -> {row['result']} | {row['text'][:100]}" for row in flipped["examples"]]
+        lines += [f"  {row['gold']} | {row['teacher']} -> {row['result']} | {one_line(row['text'])[:100]}" for row in flipped["examples"]]
     return "\n".join(lines)
 
 
 @app.command()
+@reads(labels=False)
 def bench(
     folders: Annotated[list[str], typer.Argument(help="What compress wrote, or model folders.")], data: DataFile, engine: Engine = None,
-    task: AnyTask = "", threads: Threads = 0, rounds: Annotated[int, typer.Option("--rounds", min=1)] = 5, max_length: MaxLength = 0,
-    text_columns: TextColumns = "", as_json: Json = False,
+    task: AnyTask = "", threads: Threads = 0, rounds: Annotated[int, number("--rounds", int, 1, 1000)] = 5,
+    reading: Reading = Reading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Latency, end to end too, throughput, cold start and memory side by side: each in a process of its own, in turn, on the texts' own
     lengths. What other work disturbed is measured again; where that does not help, a row is not steady and no speed-up is claimed."""
     from penjing.engines.engine import warn_of_weights
     from penjing.engines.machine import machine, versions
     from penjing.engines.measure import Spoken, Subject, measure
-    from penjing.sources import Reading
     from penjing.subjects import open_model
     from penjing.tasks.data import read_rows
 
-    rows = read_rows(data)
-    models = [open_model(folder, engine, task, Reading(text_columns, max_length=max_length)) for folder in folders]
+    rows = read_rows(data, reading)
+    models = [open_model(folder, engine, task, reading) for folder in folders]
     subjects = [(name, form, model) for name, model in zip(folders, models, strict=True) for form in model.forms]
     encoded = {id(m): m.task.encode(m.tokenizer, m.task.inputs_of(rows), m.max_length)[0] for m in models}
     first = models[0]
@@ -123,10 +119,12 @@ def bench(
     count = threads or cores()
     for _, form, model in subjects:  # their processes cannot be heard
         warn_of_weights(form, model.folder)
-    own = [Subject(form, model.folder, encoded[id(model)], _tokenizer_file(name, model.folder)) for name, form, model in subjects]
     alike = all((m.task.name, len(m.task.labels)) == (first.task.name, len(first.task.labels)) for m in models)
     spoken = Spoken(first.task, first.task.inputs_of(rows), first.max_length) if alike else None
-    measured = measure(own, encoded[id(first)], threads=count, rounds=rounds, spoken=spoken, tell=tell)
+    with TemporaryDirectory() as made:
+        files = [_tokenizer_file(name, model.folder, Path(made) / str(i)) for i, (name, _, model) in enumerate(subjects)]
+        own = [Subject(form, model.folder, encoded[id(model)], file) for (_, form, model), file in zip(subjects, files, strict=True)]
+        measured = measure(own, encoded[id(first)], threads=count, rounds=rounds, spoken=spoken, tell=tell)
     results: list[dict[str, Any]] = []
     for (name, form, _), m in zip(subjects, measured, strict=True):
         faster = m.speedup_over(measured[0])
@@ -135,55 +133,54 @@ def bench(
     lengths = encoded[id(first)].lengths
     report = {"threads": count, "batch": 1, "lengths_p50": float(np.median(lengths)), "lengths_p95": float(np.percentile(lengths, 95)),
               "machine": machine(), "versions": versions(), "results": results}  # fmt: skip
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False))
-        return
-    for i, row in enumerate(results, 1):
-        print(f"{i}: {row['folder']}, {row['form']}")
-    wide = None if sys.stdout.isatty() else 100
     title = f"batch 1, {count} threads, {np.median(lengths):.0f} tokens (median); faster than row 1"
-    Console(width=wide).print(_bench_table(results, title))
-    for i, row in enumerate(results, 1):
-        if row["disturbance"]:
-            print(f"{i} is not steady, and no speed-up is claimed of it or over it: {row['disturbance']}")
+    say(report, as_json, _bench_text(results, title))
 
 
-def _tokenizer_file(name: str, folder: Path) -> Path | None:
-    """Of a model's folder, or of the engine's beside it."""
+def _tokenizer_file(name: str, folder: Path, made: Path) -> Path | None:
+    """Of a model's folder (made in `made` where its own does not say all), or of the engine's beside it."""
+    from penjing.sources import tokenizer_file
+
+    if (folder / "config.json").is_file():
+        return tokenizer_file(folder, made)
     near = (folder / "tokenizer.json", Path(name) / "engine" / "tokenizer.json", Path(name) / "tokenizer.json")
     return next((path for path in near if path.is_file()), None)
 
 
-def _bench_table(results: list[dict[str, Any]], title: str) -> Table:
-    """A row of figures for each subject, by its number."""
-    table = Table(title=title, box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for column in ("", "p50 ms", "p95", "p99", "end to\nend", "texts/s", "faster", "range", "cold\nstart s", "peak\nMB", "steady"):
-        table.add_column(column, justify="right", overflow="fold")
+COLUMNS = ("", "p50 ms", "p95", "p99", "end2end", "texts/s", "faster", "range", "start s", "MB")
+
+
+def _bench_text(results: list[dict[str, Any]], title: str) -> str:
+    """The names in full, a plain table by their numbers, which a file and 80 columns hold as it is, and what was not steady."""
+    rows: list[Sequence[str]] = [COLUMNS]
     for i, row in enumerate(results, 1):
         low, high = row["speedup_range"]
         faster = ("-", "-") if row["speedup"] is None else (f"{row['speedup']:.2f}x", f"{low:.3g}-{high:.3g}")
         numbers = [(row["latency_ms"], 2), (row["latency_p95_ms"], 2), (row["latency_p99_ms"], 2), (row["end_to_end_ms"], 2),
                    (row["throughput_per_s"], 0), (row["cold_start_s"], 1), (row["peak_mb"], 0)]  # fmt: skip
         cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in numbers]
-        table.add_row(str(i), *cells[:5], *faster, *cells[5:], "yes" if row["steady"] else "NO")
-    return table
+        rows.append((str(i), *cells[:5], *faster, *cells[5:]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    names = [f"{i}: {one_line(row['folder'])}, {row['form']}" for i, row in enumerate(results, 1)]
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    unsteady = [
+        f"{i} is not steady, and no speed-up is claimed of it or over it: {row['disturbance']}"
+        for i, row in enumerate(results, 1)
+        if row["disturbance"]
+    ]
+    return "\n".join([*names, title, *table, *unsteady])
 
 
 @app.command()
 def inspect(folder: Folder, as_json: Json = False) -> None:
-    """A model's blueprint: each layer's heads and neurons as bars, and what it costs."""
-    from penjing.checkpoint import blueprint_at
+    """What a model is: family, head, labels, tokenizer, what of its files is not read, each layer as bars, and what it costs."""
+    from penjing.blueprint import Blueprint
+    from penjing.inspection import inspection, inspection_lines
     from penjing.report.drawing import inspect_text
 
-    path = Path(folder) / "model" if (Path(folder) / "model" / "config.json").is_file() else Path(folder)
-    blueprint = blueprint_at(path)
+    found = inspection(folder)
     if as_json:
-        costs = {
-            "parameters": blueprint.parameters,
-            "bytes": blueprint.bytes,
-            "macs_32": blueprint.macs(32),
-            "macs_128": blueprint.macs(128),
-        }
-        print(json.dumps({"blueprint": blueprint.to_dict(), **costs}))
-    else:
-        Console().print(inspect_text(blueprint))
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print(inspection_lines(found), end="\n\n")
+    Console().print(inspect_text(Blueprint.from_dict(found["blueprint"])))

@@ -39,6 +39,42 @@ class Network:
     epsilon: float
 
 
+def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight of a network by name, of a head that has a graph."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, outputs: int, inputs: int) -> None:
+        shapes.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
+
+    def norm(name: str, width: int) -> None:
+        shapes.update({f"{name}.weight": (width,), f"{name}.bias": (width,)})
+
+    width, hidden = blueprint.embedding, blueprint.hidden
+    shapes["embeddings.word.weight"] = (blueprint.vocabulary, blueprint.word_width)
+    if blueprint.rank:
+        shapes["embeddings.word_map.weight"] = (width, blueprint.rank)
+    shapes["embeddings.position.weight"] = (blueprint.positions, width)
+    if blueprint.token_types:
+        shapes["embeddings.token_type.weight"] = (blueprint.token_types, width)
+    norm("embeddings.norm", width)
+    if width != hidden:
+        linear("embeddings.projection", hidden, width)
+    for i, layer in enumerate(blueprint.layers):
+        attention, feed_forward, inner = f"layers.{i}.attention", f"layers.{i}.feed_forward", layer.heads * blueprint.head_width
+        for part in ("query", "key", "value") if layer.heads else ():
+            linear(f"{attention}.{part}", inner, hidden)
+        linear(f"{attention}.output", hidden, inner)
+        norm(f"{attention}.norm", hidden)
+        if layer.neurons:
+            linear(f"{feed_forward}.up", layer.neurons, hidden)
+        linear(f"{feed_forward}.down", hidden, layer.neurons)
+        norm(f"{feed_forward}.norm", hidden)
+    if blueprint.head == "sequence":
+        linear("head.dense", blueprint.pooled_width, hidden)
+    linear("head.out", blueprint.outputs, blueprint.pooled_width if blueprint.head == "sequence" else hidden)
+    return shapes
+
+
 def first_token_layers(blueprint: Blueprint, fused: bool = False) -> frozenset[str]:
     """The linear layers that the graph computes for the first token alone: of the last layer, where the head reads no other.
 
@@ -128,6 +164,8 @@ class _Emitter:
         """x → Q → DQ with the calibrated range of `module`'s input, once per x."""
         name = f"{x}.dq"
         if not any(name in node.output for node in self.nodes):
+            if module not in self.ranges:
+                raise InputError(f"export: the portable int8 form needs the calibrated range of {module}, and there is none")
             scale, zero = affine(*self.ranges[module])
             s, z = self.constant(f"{x}.scale", np.array(scale)), self.constant(f"{x}.zero", np.array(zero))
             q = self.op("QuantizeLinear", x, s, z)

@@ -6,13 +6,15 @@ disturbed (`quiet`), or that took longer than others, is taken again; where too 
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -199,11 +201,19 @@ class Measurement:
         }  # fmt: skip
 
 
+def elsewhere(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the current folder in PYTHONPATH, which an empty entry stands for too; unless Penjing itself is there."""
+    here, own = Path.cwd(), Path(__file__).parents[2]
+    given = environment.get("PYTHONPATH", "").split(os.pathsep)
+    kept = [entry for entry in given if entry and Path(entry).resolve() != here]
+    return {**environment, "PYTHONPATH": os.pathsep.join([*kept, str(own)] if own == here else kept)}
+
+
 class _Worker:
     """One child process; stopped but while it is asked."""
 
     def __init__(self, subject: Subject, threads: int, setup: dict[str, Any]) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        environment = elsewhere(os.environ) | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         self.subject, self.threads = subject, threads
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "penjing.engines.worker"],  # -P: nothing is imported from the current folder
@@ -211,7 +221,11 @@ class _Worker:
         )  # fmt: skip
         self.processors = quiet.processors()
         self.load, self.slowness = "", 1.0
-        self.setup = self.ask({"form": subject.form.to_dict(), "folder": str(subject.folder), "threads": threads} | setup)
+        try:
+            self.setup = self.ask({"form": subject.form.to_dict(), "folder": str(subject.folder), "threads": threads} | setup)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def disturbance(self) -> str:
@@ -223,8 +237,9 @@ class _Worker:
         assert self.process.stdin and self.process.stdout
         slowness, before = quiet.slowness(), quiet.read(self.process.pid)
         self._signal("SIGCONT")
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has died, and is asked below how
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
         line = self.process.stdout.readline()
         answer: dict[str, Any] = json.loads(line) if line else {"error": f"it died with status {self.process.wait()}"}
         if "error" in answer:
@@ -260,8 +275,10 @@ class _Patience:
         limit = os.environ.get("PENJING_WAIT", str(seconds))
         try:
             self.left = min(seconds, float(limit))
+            if not 0 <= float(limit) < math.inf:
+                raise ValueError
         except ValueError as error:
-            raise InputError(f"PENJING_WAIT: {limit!r} is no number; give seconds, 0 for no waiting") from error
+            raise InputError(f"PENJING_WAIT: {limit!r} is not allowed; give seconds, 0 for no waiting") from error
         self.tell, self.told = tell, False
 
     def take(self, worker: _Worker, message: dict[str, Any], again: bool = False) -> dict[str, Any]:

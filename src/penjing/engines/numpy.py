@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from penjing.arrays import Feeds
 from penjing.atomic import write_bytes
 from penjing.engines.engine import Engine, Form
-from penjing.errors import InputError
+from penjing.errors import InputError, reason_of, shown
 
 Array = NDArray[Any]
 FORMAT = 1
@@ -68,14 +68,22 @@ class Learned:
                 arrays = {name: file.get_tensor(name) for name in names}
             header = json.loads(metadata[_HEADER])
             if header["format"] != FORMAT:
-                raise InputError(f"engine: {path} has format {header['format']!r}, and this code reads {FORMAT}; take a newer Penjing")
+                raise InputError(f"engine: {path} has format {shown(header['format'])}, and this code reads {FORMAT}; take a newer Penjing")
             learned = cls(header["kind"], arrays, header["settings"])
             _check(learned)
             if metadata != _metadata(learned):
                 raise ValueError("its checksum does not match")
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, safetensors.SafetensorError) as error:
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise InputError(f"engine: {path} is no whole student ({reason}); distil it again") from error
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+            safetensors.SafetensorError,
+        ) as error:
+            raise InputError(f"engine: {path} is no whole student ({reason_of(error)}); distil it again") from error
         return learned
 
 
@@ -296,13 +304,14 @@ KINDS: dict[str, type[Kind]] = {"logistic": Logistic, "trees": Trees, "static": 
 
 @final
 class NumpyEngine(Engine):
-    """A student, from its file or as it was learned."""
+    """A student, from its file or as it was learned; nothing of it changes while it answers."""
 
     batch = NUMPY_FORM.batch
 
     def __init__(self, model: Path | Learned) -> None:
         learned = model if isinstance(model, Learned) else Learned.read(model)
         self.student = KINDS[learned.kind](learned)
+        self.ports = (None, max(2, len(learned.arrays["bias"])))
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
         z = self.student.answer(feeds["input_ids"], feeds["token_type_ids"])

@@ -1,20 +1,24 @@
 """ONNX Runtime on the CPU."""
 
+import os
 from pathlib import Path
 from typing import final
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from penjing.arrays import Feeds
-from penjing.engines.engine import Engine, name_of
-from penjing.errors import InputError
+from penjing.engines.engine import Engine, cannot_load, check_ports
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would tell Microsoft of every session, and of the model's name and hash
+import onnxruntime
+
+onnxruntime.disable_telemetry_events()  # what the variable does not: where it was imported before, and on Windows
 
 
 @final
 class OnnxRuntimeEngine(Engine):
-    """An ONNX model, a file or its bytes, in one session."""
+    """An ONNX model, a file or its bytes, in one session, whose `run` is safe from any number of threads."""
 
     def __init__(self, model: Path | bytes, threads: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -24,10 +28,12 @@ class OnnxRuntimeEngine(Engine):
             self.session = onnxruntime.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
             )
+            self.inputs = [value.name for value in self.session.get_inputs()]
+            check_ports(self.inputs, [value.name for value in self.session.get_outputs()])
         except Exception as error:
-            raise InputError(f"engine: ONNX Runtime cannot load {name_of(model)} ({str(error).splitlines()[0][:200]})") from error
+            raise cannot_load("ONNX Runtime", model, error) from error
         self.session._model_bytes = None  # it would hold the bytes for good, and never reads them again
-        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.ports = tuple(self.session.get_outputs()[0].shape)
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.session.run(["logits"], {name: feeds[name] for name in self.inputs})[0]

@@ -24,12 +24,13 @@ from penjing.atomic import write_text
 from penjing.blueprint import Blueprint
 from penjing.coded import Coded
 from penjing.engines.engine import DEPLOYED, FUSED, PORTABLE, Form
-from penjing.engines.graph import Network, Ranges, build_graph
+from penjing.engines.graph import Network, Ranges, build_graph, weight_shapes
 from penjing.engines.machine import safe_weight_bits
-from penjing.errors import InputError
+from penjing.errors import InputError, reason_of, shown
 from penjing.packing import load_packed, save_packed
 
 VERSION = 1
+LARGEST_FLOAT = 3e38
 WEIGHTS, NETWORK = DEPLOYED
 INT8 = (PORTABLE[0], FUSED[0])
 LARGEST = 2**31 - 1
@@ -102,22 +103,40 @@ def write_network(
 def read_network(folder: Path) -> Deployed:
     """Read what `write_network` wrote, the weights decoded to float32.
 
-    What is damaged, or of a newer version, is an `InputError`.
+    What is damaged, of a newer version, or no network whoever wrote it, is an `InputError`.
     """
     try:
         fields = json.loads((folder / NETWORK).read_bytes())
         version, digest = fields.pop("version"), fields.pop("digest")
-        if version != VERSION:
-            raise InputError(f"engine: {folder / NETWORK} has version {version!r}, and this code reads {VERSION}; take a newer Penjing")
-        if digest != _digest({"version": version, **fields}, folder / WEIGHTS):
+        if version == VERSION and digest != _digest({"version": version, **fields}, folder / WEIGHTS):
             raise ValueError("its digest does not match")
-        blueprint, segments = Blueprint.from_dict(fields.pop("blueprint")), fields.pop("segments")
-        ranges, float_layers = fields.pop("ranges"), tuple(fields.pop("float_layers"))
-        network = Network(blueprint, load_packed(folder / WEIGHTS), **fields)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"engine: {folder} holds no whole packed network ({reason}); export the model again") from error
-    return Deployed(network, ranges and {name: (low, high) for name, (low, high) in ranges.items()}, segments, float_layers)
+        deployed = _deployed(fields, folder / WEIGHTS) if version == VERSION else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError, InputError) as error:
+        raise InputError(f"engine: {folder} holds no whole packed network ({reason_of(error)}); export the model again") from error
+    if deployed is None:
+        raise InputError(f"engine: {folder / NETWORK} has version {shown(version)}, and this code reads {VERSION}; take a newer Penjing")
+    return deployed
+
+
+def _deployed(fields: dict[str, Any], weights: Path) -> Deployed:
+    """The network of these fields and weights; a `ValueError` or `TypeError` where they are of other types or sizes than it takes."""
+    blueprint, ranges, float_layers = Blueprint.from_dict(fields.pop("blueprint")), fields.pop("ranges"), fields.pop("float_layers")
+    segments = fields.pop("segments")
+    network = Network(blueprint, load_packed(weights), **fields)
+    texts = [network.activation, network.head_activation, *float_layers, *(ranges or {})]
+    numbers = [network.epsilon, *(number for low, high in (ranges or {}).values() for number in (low, high))]
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) in (int, float) and abs(n) <= LARGEST_FLOAT for n in numbers):
+        raise ValueError("an activation, a layer's name, a range or epsilon is of another type")
+    if not 0 <= network.epsilon <= 1:
+        raise ValueError(f"epsilon is {shown(network.epsilon)}; it has to be from 0 to 1")
+    if type(segments) is not bool:
+        raise ValueError(f"segments is {shown(segments)}; it has to be true or false")
+    found = {name: (value.shape, value.dtype.name) for name, value in network.weights.items()}
+    wanted = {name: (shape, "float32") for name, shape in weight_shapes(blueprint).items()}
+    for name in sorted(found.keys() | wanted):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(f"{name} is {found.get(name, 'not there')}, and its blueprint says {wanted.get(name, 'that there is none')}")
+    return Deployed(network, ranges and {name: (low, high) for name, (low, high) in ranges.items()}, segments, tuple(float_layers))
 
 
 def graph_bytes(folder: Path, form: Form) -> bytes:

@@ -8,15 +8,18 @@ import torch
 from numpy.typing import NDArray
 
 from penjing.arrays import Feeds
-from penjing.checkpoint import MODEL_CLASSES, head_of, is_own
+from penjing.checkpoint import MODEL_CLASSES, opened
 from penjing.engines.engine import Engine
+from penjing.errors import InputError
+from penjing.weights import first_line
 
 
 @final
 class TorchEngine(Engine):
     """A model folder loaded by transformers itself (by our own class where Penjing wrote it; no code of the folder is run).
 
-    In float32, or with `bfloat16` all of it in bfloat16; logits are float32."""
+    In float32, or with `bfloat16` all of it in bfloat16; logits are float32. An `InputError` where a weight would be drawn at random or
+    left out, or where the configuration asks for what is not followed."""
 
     def __init__(self, path: Path, threads: int, bfloat16: bool = False) -> None:
         import transformers
@@ -24,14 +27,29 @@ class TorchEngine(Engine):
         transformers.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         torch.set_num_threads(threads)
-        head = head_of(path)
+        known = opened(path)
+        head = known.blueprint.head
         plain = {"sequence": transformers.AutoModelForSequenceClassification, "token": transformers.AutoModelForTokenClassification}
-        kind = MODEL_CLASSES[head] if is_own(path) else plain[head]
-        self.model = kind.from_pretrained(path, dtype=torch.bfloat16 if bfloat16 else torch.float32).eval()
+        kind = plain.get(head) if known.configuration.family else MODEL_CLASSES[head]
+        if kind is None:
+            raise InputError(f"model: {path} has no head that labels texts or words; make one with penjing train")
+        try:
+            self.model, found = kind.from_pretrained(path, dtype=torch.bfloat16 if bfloat16 else torch.float32, output_loading_info=True)
+        except Exception as error:
+            raise InputError(f"model: transformers cannot load {path} ({first_line(error)}); copy it again") from error
+        if found["missing_keys"]:
+            raise InputError(
+                f"model: transformers misses {min(found['missing_keys'])} in {path}, and would draw it at random; copy it again"
+            )
+        self.model.eval()
+        for module in self.model.modules():  # in chunks it takes some lengths alone, for the same answers
+            if hasattr(module, "chunk_size_feed_forward"):
+                module.chunk_size_feed_forward = 0
         segments = getattr(self.model.config, "type_vocab_size", 0) > 1
         self.inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if segments else [])]
 
     @torch.inference_mode()
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self.model(**{n: torch.from_numpy(feeds[n]) for n in self.inputs}).logits.float().numpy()
+        output = self.model(**{n: torch.from_numpy(feeds[n]) for n in self.inputs}, return_dict=True)
+        logits: NDArray[np.float32] = output.logits.float().numpy()
         return logits

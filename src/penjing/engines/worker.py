@@ -134,6 +134,7 @@ def main() -> None:
     """Serve requests until standard input ends; whatever libraries print goes to standard error."""
     if sys.platform == "linux":  # a worker that is stopped cannot see its parent die: the kernel kills it then
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal, and the parent ends this one
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

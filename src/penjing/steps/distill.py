@@ -69,7 +69,7 @@ class DistillSettings:
                 raise InputError(f"--losses: {name} has the weight {weight}; give at least 0")
         if not any(self.losses.values()):
             raise InputError("--losses: nothing is taught; give one a weight above 0, as kl=1")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise InputError(f"--temperature: {self.temperature} is out of range; give more than 0, as 2")
         if self.layer_map not in MAPS:
             given_map(self.layer_map, 10**6, 10**6)
@@ -81,6 +81,16 @@ class DistillSettings:
             )
         if self.anneal and not (self.answers.get(HARD) and len(self.answers) > 1):
             raise InputError("--anneal: it goes from the teacher's answers to the labels; give losses of both, as kl=1,hard=1")
+
+    def check_fits(self, depth: int, teacher: Blueprint) -> None:
+        """Refuse what a student of `depth` layers, or its teacher, has not so many of, before anything is done."""
+        widest = teacher.head_width * max((layer.heads for layer in teacher.layers), default=0)
+        if self.relation_heads > widest:
+            raise InputError(f"--relation-heads: {self.relation_heads} does not divide {widest} (teacher); give a divisor")
+        if self.layer_map not in MAPS:
+            given_map(self.layer_map, depth, len(teacher.layers))
+        elif self.levels > depth + 1:
+            raise InputError(f"--levels: {self.levels} are more than the {depth + 1} that are matched; give at most as many")
 
     @property
     def states(self) -> dict[str, float]:

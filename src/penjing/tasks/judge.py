@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from penjing.maths.intervals import effects_interval, tango, wilson
 from penjing.maths.scores import brier, expected_calibration_error, fit_temperature, log_softmax, nll, reliability
 from penjing.maths.statistics import Stats, holm, mcnemar, randomization_test
-from penjing.tasks.metrics import Accuracy, Metric
+from penjing.tasks.metrics import Accuracy, Metric, counted
 from penjing.tasks.tags import entities
 from penjing.tasks.task import IGNORED, Examples, Tagging, Task
 
@@ -106,12 +106,15 @@ def flips(task: Task, examples: Examples, logits: Logits, known: Examples, teach
     ours, theirs = task.decode(logits, examples.first_tokens), task.decode(teacher, known.first_tokens)
     worse: list[dict[str, str]] = []
     better: list[dict[str, str]] = []
-    for text, gold, mine, old in zip(examples.inputs, examples.gold, ours, theirs, strict=True):
+    true = examples.gold
+    if isinstance(task, Tagging):
+        ours, theirs, true = ([tags for tags, _ in counted(each, true)] for each in (ours, theirs, true))
+    for text, gold, mine, old in zip(examples.inputs, true, ours, theirs, strict=True):
         if (mine == gold) == (old == gold):
             continue
         row = {"text": _readable(text), "gold": _readable(gold), "teacher": _readable(old), "result": _readable(mine)}
         (better if mine == gold else worse).append(row)
-    by_label = flips_by_label(task, examples.gold, ours, theirs)
+    by_label = flips_by_label(task, true, ours, theirs)
     return {"worse": len(worse), "better": len(better), "examples": [*worse, *better][:SHOWN], "by_label": by_label}
 
 

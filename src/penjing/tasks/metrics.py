@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import compress
 from operator import eq
 from typing import Any, final
 
@@ -32,6 +33,12 @@ class Metric(ABC):
         flip where it has seen none."""
 
 
+def counted(predicted: Sequence[Any], gold: Sequence[Any]) -> list[tuple[list[Any], list[Any]]]:
+    """The tags of each sentence, predicted and gold, without those of words that do not count (gold None)."""
+    kept = [[tag is not None for tag in tags] for tags in gold]
+    return [(list(compress(p, keep)), list(compress(g, keep))) for p, g, keep in zip(predicted, gold, kept, strict=True)]
+
+
 class _Share(Metric):
     """Statistics (right, all)."""
 
@@ -59,7 +66,7 @@ class WordAccuracy(_Share):
     name = "word_accuracy"
 
     def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
-        return np.array([[sum(map(eq, p, g)), len(g)] for p, g in zip(predicted, gold, strict=True)], np.float64)
+        return np.array([[sum(map(eq, p, g)), len(g)] for p, g in counted(predicted, gold)], np.float64)
 
 
 class _F1(Metric):
@@ -100,7 +107,7 @@ class EntityF1(_F1):
     def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
         spans = strict_entities if self.strict else entities
         rows = []
-        for p, g in zip(predicted, gold, strict=True):
+        for p, g in counted(predicted, gold):
             found, true = set(spans(p, self.scheme)), set(spans(g, self.scheme))
             rows.append([len(found & true), len(found), len(true)])
         return np.array(rows, np.float64)

@@ -1,30 +1,32 @@
 """A task: text ↔ arrays ↔ metric. It imports numpy and tokenizers alone, so that serving needs no torch."""
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Encoding, Tokenizer
 
 from penjing.arrays import Encoded
 from penjing.errors import InputError
-from penjing.tasks.data import Row, pick_columns
+from penjing.tasks.encoding import encodings, kept_tokens, listed, prepare, readable, text_of, texts_of
+from penjing.tasks.labels import check_classes, is_number, is_score, label_text, ordered, scores_said
 from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Metric, WordAccuracy
 from penjing.tasks.positive import positive_of
+from penjing.tasks.rows import Row, columns_in, kind_of, pick_columns, place_of, shown
 from penjing.tasks.tags import Scheme, scheme_of
 
 IGNORED = -100
-"""The label number of a token that carries none."""
+"""The label number of a token that carries none, and the tag in data of a word that does not count."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded texts with what they came from: `inputs` as a person wrote them, `gold` label names (None where there are none)."""
+    """Encoded texts with what they came from: `inputs` as a person wrote them, `gold` label names (None where there are none, and for a word that does not count)."""
 
     encoded: Encoded
     inputs: list[Any]
@@ -60,7 +62,9 @@ class Task(ABC):
     """One kind of question. Built from its label names; `labels` may be empty until they are known.
 
     Args:
+        columns, label_column: where rows have the text and the label; empty for the usual names.
         metric: one of `metrics`, "" for the convention. positive: the label that `f1` is of, "" for the one that names tell.
+        label_map: our name of each label that rows call otherwise.
     """
 
     name: ClassVar[str]
@@ -68,14 +72,20 @@ class Task(ABC):
     text_columns: ClassVar[Sequence[tuple[str, ...]]]
     label_columns: ClassVar[Sequence[tuple[str, ...]]]
     metrics: ClassVar[Sequence[str]]
+    takes: ClassVar[str]
+    """What one input is, for a message."""
 
     def __init__(
-        self, labels: Sequence[str] = (), columns: Sequence[str] = (), label_column: str | None = None, metric: str = "", positive: str = ""
-    ) -> None:
+        self, labels: Sequence[str] = (), columns: Sequence[str] = (), label_column: str | None = None, metric: str = "", positive: str = "",
+        label_map: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.columns = tuple(columns)
         self.label_column = label_column
         self._metric = metric.strip().lower().replace("-", "_")
         self._positive = positive
+        self._label_map = dict(label_map or {})
+        self.unmapped = set(self._label_map)
+        """Labels of `label_map` that no row had so far."""
         if self._metric and self._metric not in self.metrics:
             raise InputError(f"--metric: {metric!r} does not fit {self.name}; allowed are {_options(self.metrics)}")
         if positive and self._metric != "f1":
@@ -91,6 +101,8 @@ class Task(ABC):
     def labels(self, names: Sequence[str]) -> None:
         self._labels = tuple(names)
         self._known = {name: i for i, name in enumerate(self._labels)}
+        self._as_text = {name.strip(): name for name in self._labels} | {name: name for name in self._labels}
+        self._numbered = any(map(is_number, self._labels))
 
     # -- text → arrays -----------------------------------------------------------------------------------------
 
@@ -104,64 +116,106 @@ class Task(ABC):
         return False
 
     def encode(self, tokenizer: Tokenizer, inputs: Sequence[Any], max_length: int) -> tuple[Encoded, list[list[int]], int]:
-        """Inputs → token numbers, the token of each word, and how many texts were cut to `max_length` tokens."""
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length)
-        if self.pretokenized:
-            _space_before_words(tokenizer)
-        encodings = tokenizer.encode_batch(list(inputs), is_pretokenized=self.pretokenized)
-        encoded = Encoded.of([e.ids for e in encodings], [e.type_ids for e in encodings])
-        return (
-            encoded,
-            [self._first_tokens(e, given) for e, given in zip(encodings, inputs, strict=True)],
-            sum(bool(e.overflowing) for e in encodings),
-        )
+        """Inputs → token numbers, the token of each word, and how many texts were cut to `max_length` tokens.
 
-    def _first_tokens(self, encoding: Any, words: Any) -> list[int]:
+        Any number of threads may call it with one tokenizer, if their tasks agree on `pretokenized`.
+        """
+        prepare(tokenizer, self.pretokenized)
+        given = [readable(each) for each in inputs]
+        left = (tokenizer.truncation or {}).get("direction") == "left"
+        ids, types, first, cut = [], [], [], 0
+        for encoding, words in zip(encodings(tokenizer, given, self.pretokenized), given, strict=True):
+            tokens, kinds, kept = encoding.ids, encoding.type_ids, None
+            if len(tokens) > max_length:
+                kept, cut = kept_tokens(encoding, max_length, left), cut + 1
+                tokens, kinds = [tokens[i] for i in kept], [kinds[i] for i in kept]
+            ids.append(tokens)
+            types.append(kinds)
+            first.append(self._first_tokens(encoding, words, kept))
+        try:
+            return Encoded.of(ids, types), first, cut
+        except OverflowError as error:
+            raise InputError("tokenizer: it gives tokens or token types numbers that no model has; give the model's own") from error
+
+    def _first_tokens(self, encoding: Encoding, words: Any, kept: list[int] | None) -> list[int]:
+        """The place of each word's first token among those that are kept (None: all)."""
         return []
 
-    def examples(self, rows: Sequence[Row], tokenizer: Tokenizer, max_length: int, source: str = "data", labelled: bool = True) -> Examples:
+    # -- what a person asks --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def input_of(self, value: Any, where: str) -> Any:
+        """One input that a person gave, as the tokenizer takes it; an `InputError` that says `where` it is none."""
+
+    def asked(self, inputs: Any) -> list[Any]:
+        """What a person gave to be answered: any iterable with an order, each of its items checked."""
+        return [self.input_of(value, f"inputs[{i}]") for i, value in enumerate(listed(inputs, self.takes))]
+
+    def examples(self, rows: Sequence[Row], tokenizer: Tokenizer, max_length: int, labelled: bool = True) -> Examples:
         """Rows → encoded texts with gold labels, or None for each where not `labelled`."""
-        inputs, gold = self.inputs_of(rows), self.gold_of(rows, source) if labelled else [None] * len(rows)
+        inputs, gold = self.inputs_of(rows), self.gold_of(rows) if labelled else [None] * len(rows)
         encoded, first, truncated = self.encode(tokenizer, inputs, max_length)
         return Examples(encoded, inputs, gold, first, truncated)
 
-    # -- labels ------------------------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------------------------
+
+    def columns_of(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        """The columns that hold the text, or its words."""
+        what = "words" if self.pretokenized else "text"
+        return pick_columns(rows, self.columns, self.text_columns, what, "--text-columns")
+
+    def label_column_of(self, rows: Sequence[Row]) -> str:
+        """The column that holds the label, or the tags."""
+        given = (self.label_column,) if self.label_column else ()
+        return pick_columns(rows, given, self.label_columns, "label", "--label-column")[0]
 
     def has_labels(self, rows: Sequence[Row]) -> bool:
         """Whether the rows have a column of labels."""
-        return any(column in rows[0] for column in ([self.label_column] if self.label_column else [name for (name,) in self.label_columns]))
+        columns = columns_in(rows)
+        return any(name in columns for name in ([self.label_column] if self.label_column else [name for (name,) in self.label_columns]))
 
-    def _label_values(self, rows: Sequence[Row]) -> list[Any]:
-        given = (self.label_column,) if self.label_column else ()
-        (column,) = pick_columns(rows, given, self.label_columns, "label", "--label-column")
-        values = [row[column] for row in rows]
-        if any(value is None for value in values):
-            raise InputError(f"data: row {values.index(None) + 1} has no {column}; every row needs one")
-        return values
+    # -- labels ------------------------------------------------------------------------------------------------
 
     def learn_labels(self, rows: Sequence[Row]) -> None:
         """Take the label names from the rows, in order (numbers by value, tags with O first)."""
-        values = self._label_values(rows)
-        flat = {str(v) for value in values for v in (value if isinstance(value, list) else [value])}
-        if all(map(_is_number, flat)):
-            self.labels = sorted(flat, key=int)
-        else:
-            self.labels = sorted(flat, key=lambda v: (v != "O", v[2:] if v[1:2] == "-" else v, v))
-        if len(self.labels) < 2:
-            raise InputError(f"data: the only label is {self.labels[0]}; training needs at least two")
+        column = self.label_column_of(rows)
+        for i, row in enumerate(rows):
+            value = row.get(column)
+            if scores := list(filter(is_score, value if isinstance(value, list) else [value])):
+                raise InputError(scores_said(f"{place_of(rows, i)}: {column} is {scores[0]}"))
+        labels = (label for given in self._labels_in(rows) for label in (given if isinstance(given, list) else [given]))
+        counts = Counter(label for label in labels if label is not None)
+        check_classes(counts, column)
+        self.labels = ordered(counts)
 
-    def _name(self, value: Any, source: str) -> str:
-        """A row's label as one of ours: by name, or by number."""
-        if str(value) in self._known:
-            return str(value)
-        by_number = not any(map(_is_number, self._labels))
-        if by_number and _is_number(str(value)) and 0 <= int(value) < len(self._labels):
-            return self._labels[int(value)]
-        raise InputError(f"data: {source} has the label {value!r}; the model's labels are {', '.join(self.labels[:30])}")
+    def _labels_in(self, rows: Sequence[Row]) -> list[Any]:
+        """Each row's label as text, or its tags, by the names of `label_map`."""
+        column = self.label_column_of(rows)
+        return [self._label_in(row.get(column), column, rows, i) for i, row in enumerate(rows)]
 
     @abstractmethod
-    def gold_of(self, rows: Sequence[Row], source: str) -> list[Any]:
+    def _label_in(self, value: Any, column: str, rows: Sequence[Row], i: int) -> Any:
+        """What row i has in the label's column, as text."""
+
+    def _renamed(self, label: str) -> str:
+        """A label by its name in `label_map`."""
+        self.unmapped.discard(label)
+        return self._label_map.get(label, label)
+
+    def _name(self, label: str, rows: Sequence[Row], i: int) -> str:
+        """A row's label as one of ours: by name, or by number."""
+        found = self._as_text.get(label) or (self._as_text.get(label.lower()) if label in ("True", "False") else None)
+        if found is None and not self._numbered and is_number(label) and 0 <= int(label) < len(self._labels):
+            found = self._labels[int(label)]
+        if found is None:
+            raise InputError(
+                f"data: {place_of(rows, i)} has the label {label!r}; the model's labels are {shown(self._labels)}; mend the row, or say with"
+                " --label-map which of them it is"
+            )
+        return found
+
+    @abstractmethod
+    def gold_of(self, rows: Sequence[Row]) -> list[Any]:
         """The gold answer of each row, as label names."""
 
     @abstractmethod
@@ -202,8 +256,19 @@ class _Sequence(Task):
     metrics = ("accuracy", "macro_f1", "f1", "mcc")
     label_columns = (("label",), ("labels",), ("target",), ("class",), ("sentiment",))
 
-    def gold_of(self, rows: Sequence[Row], source: str) -> list[Any]:
-        return [self._name(value, source) for value in self._label_values(rows)]
+    def _label_in(self, value: Any, column: str, rows: Sequence[Row], i: int) -> Any:
+        label = label_text(value)
+        if label and label != str(IGNORED):
+            return self._renamed(label)
+        if label is None:
+            several = "; several labels of one text are not supported" if isinstance(value, list) else ""
+            raise InputError(f"data: {place_of(rows, i)}: {column} is {kind_of(value)}; a label is one text or number{several}")
+        if label:
+            raise InputError(f"data: {place_of(rows, i)} has the label {label}, which marks what is not labelled; remove the row")
+        raise InputError(f"data: {place_of(rows, i)} has no {column}; every row needs one")
+
+    def gold_of(self, rows: Sequence[Row]) -> list[Any]:
+        return [self._name(label, rows, i) for i, label in enumerate(self._labels_in(rows))]
 
     def targets(self, examples: Examples) -> list[NDArray[np.int64]]:
         return [np.array([self._known[name]]) for name in examples.gold]
@@ -239,11 +304,8 @@ class _Sequence(Task):
         return found, f"it is the positive of {found} / {other}"
 
     def _texts(self, rows: Sequence[Row]) -> list[tuple[str, ...]]:
-        columns = pick_columns(rows, self.columns, self.text_columns, "text", "--text-columns")
-        for i, row in enumerate(rows):
-            if any(row[column] is None for column in columns):
-                raise InputError(f"data: row {i + 1} has no {' or '.join(columns)}; every row needs one")
-        return [tuple(str(row[column]) for column in columns) for row in rows]
+        columns = self.columns_of(rows)
+        return [tuple(_text(row.get(column), column, rows, i) for column in columns) for i, row in enumerate(rows)]
 
 
 @final
@@ -252,6 +314,10 @@ class Classification(_Sequence):
 
     name = "classification"
     text_columns = (("text",), ("sentence",), ("review",), ("content",))
+    takes = "classification takes one text (str) each"
+
+    def input_of(self, value: Any, where: str) -> Any:
+        return text_of(value, where, self.takes)
 
     def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
         return [text for (text,) in self._texts(rows)]
@@ -269,6 +335,10 @@ class Pair(_Sequence):
         ("question1", "question2"),
         ("query", "title"),
     )  # fmt: skip
+    takes = "pair takes two texts (str) each, as (first, second)"
+
+    def input_of(self, value: Any, where: str) -> Any:
+        return texts_of(value, where, self.takes, count=2)
 
     def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
         return list(self._texts(rows))
@@ -286,37 +356,50 @@ class Tagging(Task):
     text_columns = (("tokens",), ("words",))
     label_columns = (("tags",), ("ner_tags",), ("labels",), ("chunk_tags",), ("pos_tags",))
     metrics = ("entity_f1", "entity_f1_strict", "word_accuracy")
+    takes = "tagging takes a list of words (str) each"
+
+    def input_of(self, value: Any, where: str) -> Any:
+        return texts_of(value, where, self.takes)
 
     @property
     def pretokenized(self) -> bool:
         return True
 
     def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
-        (column,) = pick_columns(rows, self.columns, self.text_columns, "words", "--text-columns")
-        words = [row[column] for row in rows]
-        for i, value in enumerate(words):
-            if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-                raise InputError(f"data: {column} in row {i + 1} is no list of words; tagging needs one")
-        return words
+        (column,) = self.columns_of(rows)
+        return [_words(row.get(column), column, rows, i) for i, row in enumerate(rows)]
 
-    def gold_of(self, rows: Sequence[Row], source: str) -> list[Any]:
-        tags = self._label_values(rows)
-        for i, (value, words) in enumerate(zip(tags, self.inputs_of(rows), strict=True)):
-            if not isinstance(value, list) or len(value) != len(words):
-                raise InputError(f"data: row {i + 1} has {len(words)} words and not as many tags; give one tag per word")
-        return [[self._name(tag, source) for tag in row] for row in tags]
+    def _label_in(self, value: Any, column: str, rows: Sequence[Row], i: int) -> Any:
+        if not isinstance(value, list):
+            raise InputError(f"data: {place_of(rows, i)}: {column} is {kind_of(value)}; tagging takes a list with a tag for each word")
+        tags = [label_text(tag) for tag in value]
+        for number, (tag, given) in enumerate(zip(tags, value, strict=True), 1):
+            if not tag:
+                said = "missing" if tag == "" else kind_of(given)
+                raise InputError(
+                    f"data: {place_of(rows, i)}: tag {number} of {column} is {said}; give O to a word of no span, and {IGNORED} to one that"
+                    " does not count"
+                )
+        return [None if tag == str(IGNORED) else self._renamed(str(tag)) for tag in tags]
 
-    def _name(self, value: Any, source: str) -> str:
+    def gold_of(self, rows: Sequence[Row]) -> list[Any]:
+        found = self._labels_in(rows)
+        for i, (tags, words) in enumerate(zip(found, self.inputs_of(rows), strict=True)):
+            if len(tags) != len(words):
+                raise InputError(f"data: {place_of(rows, i)} has {len(words)} words and {len(tags)} tags; give one tag per word")
+        return [[None if tag is None else self._name(tag, rows, i) for tag in tags] for i, tags in enumerate(found)]
+
+    def _name(self, label: str, rows: Sequence[Row], i: int) -> str:
         """A tag that the model does not know, of a type that it does (I-x, where training saw only B-x), counts as missed."""
-        if isinstance(value, str) and value not in self._known and (scheme := self.scheme):
+        if label not in self._known and (scheme := self.scheme):
             kinds = {kind for mark, kind in map(scheme.split, self._labels) if mark != "O"}
-            if scheme.split(value)[1] in kinds:
-                return value
-        return super()._name(value, source)
+            if scheme.split(label)[1] in kinds:
+                return label
+        return super()._name(label, rows, i)
 
-    def _first_tokens(self, encoding: Any, words: Any) -> list[int]:
-        first = [-1] * len(words)
-        for token, word in enumerate(encoding.word_ids):
+    def _first_tokens(self, encoding: Encoding, words: Any, kept: list[int] | None) -> list[int]:
+        first, owners = [-1] * len(words), encoding.word_ids
+        for token, word in enumerate(owners if kept is None else [owners[i] for i in kept]):
             if word is not None and first[word] < 0:
                 first[word] = token
         return first
@@ -359,18 +442,36 @@ class Tagging(Task):
         return EntityF1(scheme, strict=strict), f"entity F1{', strict' if strict else ''}: the tags mark spans by {scheme.name}"
 
 
-def _is_number(name: str) -> bool:
-    return re.fullmatch(r"-?[0-9]+", name) is not None
+def _text(value: Any, column: str, rows: Sequence[Row], i: int) -> str:
+    """What row i has in a column of texts."""
+    if isinstance(value, str):
+        return str(readable(value))
+    if value is None:
+        raise InputError(f"data: {place_of(rows, i)} has no {column}; every row needs one")
+    fix = (
+        "words and their tags are for --task tagging"
+        if isinstance(value, list)
+        else "write it in quotes, or name the column with --text-columns"
+    )
+    raise InputError(f"data: {place_of(rows, i)}: {column} is {kind_of(value)}, and a text is needed; {fix}")
+
+
+def _words(value: Any, column: str, rows: Sequence[Row], i: int) -> list[str]:
+    """What row i has in a column of words."""
+    if not isinstance(value, list):
+        raise InputError(
+            f"data: {place_of(rows, i)}: {column} is {kind_of(value)}, and tagging takes a list of words; split it, in JSON Lines or Parquet"
+        )
+    for number, word in enumerate(value, 1):
+        if not isinstance(word, str):
+            raise InputError(
+                f"data: {place_of(rows, i)}: word {number} of {column} is {kind_of(word)}, and a text is needed; write it in quotes"
+            )
+    return [str(readable(word)) for word in value]
 
 
 def _options(metrics: Sequence[str]) -> str:
     return ", ".join(name.replace("_", "-") for name in metrics)
-
-
-def _space_before_words(tokenizer: Tokenizer) -> None:
-    """A byte-level tokenizer (RoBERTa) must see a space before each word that is given alone."""
-    if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
-        tokenizer.pre_tokenizer.add_prefix_space = True
 
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Pair, Tagging)}

@@ -5,8 +5,10 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from penjing.atomic import move_up, sweep
 from penjing.checkpoint import read, write
 from penjing.errors import InputError
+from penjing.run import TRAINING, vacant
 from penjing.tasks.task import Examples, Task
 from penjing.training.loop import History, Progress, Schedule, fit, silent
 from penjing.training.predict import labels_loss, quality_of
@@ -28,16 +30,24 @@ def finetune(
 
     Returns the history, whose `best` is of `dev`, and the quality on `eval`, which is read once, at the end.
 
-    The training state is kept beside `out` until the model is written, under a name made from all that was asked, so
-    that only the same command goes on from it.
+    The training state is kept in `out/.training/` until the model is there, under a name made from all that was asked, so that only
+    the same command goes on from it. The model is written there too, and its files moved up one by one, config.json last: `out` may
+    be a folder that cannot be replaced as a whole. `InputError` where `out` holds something else, or has no room for the model.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out: {out} exists already; give another folder, or remove it")
-    for leftover in out.parent.glob(f".{out.name}.*.tmp"):  # of a run that was killed while it wrote
-        shutil.rmtree(leftover, ignore_errors=True)
+    place = out / TRAINING
+    if (out / "config.json").is_file():  # killed when all but this was done
+        shutil.rmtree(place, ignore_errors=True)
+    vacant(out, TRAINING)
+    sweep(place)
     network = read(model, head=task.head, labels=task.labels, pickle=pickle)
+    out.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(out).free, sum(p.numel() * p.element_size() for p in network.parameters())
+    if free < needed:
+        raise InputError(
+            f"--out: {out} has {free / 1e6:.1f} MB left and the model takes {needed / 1e6:.1f}; free some space, or give another folder"
+        )
     asked = repr((str(model), task.labels, schedule, train.fingerprint(), dev.fingerprint()))
-    state = out.parent / f".{out.name}.training" / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.pt"
+    state = place / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.pt"
     history = fit(
         network, train.encoded, labels_loss(task.targets(train)), quality_of(task, dev), schedule, state,
         pad=network.config.pad_token_id or 0, progress=progress,
@@ -45,6 +55,7 @@ def finetune(
     # In full precision, as it will be used; training judges in the mixed one.
     history.best, quality = (quality_of(task, examples)(network) for examples in (dev, eval))
     about = {"task": task.name, "quality": quality, "schedule": asdict(schedule), "history": vars(history)}
-    write(network, out, tokenizer=model, extra={"training.json": about})
-    shutil.rmtree(state.parent, ignore_errors=True)
+    write(network, place / "model", tokenizer=model, extra={"training.json": about})
+    move_up(place / "model", out, last="config.json")
+    shutil.rmtree(place, ignore_errors=True)
     return history, quality

@@ -51,8 +51,12 @@ class Schedule:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise InputError(f"--learning-rate: {self.learning_rate:g} is out of range; give more than 0, as 1e-4")
+        if not 0 < self.learning_rate <= 1:
+            raise InputError(f"--learning-rate: {self.learning_rate:g} is out of range; give more than 0 and at most 1, as 1e-4")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"--recipe: warmup {self.warmup:g} is out of range; give a part of the steps, from 0 to 1")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise InputError(f"--minutes: {self.minutes:g} is out of range; give a number above 0")
 
 
 class Progress(Protocol):
