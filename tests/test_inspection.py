@@ -1,8 +1,11 @@
 """`penjing inspect` says what a folder is."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from commands import prepare, refused, run
 from conftest import half, tiny, tiny_teacher, write_tiny_tokenizer
@@ -10,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from spelling import configure, wordpiece
 
 from penjing.checkpoint import blueprint_of, read, write
+from penjing.cli.view import inspect
 from penjing.surgery import cut
 
 
@@ -36,6 +40,16 @@ def test_a_plain_model_says_what_it_is(tmp_path: Path) -> None:
         "training_args.bin",
     ):
         assert part in said
+
+
+def test_labels_beyond_the_output_s_encoding_leave_json_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, raw = tiny_teacher(tmp_path / "m", labels=["bad", "电影😀"]), io.BytesIO()
+    output = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        inspect(str(folder), as_json=True)
+    output.flush()
+    assert json.loads(raw.getvalue())["labels"] == ["bad", "电影😀"]
 
 
 def test_what_penjing_wrote_says_where_it_came_from(tmp_path: Path) -> None:

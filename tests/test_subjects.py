@@ -59,6 +59,12 @@ def test_a_folders_metric_is_its_own_unless_another_is_asked_for(
     assert (task.metric().name, task.positive) == (metric, positive)
 
 
+def test_a_tokenizer_of_another_export_is_refused(exported: Path) -> None:
+    describe(exported, crc32={"tokenizer.json": 1})
+    with pytest.raises(InputError, match=r"tokenizer\.json is damaged, or of another export"):
+        open_model(str(exported), None, "", Reading())
+
+
 def test_a_metric_that_does_not_fit_is_refused_when_the_folder_is_opened(exported: Path) -> None:
     describe(exported, labels=UNSAID)
     with pytest.raises(InputError, match="sports / politics do not say which is; give --positive"):

@@ -18,7 +18,7 @@ from penjing.atomic import whole_folder
 from penjing.blueprint import Blueprint, Head, Layer
 from penjing.coded import Coded
 from penjing.configuration import SUFFIXES, Configuration, first_position, outputs_of, read_configuration, translate
-from penjing.errors import InputError
+from penjing.errors import InputError, reason_of
 from penjing.families import FAMILIES, Family
 from penjing.modeling_penjing import (
     PenjingConfig,
@@ -31,7 +31,7 @@ from penjing.modeling_penjing import (
 )
 from penjing.packing import PACKED, save_packed
 from penjing.tokenizing import copy_tokenizer
-from penjing.weights import Shapes, first_line, load_weights, refuse_adapter, shapes_of
+from penjing.weights import Shapes, load_weights, refuse_adapter, shapes_of
 
 MODEL_CLASSES: dict[Head, type[PenjingPreTrainedModel]] = {
     "none": PenjingModel,
@@ -110,7 +110,7 @@ def locate(model: str | Path, pickle: bool = False) -> Path:
             )
         )
     except Exception as error:
-        raise InputError(f"model: {model} is no folder here, and the hub did not give it ({first_line(error)})") from error
+        raise InputError(f"model: {model} is no folder here, and the hub did not give it ({reason_of(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _opened(configuration: Configuration, shapes: Shapes, *, without_head: bool 
             expected = {name: tuple(value.shape) for name, value in build(blueprint, config).state_dict().items()}
     except Exception as error:  # sizes beyond what torch counts to
         raise InputError(
-            f"model: no model can have the sizes that {configuration.folder / 'config.json'} says ({first_line(error)})"
+            f"model: no model can have the sizes that {configuration.folder / 'config.json'} says ({reason_of(error)})"
         ) from error
     if head == "none":
         expected = {f"encoder.{name}": shape for name, shape in expected.items()}

@@ -12,10 +12,10 @@ from typing import Any
 from transformers.activations import ACT2FN
 
 from penjing.blueprint import Blueprint, Head, Layer
-from penjing.errors import InputError
+from penjing.errors import InputError, reason_of
 from penjing.families import Family, family_of
 from penjing.modeling_penjing import PenjingConfig
-from penjing.weights import first_line, json_object
+from penjing.weights import json_object
 
 SUFFIXES: dict[str, Head] = {
     "ForSequenceClassification": "sequence",
@@ -188,7 +188,7 @@ def translate(configuration: Configuration, head: Head, labels: list[str] | None
     except InputError:
         raise
     except Exception as error:  # what transformers says of values that it did not foresee can be anything
-        raise _cannot_be(configuration, first_line(error)) from error
+        raise _cannot_be(configuration, reason_of(error)) from error
     _check(configuration, config, blueprint)
     return config, blueprint
 

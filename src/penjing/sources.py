@@ -19,7 +19,7 @@ from penjing.tasks.encoding import open_tokenizer
 from penjing.tasks.files import lines_of
 from penjing.tasks.labels import is_number
 from penjing.tasks.reading import Reading
-from penjing.tasks.rows import Row, shorter, shown
+from penjing.tasks.rows import Row, enumerated, shorter
 from penjing.tasks.task import Classification, Examples, Task, task_named
 from penjing.tokenizing import TOKENIZER, check_fits, longest_said, parse, tokenizer_at, understood
 
@@ -98,7 +98,7 @@ def tell_overlap(examples: Examples, source: str, train: Examples, tell: Callabl
 def check_label_map(task: Task) -> None:
     """An `InputError` where `--label-map` names a label that no row had."""
     if task.unmapped:
-        raise InputError(f"--label-map: no row has the label {shown(sorted(task.unmapped))}; name labels as the data do")
+        raise InputError(f"--label-map: no row has the label {enumerated(sorted(task.unmapped))}; name labels as the data do")
 
 
 def load_examples(data: Data, source: str, tell: Callable[[str], None]) -> Examples:
@@ -132,7 +132,7 @@ def tell_read(task: Task, tokenizer: Tokenizer, source: str, rows: list[Row], ex
     if labelled:
         counts = Counter(label for gold in examples.gold for label in (gold if isinstance(gold, list) else [gold]))
         left = counts.pop(None, 0)
-        most = ", ".join(f"{shown([label])} {count:,}" for label, count in counts.most_common(SHOWN_LABELS))
+        most = ", ".join(f"{enumerated([label])} {count:,}" for label, count in counts.most_common(SHOWN_LABELS))
         more = f" and {len(counts) - SHOWN_LABELS} more labels" if len(counts) > SHOWN_LABELS else ""
         said = f"label {task.label_column_of(rows)!r}: {most}{more}" + (f"; {left:,} words do not count" if left else "")
     tell(f"{source}: {len(examples):,} rows; text {columns}, {said}")

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from penjing.checkpoint import check_head, check_numbers, head_of, locate
-from penjing.engines.engine import EAGER, ENGINES, Form, forms_of, read_description
+from penjing.engines.engine import EAGER, ENGINES, TOKENIZER, Form, check_files, forms_of, read_description
 from penjing.errors import InputError
 from penjing.predictor import engine_folder
 from penjing.sources import labels_of, longest_text, make_task, tokenizer_of
@@ -42,6 +42,7 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
     if not exported.is_dir():
         return _plain(locate(folder), engine, task, reading)
     about = read_description(exported)
+    check_files(exported, about, [TOKENIZER])
     kind, temperature = _described(about, reading), float(about.get("temperature", 1.0))
     if engine == "torch":
         check_numbers(exported.parent / "model")

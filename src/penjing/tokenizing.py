@@ -18,8 +18,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from penjing.atomic import write_bytes, write_json
-from penjing.errors import InputError
-from penjing.weights import first_line, json_object
+from penjing.errors import InputError, reason_of
+from penjing.weights import json_object
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 FILES = (
@@ -88,7 +88,7 @@ def understood(what: str) -> Iterator[None]:
     except (InputError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
-        raise InputError(f"model: {what} cannot be read ({first_line(error)}); copy it again") from error
+        raise InputError(f"model: {what} cannot be read ({reason_of(error)}); copy it again") from error
 
 
 def parse(content: bytes, path: Path) -> Tokenizer:

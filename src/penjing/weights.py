@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from penjing.errors import InputError
+from penjing.errors import InputError, reason_of
 from penjing.packing import PACKED, load_packed, packed_shapes
 
 Shapes = dict[str, tuple[int, ...]]
@@ -27,15 +27,10 @@ def json_object(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"model: {path} is not {what} ({first_line(error)}); copy it again") from error
+        raise InputError(f"model: {path} is not {what} ({reason_of(error)}); copy it again") from error
     if not isinstance(content, dict):
         raise InputError(f"model: {path} is not {what} (it is no JSON object); copy it again")
     return content
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of another library says, short and in one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -96,7 +91,7 @@ def _joined(files: list[Path], read: Callable[[Path], dict[str, Any]]) -> dict[s
         except (InputError, MemoryError):
             raise
         except Exception as error:  # what a library says of bytes that it did not foresee can be anything
-            raise InputError(f"model: {file} is damaged ({first_line(error)}); copy it again") from error
+            raise InputError(f"model: {file} is damaged ({reason_of(error)}); copy it again") from error
         twice = sorted(result.keys() & part.keys())
         if twice:
             raise InputError(f"model: {file.parent} has {twice[0]} in two files; copy the whole folder again")
@@ -121,7 +116,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"model: {file} cannot be read as plain weights ({first_line(error)}); convert it to safetensors") from error
+        raise InputError(f"model: {file} cannot be read as plain weights ({reason_of(error)}); convert it to safetensors") from error
     if not isinstance(content, Mapping) or not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in content.items()):
         held = f"; it holds {', '.join(map(str, content))[:80]}" if isinstance(content, Mapping) else ""
         raise InputError(f"model: {file} is no table of weights by name{held}; give what save_pretrained wrote")

@@ -1,6 +1,5 @@
 """Looking at models: eval, bench, inspect."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from penjing.cli.options import (
     cores,
     reads,
     say,
+    say_json,
     tell,
 )
 from penjing.errors import InputError
@@ -180,7 +180,7 @@ def inspect(folder: Folder, as_json: Json = False) -> None:
 
     found = inspection(folder)
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        say_json(found)
         return
     print(inspection_lines(found), end="\n\n")
     Console().print(inspect_text(Blueprint.from_dict(found["blueprint"])))

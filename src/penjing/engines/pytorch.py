@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from penjing.arrays import Feeds
 from penjing.checkpoint import MODEL_CLASSES, opened
 from penjing.engines.engine import Engine
-from penjing.errors import InputError
-from penjing.weights import first_line
+from penjing.errors import InputError, reason_of
 
 
 @final
@@ -36,7 +35,7 @@ class TorchEngine(Engine):
         try:
             self.model, found = kind.from_pretrained(path, dtype=torch.bfloat16 if bfloat16 else torch.float32, output_loading_info=True)
         except Exception as error:
-            raise InputError(f"model: transformers cannot load {path} ({first_line(error)}); copy it again") from error
+            raise InputError(f"model: transformers cannot load {path} ({reason_of(error)}); copy it again") from error
         if found["missing_keys"]:
             raise InputError(
                 f"model: transformers misses {min(found['missing_keys'])} in {path}, and would draw it at random; copy it again"

@@ -17,7 +17,7 @@ from typing import IO, Any, TextIO, cast
 
 from penjing.errors import InputError, reason_of
 from penjing.tasks.reading import Reading
-from penjing.tasks.rows import Origin, Placed, Row, class_names, kind_of, shown
+from penjing.tasks.rows import Origin, Placed, Row, class_names, enumerated, kind_of
 
 _LONGEST_FIELD = 2**31 - 1
 _BEGINNINGS = {
@@ -182,7 +182,7 @@ def _check_flat(path: Path, value: Row) -> None:
         raise InputError(
             f"data: {path} is nested as SQuAD is ({held[0]} > paragraphs > qas); answering questions is no task here: give rows of a text and a label"
         )
-    raise InputError(f"data: {path} is one object that holds rows under {shown(held)}; give the rows alone, as an array or one a line")
+    raise InputError(f"data: {path} is one object that holds rows under {enumerated(held)}; give the rows alone, as an array or one a line")
 
 
 # -- CSV and TSV ---------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def _parquet(path: Path, reading: Reading) -> list[Row]:
     except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
         raise InputError(f"data: {path} is not well-formed .parquet ({reason_of(error)}); write it again") from error
     if len(set(names)) < len(names):
-        raise InputError(f"data: {path} has two columns of one name, of {shown(names)}; rename one")
+        raise InputError(f"data: {path} has two columns of one name, of {enumerated(names)}; rename one")
     columns: list[list[Any]] = []
     for name in names:
         try:

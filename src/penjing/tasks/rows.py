@@ -73,7 +73,7 @@ def kind_of(value: Any) -> str:
     return kinds.get(type(value)) or f"a {type(value).__name__}"
 
 
-def shown(names: Iterable[str]) -> str:
+def enumerated(names: Iterable[str]) -> str:
     """Names in a message: in quotes where spaces or the like would hide, and not too many of them."""
     names = list(names)
     said = [repr(name) if name != name.strip() or not name.isprintable() or not name else name for name in names[:_SHOWN]]
@@ -101,7 +101,7 @@ def _source(rows: Sequence[Row]) -> str:
 def _advice(rows: Sequence[Row], option: str) -> str:
     """The columns there are, and what to do about one that is missing."""
     names = sorted({name for row in rows for name in row})
-    said = f"the columns are {shown(names)}; name it with {option}"
+    said = f"the columns are {enumerated(names)}; name it with {option}"
     origin = rows[0].origin if isinstance(rows[0], Placed) else Origin("")
     if not origin.header:
         return said

@@ -17,7 +17,7 @@ from penjing.tasks.encoding import encodings, kept_tokens, listed, prepare, read
 from penjing.tasks.labels import check_classes, is_number, is_score, label_text, ordered, scores_said
 from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Metric, WordAccuracy
 from penjing.tasks.positive import positive_of
-from penjing.tasks.rows import Row, columns_in, kind_of, pick_columns, place_of, shown
+from penjing.tasks.rows import Row, columns_in, enumerated, kind_of, pick_columns, place_of
 from penjing.tasks.tags import Scheme, scheme_of
 
 IGNORED = -100
@@ -209,7 +209,7 @@ class Task(ABC):
             found = self._labels[int(label)]
         if found is None:
             raise InputError(
-                f"data: {place_of(rows, i)} has the label {label!r}; the model's labels are {shown(self._labels)}; mend the row, or say with"
+                f"data: {place_of(rows, i)} has the label {label!r}; the model's labels are {enumerated(self._labels)}; mend the row, or say with"
                 " --label-map which of them it is"
             )
         return found
