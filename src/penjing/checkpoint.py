@@ -17,7 +17,7 @@ from torch import Tensor
 from penjing.atomic import whole_folder
 from penjing.blueprint import Blueprint, Head, Layer
 from penjing.coded import Coded
-from penjing.configuration import SUFFIXES, Configuration, first_position, outputs_of, read_configuration, translate
+from penjing.configuration import SUFFIXES, Configuration, first_position, numbered, outputs_of, read_configuration, translate
 from penjing.errors import InputError, reason_of
 from penjing.families import FAMILIES, Family
 from penjing.modeling_penjing import (
@@ -135,7 +135,7 @@ class Opened:
     @property
     def labels(self) -> list[str]:
         """The names of the outputs, in order."""
-        return self.configuration.labels() or [f"LABEL_{i}" for i in range(self.blueprint.outputs)]
+        return self.configuration.labels() or numbered(self.blueprint.outputs)
 
 
 def opened(model: str | Path, pickle: bool = False) -> Opened:

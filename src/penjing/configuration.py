@@ -40,6 +40,11 @@ _NOT_KEPT = ("architectures", "auto_map", "id2label", "label2id", "num_labels", 
 """Fields of a configuration that are said anew."""
 
 
+def numbered(outputs: int) -> list[str]:
+    """The names of outputs that have none, as transformers calls them."""
+    return [f"LABEL_{i}" for i in range(outputs)]
+
+
 @dataclass(frozen=True)
 class Configuration:
     """`fields` of `folder`'s config.json; `family` None: our own format; `head` None: it names no class."""
@@ -102,7 +107,7 @@ class Configuration:
     def named(self) -> list[str]:
         """Likewise; empty also where every output is called by its number, LABEL_0, LABEL_1, …"""
         names = self.labels()
-        return [] if names == [f"LABEL_{i}" for i in range(len(names))] else names
+        return [] if names == numbered(len(names)) else names
 
     def label_count(self) -> int:
         """How many outputs a head for labels has."""

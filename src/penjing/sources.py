@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from penjing.atomic import write_bytes
 from penjing.checkpoint import blueprint_at, check_head, encoder_at, label_names, locate
+from penjing.configuration import numbered
 from penjing.errors import InputError, reason_of
 from penjing.overlap import Sides, seen_in
 from penjing.tasks.data import read_rows
@@ -217,7 +218,7 @@ def labels_of(folder: Path) -> list[str]:
     outputs = blueprint_at(folder).outputs
     if not outputs:
         raise InputError(f"model: {folder} has no trained head; make one with penjing train")
-    return label_names(folder) or [f"LABEL_{i}" for i in range(outputs)]
+    return label_names(folder) or numbered(outputs)
 
 
 def hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:

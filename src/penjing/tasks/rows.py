@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from penjing.errors import InputError
+from penjing.tasks.encoding import readable
 
 Row = dict[str, Any]
 _SHOWN = 30
@@ -57,6 +58,34 @@ def pick_columns(rows: Sequence[Row], given: Sequence[str], known: Sequence[tupl
                 return tuple(name for name in found if name is not None)
     wanted = " + ".join(given) if given else " or ".join(" + ".join(candidate) for candidate in known)
     raise InputError(f"data: {_source(rows)}no column {wanted} for the {what}; {_advice(rows, option)}")
+
+
+def text_in(value: Any, column: str, rows: Sequence[Row], i: int) -> str:
+    """What row i has in a column of texts."""
+    if isinstance(value, str):
+        return str(readable(value))
+    if value is None:
+        raise InputError(f"data: {place_of(rows, i)} has no {column}; every row needs one")
+    fix = (
+        "words and their tags are for --task tagging"
+        if isinstance(value, list)
+        else "write it in quotes, or name the column with --text-columns"
+    )
+    raise InputError(f"data: {place_of(rows, i)}: {column} is {kind_of(value)}, and a text is needed; {fix}")
+
+
+def words_in(value: Any, column: str, rows: Sequence[Row], i: int) -> list[str]:
+    """What row i has in a column of words."""
+    if not isinstance(value, list):
+        raise InputError(
+            f"data: {place_of(rows, i)}: {column} is {kind_of(value)}, and tagging takes a list of words; split it, in JSON Lines or Parquet"
+        )
+    for number, word in enumerate(value, 1):
+        if not isinstance(word, str):
+            raise InputError(
+                f"data: {place_of(rows, i)}: word {number} of {column} is {kind_of(word)}, and a text is needed; write it in quotes"
+            )
+    return [str(readable(word)) for word in value]
 
 
 def kind_of(value: Any) -> str:

@@ -17,7 +17,7 @@ from penjing.tasks.encoding import encodings, kept_tokens, listed, prepare, read
 from penjing.tasks.labels import check_classes, is_number, is_score, label_text, ordered, scores_said
 from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Metric, WordAccuracy
 from penjing.tasks.positive import positive_of
-from penjing.tasks.rows import Row, columns_in, enumerated, kind_of, pick_columns, place_of
+from penjing.tasks.rows import Row, columns_in, enumerated, kind_of, pick_columns, place_of, text_in, words_in
 from penjing.tasks.tags import Scheme, scheme_of
 
 IGNORED = -100
@@ -305,7 +305,7 @@ class _Sequence(Task):
 
     def _texts(self, rows: Sequence[Row]) -> list[tuple[str, ...]]:
         columns = self.columns_of(rows)
-        return [tuple(_text(row.get(column), column, rows, i) for column in columns) for i, row in enumerate(rows)]
+        return [tuple(text_in(row.get(column), column, rows, i) for column in columns) for i, row in enumerate(rows)]
 
 
 @final
@@ -367,7 +367,7 @@ class Tagging(Task):
 
     def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
         (column,) = self.columns_of(rows)
-        return [_words(row.get(column), column, rows, i) for i, row in enumerate(rows)]
+        return [words_in(row.get(column), column, rows, i) for i, row in enumerate(rows)]
 
     def _label_in(self, value: Any, column: str, rows: Sequence[Row], i: int) -> Any:
         if not isinstance(value, list):
@@ -440,34 +440,6 @@ class Tagging(Task):
             return WordAccuracy(), f"word accuracy: the tags mark no spans ({some})"
         strict = self._metric == "entity_f1_strict"
         return EntityF1(scheme, strict=strict), f"entity F1{', strict' if strict else ''}: the tags mark spans by {scheme.name}"
-
-
-def _text(value: Any, column: str, rows: Sequence[Row], i: int) -> str:
-    """What row i has in a column of texts."""
-    if isinstance(value, str):
-        return str(readable(value))
-    if value is None:
-        raise InputError(f"data: {place_of(rows, i)} has no {column}; every row needs one")
-    fix = (
-        "words and their tags are for --task tagging"
-        if isinstance(value, list)
-        else "write it in quotes, or name the column with --text-columns"
-    )
-    raise InputError(f"data: {place_of(rows, i)}: {column} is {kind_of(value)}, and a text is needed; {fix}")
-
-
-def _words(value: Any, column: str, rows: Sequence[Row], i: int) -> list[str]:
-    """What row i has in a column of words."""
-    if not isinstance(value, list):
-        raise InputError(
-            f"data: {place_of(rows, i)}: {column} is {kind_of(value)}, and tagging takes a list of words; split it, in JSON Lines or Parquet"
-        )
-    for number, word in enumerate(value, 1):
-        if not isinstance(word, str):
-            raise InputError(
-                f"data: {place_of(rows, i)}: word {number} of {column} is {kind_of(word)}, and a text is needed; write it in quotes"
-            )
-    return [str(readable(word)) for word in value]
 
 
 def _options(metrics: Sequence[str]) -> str:
