@@ -27,21 +27,21 @@ from peers import textbrewer_distil
 from pruning import model_of
 from quantization import loaded
 
-from penjing.atomic import write_json
-from penjing.checkpoint import blueprint_of, read, write
 from penjing.cli.options import cores
-from penjing.engines.machine import commit, machine, versions
+from penjing.engines.clock.machine import commit, machine, versions
+from penjing.files.whole import write_json
+from penjing.job.presets import PRESETS, distilling
+from penjing.job.recipe import Recipe
+from penjing.job.sources import load_examples
+from penjing.job.texts import Texts, TextSettings
 from penjing.maths.statistics import bootstrap
-from penjing.presets import PRESETS, distilling
-from penjing.recipe import Recipe
+from penjing.model.checkpoint import blueprint_of, read, write
+from penjing.model.surgery import cut
 from penjing.search.plan import kept_layers
-from penjing.sources import load_examples
-from penjing.steps.distill import Distill, DistillSettings
-from penjing.steps.importance import magnitude_l2
-from penjing.surgery import cut
+from penjing.steps.cut.importance import magnitude_l2
+from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.tasks.judge import statistics_of
 from penjing.tasks.task import Examples
-from penjing.texts import Texts, TextSettings
 from penjing.training import loop
 from penjing.training import teacher as teacher_cache
 from penjing.training.loop import Schedule
@@ -355,7 +355,7 @@ def students_table() -> str:
 def engine() -> None:
     """How fast the teacher's answers are computed: PyTorch in mixed precision, as the cache is made, beside the exported forms."""
     from penjing.engines.engine import open_engine
-    from penjing.engines.export import FLOAT_FORMS, export
+    from penjing.engines.onnx.export import FLOAT_FORMS, export
 
     known, teacher, _, _ = material("sst2")
     texts = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:2000]))

@@ -25,9 +25,9 @@ from metal_worker import MULTIPLIES
 from peers import NNCF_FORMS, NNCF_INT8, nncf_int8
 
 from penjing.blueprint import Blueprint, Layer
+from penjing.engines.clock.machine import machine, versions
 from penjing.engines.engine import Form
-from penjing.engines.export import FLOAT_FORMS, FUSED_INT8, INT8_FORMS
-from penjing.engines.machine import machine, versions
+from penjing.engines.onnx.export import FLOAT_FORMS, FUSED_INT8, INT8_FORMS
 
 QUICK = "--quick" in sys.argv[1:]
 HERE = CACHE / "quantization" / ("metal-quick" if QUICK else "metal")
@@ -44,10 +44,10 @@ def model(folder: Path) -> list[Form]:
     """Write the model in all int8 forms, once; these, NNCF's last."""
     import torch
 
-    from penjing.arrays import Encoded
-    from penjing.checkpoint import build
-    from penjing.engines.calibrate import calibrate
-    from penjing.engines.export import export
+    from penjing.engines.onnx.export import export
+    from penjing.model.checkpoint import build
+    from penjing.steps.bits.calibrate import calibrate
+    from penjing.text.encoded import Encoded
 
     ids = np.random.default_rng(0).integers(0, BASE.vocabulary, (CALIBRATION, LENGTH)).tolist()
     texts = Encoded.of(ids, [[0] * LENGTH] * CALIBRATION)

@@ -116,15 +116,15 @@ def plot() -> None:
 
     import torch
 
-    from penjing.checkpoint import blueprint_of, read
-    from penjing.engines.export import FLOAT_FORMS, export
-    from penjing.engines.measure import Subject, measure
-    from penjing.recipe import COMPARABLE, IMPORTANCE, PruneSettings
+    from penjing.engines.clock.measure import Subject, measure
+    from penjing.engines.onnx.export import FLOAT_FORMS, export
+    from penjing.job.sources import Reading, load_data
+    from penjing.model.checkpoint import blueprint_of, read
+    from penjing.model.surgery import cut
     from penjing.search.plan import choose
-    from penjing.sources import Reading, load_data
-    from penjing.steps.prune import Prune
-    from penjing.steps.repair import repair
-    from penjing.surgery import cut
+    from penjing.steps.cut.criteria import COMPARABLE, IMPORTANCE
+    from penjing.steps.cut.prune import Prune, PruneSettings
+    from penjing.steps.cut.repair import repair
     from penjing.tasks.judge import judge
     from penjing.training.predict import logits_of
 
@@ -227,7 +227,7 @@ def michel(model: Any, task: Any, texts: Any) -> Parts:
 
 def halve(blueprint: Any, scores: Parts, part: float) -> Any:
     """Plain: the best `part` of all heads and of all neurons."""
-    from penjing.surgery import LayerSelection, Selection
+    from penjing.selection import LayerSelection, Selection
 
     kept = []
     for each in scores:

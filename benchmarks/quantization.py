@@ -18,12 +18,12 @@ from main_job import CACHE, ROOT, SST2, data, penjing, run
 from peers import NNCF_FORMS, nncf_int8
 from pruning import TASKS, model_of
 
-from penjing.atomic import write_json
 from penjing.cli.options import cores
 from penjing.engines.engine import EAGER, Form, forms_of, open_engine, read_description
-from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, rounding_of
-from penjing.proof import BASELINES, STOCK_INT8
-from penjing.tasks.data import read_rows
+from penjing.engines.onnx.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, rounding_of
+from penjing.files.whole import write_json
+from penjing.job.proof import BASELINES, STOCK_INT8
+from penjing.text.data import read_rows
 
 HERE = CACHE / "quantization"
 EPOCHS = {"sst2": 1, "mrpc": 3, "conll2000": 1}
@@ -59,7 +59,7 @@ def quantize(name: str, out: str, rows: int, *options: object) -> Path:
 
 def loaded(name: str) -> Any:
     """The task's data as the command line reads it."""
-    from penjing.sources import Reading, load_data
+    from penjing.job.sources import Reading, load_data
 
     dev = str(data(name, "dev")) if data(name, "dev").is_file() else ""
     return load_data(str(model_of(name)), TASKS[name], str(data(name, "train")), dev, Reading(max_length=128), print)
@@ -75,13 +75,13 @@ def real() -> None:
 
 def compare(name: str) -> dict[str, Any]:
     """Quality on dev and test against the teacher, latency, throughput: every engine a process of its own, in turn."""
-    from penjing.checkpoint import read
-    from penjing.engines.export import export
-    from penjing.engines.machine import commit, kernel_class, machine, versions
-    from penjing.engines.measure import Subject, measure
-    from penjing.proof import stock_int8
-    from penjing.sources import load_examples
-    from penjing.steps.quantize import Quantize
+    from penjing.engines.clock.machine import commit, kernel_class, machine, versions
+    from penjing.engines.clock.measure import Subject, measure
+    from penjing.engines.onnx.export import export
+    from penjing.job.proof import stock_int8
+    from penjing.job.sources import load_examples
+    from penjing.model.checkpoint import read
+    from penjing.steps.bits.quantize import Quantize
     from penjing.tasks.judge import judge_pair
 
     trained = {
@@ -147,9 +147,9 @@ def schemes() -> Iterator[tuple[str, int, Any]]:
 
 def curve() -> None:
     """Bytes against quality, nothing trained: rounded as it is, and linear with the inputs in mind; the whole deployment's bytes."""
-    from penjing.checkpoint import read
-    from penjing.steps.gptq import round_model
-    from penjing.steps.store import matrices, scheme_of
+    from penjing.model.checkpoint import read
+    from penjing.steps.bits.gptq import round_model
+    from penjing.steps.bits.store import matrices, scheme_of
 
     known = loaded("sst2")
     teacher = read(SST2, head="sequence", labels=known.task.labels)
@@ -171,7 +171,7 @@ def rounded(model: Any, schemes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     import torch
 
     from penjing.maths.stored import quantize
-    from penjing.surgery import copy_of
+    from penjing.model.surgery import copy_of
 
     result = copy_of(model)
     coded = {name: quantize(model.get_parameter(name), scheme) for name, scheme in schemes.items()}
@@ -185,7 +185,7 @@ def deployed(known: Any, model: Any, coded: Any) -> dict[str, Any]:
     """Quality on dev, and bytes of weights, tokenizer and configuration."""
     import tempfile
 
-    from penjing.checkpoint import write
+    from penjing.model.checkpoint import write
     from penjing.tasks.judge import judge
     from penjing.training.predict import logits_of
 

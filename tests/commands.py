@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from conftest import tiny_teacher
+from conftest import WITHOUT_PENJING, tiny_teacher
 
 from penjing import cli
-from penjing.arrays import Encoded
-from penjing.engines.measure import Measurement, Subject, Turn, model_bytes
-from penjing.proof import Trial
+from penjing.engines.clock.measure import Measurement, Subject, Turn, model_bytes
+from penjing.engines.clock.trial import Trial
+from penjing.text.encoded import Encoded
 
 Clock = Literal["told", "real"]
 WORDS = ("good", "bad", "film", "not", "a")
@@ -132,3 +132,48 @@ def kill(step: str, out: Path, *arguments: str, by: signal.Signals = signal.SIGK
 if __name__ == "__main__":
     Trial.measure = told  # type: ignore[assignment, method-assign]
     cli.main()
+
+
+# -- what came out -------------------------------------------------------------------------------------------------
+
+FRESH = (
+    WITHOUT_PENJING
+    + """
+import json
+from pathlib import Path
+
+import torch, transformers
+folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
+model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+given = [tokenizer(text, return_tensors="pt") for text in texts]
+with torch.no_grad():
+    logits = [model(**each).logits[0].tolist() for each in given]
+    zeros = sum(int((p == 0).sum()) for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2)
+model.train()
+model(**given[0], labels=torch.tensor([0])).loss.backward()
+torch.optim.SGD(model.parameters(), 0.1).step()
+model.save_pretrained(folder.parent / "trained")
+again = transformers.AutoModelForSequenceClassification.from_pretrained(folder.parent / "trained", trust_remote_code=True)
+same = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+print(json.dumps({"logits": logits, "zeros": zeros, "same": same, "vocabulary": model.config.vocab_size, "tokens": len(tokenizer)}))
+"""
+)
+
+
+TEXTS = ["good film", "not a bad film", "unheard words: paris, 盆景 é!"]
+
+
+def fresh(folder: Path) -> dict[str, Any]:
+    """What a process where Penjing cannot be imported makes of a model folder."""
+    done = subprocess.run([sys.executable, "-c", FRESH, str(folder), json.dumps(TEXTS)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    """What the exported engine says."""
+    import penjing
+
+    return penjing.load(folder, threads=1)(TEXTS)

@@ -19,10 +19,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 
 from penjing.blueprint import Blueprint, Head, Layer
-from penjing.checkpoint import build
 from penjing.maths.stored import Scheme, quantize
-from penjing.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
-from penjing.surgery import LayerSelection, Selection
+from penjing.model.checkpoint import build
+from penjing.model.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
+from penjing.selection import LayerSelection, Selection
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()

@@ -38,19 +38,19 @@ from safetensors.numpy import load, save
 from samples import FORMS, describe, engine, packed, student, student_folder
 
 import penjing
-from penjing import checkpoint
+from penjing.engines.clock.worker import peak_mb
 from penjing.engines.engine import DESCRIPTION, EAGER, TOKENIZER, open_engine
 from penjing.engines.numpy import FILE, KINDS
 from penjing.engines.numpy import _metadata as student_metadata
-from penjing.engines.packed import NETWORK, WEIGHTS, _digest, graph_bytes
-from penjing.engines.worker import peak_mb
+from penjing.engines.onnx.packed import NETWORK, WEIGHTS, _digest, graph_bytes
 from penjing.errors import PenjingError
+from penjing.files.run import Run
+from penjing.job.recipe import read_recipe
+from penjing.job.sources import tokenizer_of
 from penjing.maths.stored import Scheme, quantize
-from penjing.packing import CODECS, PACKED, _checksum, _metadata, load_coded
-from penjing.recipe import read_recipe
-from penjing.run import Run
-from penjing.sources import tokenizer_of
-from penjing.tasks.data import read_rows
+from penjing.model import checkpoint
+from penjing.model.packing import CODECS, PACKED, _checksum, _metadata, load_coded
+from penjing.text.data import read_rows
 
 ROOM, LONGEST = 1 << 30, 60
 KEPT = Path(__file__).parents[1] / ".cache" / "fuzz"

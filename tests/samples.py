@@ -10,14 +10,14 @@ import numpy as np
 from conftest import TAGS, penjing_model, tiny_tokenizer
 from numpy.typing import NDArray
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
-from penjing.engines.calibrate import calibrate
 from penjing.engines.engine import DESCRIPTION, DESCRIPTION_FORMAT, TOKENIZER, Form, checksums
-from penjing.engines.export import FLOAT_FORMS, INT8_FORMS, export, network_of
 from penjing.engines.numpy import FILE, NUMPY_FORM, Learned
-from penjing.engines.packed import write_network
+from penjing.engines.onnx.export import FLOAT_FORMS, INT8_FORMS, export, network_of
+from penjing.engines.onnx.packed import write_network
 from penjing.maths.stored import Scheme, quantize
+from penjing.steps.bits.calibrate import calibrate
+from penjing.text.encoded import Encoded
 
 VOCABULARY = tiny_tokenizer().get_vocab_size()
 SHAPE = Blueprint(VOCABULARY, 24, 2, 10, 12, 5, (Layer(3, 17), Layer(0, 6), Layer(2, 8)), "sequence", 2)

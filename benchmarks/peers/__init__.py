@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.arrays import Encoded
 from penjing.engines.engine import Form
-from penjing.engines.export import BUCKET
-from penjing.tokenizing import copy_tokenizer
+from penjing.engines.onnx.export import BUCKET
+from penjing.model.tokenizing import copy_tokenizer
+from penjing.text.encoded import Encoded
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

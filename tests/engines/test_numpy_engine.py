@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from samples import HASHED, VOCABULARY, student
 
-from penjing.arrays import Encoded
 from penjing.engines.engine import open_engine
 from penjing.engines.numpy import FILE, KINDS, NUMPY_FORM, Learned, NumpyEngine, ngrams
 from penjing.errors import InputError
+from penjing.text.encoded import Encoded
 
 BITS, ORDERS = HASHED["bits"], HASHED["orders"]
 KIND = pytest.mark.parametrize("kind", ["logistic", "logistic of two", "trees", "trees of two", "static", "static of pairs"])

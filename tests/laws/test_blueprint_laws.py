@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.checkpoint import MODEL_CLASSES, blueprint_at, blueprint_of, build, read, write
 from penjing.errors import InputError
-from penjing.modeling_penjing import PenjingConfig
-from penjing.surgery import Selection
+from penjing.model.checkpoint import MODEL_CLASSES, blueprint_at, blueprint_of, build, read, write
+from penjing.model.modeling_penjing import PenjingConfig
+from penjing.selection import Selection
 
 WHOLE = Blueprint(40, 16, 2, 12, 12, 4, (Layer(3, 24), Layer(2, 5)), "sequence", 2)
 

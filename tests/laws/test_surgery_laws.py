@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.checkpoint import blueprint_of
 from penjing.errors import InputError
-from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.surgery import LayerSelection, Selection, cut, slice_state
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import cut, slice_state
+from penjing.selection import LayerSelection, Selection
 
 WHOLE = Blueprint(40, 16, 2, 12, 12, 4, (Layer(3, 24), Layer(2, 5)), "sequence", 2)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from penjing.errors import InputError
-from penjing.vocabulary import choose_tokens, renumber, write_pruned
+from penjing.text.vocabulary import choose_tokens, renumber, write_pruned
 
 TEXTS = """the film was good and the plot was never dull
 they love this song, and she hates the food in paris!

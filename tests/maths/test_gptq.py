@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from penjing.coded import Coded
 from penjing.errors import InputError
 from penjing.maths.gptq import quantize_with_inputs
 from penjing.maths.stored import Scheme, quantize
+from penjing.model.coded import Coded
 
 SCHEMES = st.one_of(
     st.builds(

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from penjing.coded import Coded
 from penjing.errors import InputError
 from penjing.maths.clustering import assign, cluster
 from penjing.maths.stored import BITS, Clip, Kind, Scheme, quantize, split_ternary
-from penjing.packing import pack, unpack
+from penjing.model.coded import Coded
+from penjing.model.packing import pack, unpack
 
 CLIPPED: tuple[Kind, ...] = ("linear", "affine", "log")
 

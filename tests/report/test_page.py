@@ -17,7 +17,7 @@ from markupsafe import Markup
 from rich.console import Console
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.proof import BASELINES
+from penjing.job.proof import BASELINES
 from penjing.report import page as report_page
 from penjing.report.drawing import (
     Bin,

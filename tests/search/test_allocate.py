@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from penjing.blueprint import Blueprint, Layer
 from penjing.search.allocate import FINE_GROUP, by_parts, candidates, evenly, narrow, smallest
 from penjing.search.costs import CostTable, macs_table
-from penjing.steps.importance import Importance
-from penjing.surgery import Selection
+from penjing.selection import Selection
+from penjing.steps.cut.importance import Importance
 
 DEPTH, HEADS, NEURONS = 4, 6, 256
 WHOLE = Blueprint(100, 32, 2, 48, 48, 8, (Layer(HEADS, NEURONS),) * DEPTH, "sequence", 2)

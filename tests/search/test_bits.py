@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penjing.errors import InputError
 from penjing.maths.stored import Scheme, quantize
-from penjing.packing import pack
+from penjing.model.packing import pack
 from penjing.search.bits import Costs, allot, harm, table
 
 Table = dict[str, dict[int, tuple[int, float]]]

@@ -12,17 +12,19 @@ from conftest import penjing_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
+from penjing.engines.clock.trial import Trial
 from penjing.engines.engine import EAGER
 from penjing.errors import InputError
-from penjing.proof import Trial
-from penjing.recipe import IMPORTANCE, PruneSettings
+from penjing.model.surgery import cut
 from penjing.search.costs import CostTable
 from penjing.search.plan import WIDTH, Bench, by_hand, choose, describe, for_budget, for_depth
-from penjing.steps.importance import Importance
-from penjing.surgery import Selection, cut
+from penjing.selection import Selection
+from penjing.steps.cut.criteria import IMPORTANCE
+from penjing.steps.cut.importance import Importance
+from penjing.steps.cut.prune import PruneSettings
 from penjing.tasks.task import Classification, Examples
+from penjing.text.encoded import Encoded
 
 LENGTH = 9
 WHOLE = Blueprint(100, 32, 2, 48, 48, 8, (Layer(6, 128),) * 4, "sequence", 2)

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from conftest import penjing_model
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
-from penjing.job import Budget
-from penjing.recipe import PruneSettings, QuantizeSettings, Recipe
-from penjing.search.size import LEAST_BITS, mixed, rank_for, room_for_blocks, within
-from penjing.steps.sparsify import SparsifySettings
-from penjing.steps.store import MIXED, StoreSettings
+from penjing.job.asked import Budget
+from penjing.job.fit_size import within
+from penjing.job.recipe import Recipe
+from penjing.search.size import LEAST_BITS, mixed, rank_for, room_for_blocks
+from penjing.steps.bits.quantize import QuantizeSettings
+from penjing.steps.bits.store import MIXED, StoreSettings
+from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.tasks.task import Classification, Examples
+from penjing.text.encoded import Encoded
 
 BASE = Blueprint(30000, 512, 2, 384, 384, 32, (Layer(12, 1536),) * 6, "sequence", 2)
 

@@ -12,12 +12,12 @@ import torch
 from conftest import WITHOUT_PENJING, batch, logits, penjing_model, perturb
 from scipy.spatial.distance import pdist
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.onnxruntime import OnnxRuntimeEngine
 from penjing.engines.openvino import OpenVinoEngine
+from penjing.model.modeling_bilstm import BilstmPreTrainedModel
 from penjing.students.bilstm import BilstmSettings, build, graph, words_of
-from penjing.students.modeling_bilstm import BilstmPreTrainedModel
+from penjing.text.encoded import Encoded
 from penjing.training.loop import Schedule, fit
 from penjing.training.predict import labels_loss, logits_of
 

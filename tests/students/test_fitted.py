@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from tokenizers import processors
 
-from penjing.arrays import Encoded, load_rows
 from penjing.engines.numpy import FILE, Learned
 from penjing.students import logistic, static, trees
 from penjing.students.fitted import FITTED, FITTED_TEXTS, Fitted, largest_difference
+from penjing.text.encoded import Encoded, load_rows
 
 
 def texts(count: int = 300, seed: int = 0, pairs: bool = False) -> Encoded:

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned, NumpyEngine, ngrams
 from penjing.errors import InputError
 from penjing.students import logistic
 from penjing.students.logistic import ABSENT, LogisticSettings, classes_of, margins, regression
+from penjing.text.encoded import Encoded
 
 SMALL = LogisticSettings(bits=12, orders=2, strength=100.0)
 

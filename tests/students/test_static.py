@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from scipy.special import softmax
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.numpy import Learned, NumpyEngine, pair_features
 from penjing.students import static
 from penjing.students.static import StaticSettings, frequency_weights, principal, segments, token_states, token_vectors
+from penjing.text.encoded import Encoded
 
 BLUEPRINT = Blueprint(40, 12, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
 LINEAR = StaticSettings(epochs=0, hidden=0)

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned, NumpyEngine, ngrams
 from penjing.errors import InputError
 from penjing.students import logistic, trees
 from penjing.students.trees import TreesSettings, _options, presence, strongest
+from penjing.text.encoded import Encoded
 
 SMALL = TreesSettings(bits=12, orders=1, features=15, rounds=12, leaves=6)
 

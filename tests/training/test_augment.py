@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
+from penjing.text.encoded import Encoded
 from penjing.training import augment
 from penjing.training.augment import (
     by_masked_lm,

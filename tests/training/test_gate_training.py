@@ -13,19 +13,19 @@ from conftest import blueprints, logits, own_inputs, penjing_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
-from penjing.checkpoint import blueprint_of
 from penjing.errors import InputError
-from penjing.steps import distill
-from penjing.steps import gates as gating
-from penjing.steps.distill import Distill, DistillSettings
-from penjing.steps.gates import Gates, GradualPrune, GradualSettings, HeadWeights, fold, learn_head_weights, learned_gates
-from penjing.steps.prune import divergence_of
-from penjing.surgery import LayerSelection, Selection, copy_of, cut
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.surgery import copy_of, cut
+from penjing.selection import LayerSelection, Selection
+from penjing.steps.cut import gates as gating
+from penjing.steps.cut.gates import Gates, GradualPrune, GradualSettings, HeadWeights, fold, learn_head_weights, learned_gates
+from penjing.steps.teach import distill
+from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.tasks.task import Classification, Examples, Tagging, Task
+from penjing.text.encoded import Encoded
 from penjing.training.loop import Schedule, fit
-from penjing.training.predict import logits_of
+from penjing.training.predict import divergence_of, logits_of
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(3, 12), Layer(3, 12)), "sequence", 2)
 TASK = Classification(("no", "yes"))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import penjing_model
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
+from penjing.text.encoded import Encoded
 from penjing.training.batching import length_batches
 from penjing.training.loop import Schedule, fit, rate
 from penjing.training.predict import labels_loss

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.maths.stored import BITS, Scheme, quantize
-from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps import distill
-from penjing.steps.distill import Distill, DistillSettings
-from penjing.steps.lowbit import Codebook, Halves, Levels, LowBit, LowBitWeights
-from penjing.surgery import copy_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import copy_of
+from penjing.steps.bits.lowbit import Codebook, Halves, Levels, LowBit, LowBitWeights
+from penjing.steps.teach import distill
+from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.tasks import judge
 from penjing.tasks.task import Classification, Examples
+from penjing.text.encoded import Encoded
 from penjing.training.loop import Schedule, mixed_precision
 from penjing.training.predict import logits_of
 

@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
-from penjing.engines.calibrate import calibrate
+from penjing.engines.clock.machine import safe_weight_bits
 from penjing.engines.engine import Form, open_engine
-from penjing.engines.export import FUSED_INT8, PORTABLE_INT8, export
-from penjing.engines.graph import Ranges
-from penjing.engines.machine import safe_weight_bits
+from penjing.engines.onnx.export import FUSED_INT8, PORTABLE_INT8, export
+from penjing.engines.onnx.graph import Ranges
 from penjing.maths.fake import symmetric_rows
-from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps import distill
-from penjing.steps.distill import Distill, DistillSettings
-from penjing.steps.qat import MOMENTUM, FakeQuantization, QuantizationAware, linear_layers
-from penjing.surgery import copy_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import copy_of
+from penjing.steps.bits.calibrate import calibrate
+from penjing.steps.bits.qat import MOMENTUM, FakeQuantization, QuantizationAware, linear_layers
+from penjing.steps.teach import distill
+from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.tasks import judge
 from penjing.tasks.task import Classification, Examples, Pair, Tagging, Task
+from penjing.text.encoded import Encoded
 from penjing.training.loop import Schedule, mixed_precision
 from penjing.training.predict import logits_of
 

@@ -15,15 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
-from penjing.checkpoint import read, write
 from penjing.errors import InputError
 from penjing.maths.sparsity import SCOPES, keep_mask
-from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps import distill
-from penjing.steps.distill import Distill, DistillSettings
-from penjing.steps.sparsify import (
+from penjing.model.checkpoint import read, write
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import copy_of
+from penjing.steps.cut.sparsify import (
     IMPORTANCES,
     MOMENTUM,
     SCHEDULES,
@@ -35,8 +33,10 @@ from penjing.steps.sparsify import (
     sparsify,
     sparsity_of,
 )
-from penjing.surgery import copy_of
+from penjing.steps.teach import distill
+from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.tasks.task import Classification, Examples
+from penjing.text.encoded import Encoded
 from penjing.training.loop import Schedule
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)

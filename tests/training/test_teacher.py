@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import penjing_model
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
+from penjing.model.watch import tapped
+from penjing.text.encoded import Encoded
 from penjing.training import teacher as module
-from penjing.training.tap import tapped
 from penjing.training.teacher import Noise, ensemble, teacher_outputs
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)

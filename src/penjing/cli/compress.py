@@ -36,8 +36,8 @@ from penjing.cli.options import (
     tell,
 )
 from penjing.cli.running import claims, met, run, trained
-from penjing.run import ASKED, TRAINING
-from penjing.tasks.reading import Reading
+from penjing.files.run import ASKED, TRAINING
+from penjing.text.reading import Reading
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
@@ -62,8 +62,8 @@ def train(
     """Fine-tune a teacher: best weights kept, early stopping, and a killed run goes on where it stopped."""
     import numpy as np
 
-    from penjing.progress import training_bar
-    from penjing.sources import load_data
+    from penjing.cli.progress import training_bar
+    from penjing.job.sources import load_data
     from penjing.training.finetune import finetune
     from penjing.training.loop import Schedule
 
@@ -101,8 +101,8 @@ def compress(
     epochs: TrainEpochs = None, no_training: NoTraining = False, seed: Seed = 0, reading: Reading = Reading(), wait: Wait = 30, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
-    from penjing.job import Budget
-    from penjing.recipe import Recipe, read_recipe
+    from penjing.job.asked import Budget
+    from penjing.job.recipe import Recipe, read_recipe
 
     steps = trained(read_recipe(recipe) if recipe else Recipe(), epochs, minutes, no_training)
     budget = Budget(speedup, latency_ms, size_mb, max_drop, confidence)
@@ -118,9 +118,9 @@ def demo(
     threads: Threads = 0, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The whole job in minutes, offline: make data, train a teacher, compress it, prove it."""
-    from penjing.demo import base_model as base
-    from penjing.demo import logistic_regression, write_data
-    from penjing.tasks.data import read_rows
+    from penjing.cli.demo.setup import base_model as base
+    from penjing.cli.demo.setup import logistic_regression, write_data
+    from penjing.text.data import read_rows
 
     tell("1 of 4: reviews with negation, contrast and comparison, from Penjing's own generator")
     model = base()

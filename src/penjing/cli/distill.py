@@ -27,8 +27,8 @@ from penjing.cli.options import (
 )
 from penjing.cli.running import More, claims, met, run
 from penjing.errors import InputError
-from penjing.run import ASKED
-from penjing.tasks.reading import Reading
+from penjing.files.run import ASKED
+from penjing.text.reading import Reading
 
 
 @app.command()
@@ -77,9 +77,9 @@ def distill(
     max_drop: MaxDrop = None, confidence: Confidence = None, wait: Wait = 30, engine: Engine = None, threads: Threads = 0, test: Test = None, seed: Seed = 0, reading: Reading = Reading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Teach a small student: its losses from a preset or one by one, its texts as they are or more of them. In float32; the same report."""
-    from penjing.job import Budget
-    from penjing.presets import distilling
-    from penjing.texts import TextSettings
+    from penjing.job.asked import Budget
+    from penjing.job.presets import distilling
+    from penjing.job.texts import TextSettings
 
     idle = {
         "--masked-lm": (masked_lm and augment != "masked-lm", "--augment masked-lm"), "--sample": (sample and part == 1, "--part"),

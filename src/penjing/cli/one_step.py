@@ -29,8 +29,8 @@ from penjing.cli.options import (
 )
 from penjing.cli.running import claims, met, run, trained
 from penjing.errors import InputError
-from penjing.run import ASKED
-from penjing.tasks.reading import Reading
+from penjing.files.run import ASKED
+from penjing.text.reading import Reading
 
 
 @app.command()
@@ -62,10 +62,10 @@ def prune(
     test: Test = None, seed: Seed = 0, reading: Reading = Reading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
-    from penjing.checkpoint import blueprint_at, locate
-    from penjing.job import Budget
-    from penjing.recipe import Recipe, pruning
-    from penjing.steps.sparsify import sparsity_for
+    from penjing.job.asked import Budget
+    from penjing.job.recipe import Recipe, pruning
+    from penjing.model.checkpoint import blueprint_at, locate
+    from penjing.steps.cut.sparsify import sparsity_for
 
     kept: dict[str, Any] = {
         "macs": macs, "latency": latency, "heads": heads, "neurons": neurons, "blocks": blocks, "layers": layers, "hidden": hidden,
@@ -162,8 +162,8 @@ def quantize(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Round the weights: to integers that the engine computes with (faster), or to few bits on disk (smaller). The same report."""
-    from penjing.job import Budget
-    from penjing.recipe import SCHEMES, TRAINED, Recipe, quantizing
+    from penjing.job.asked import Budget
+    from penjing.job.recipe import SCHEMES, TRAINED, Recipe, quantizing
 
     if engine == "torch" and scheme in SCHEMES:
         raise InputError(f"--engine: PyTorch does not compute in integers, which {scheme} is for; give onnxruntime or openvino")

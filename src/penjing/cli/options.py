@@ -17,7 +17,7 @@ from rich.console import Console
 
 from penjing.cli.numeric import number
 from penjing.errors import InputError
-from penjing.tasks.reading import Reading
+from penjing.text.reading import Reading
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(stderr=True)

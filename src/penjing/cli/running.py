@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from penjing.cli.options import console, cores, tell
 from penjing.errors import BudgetError, InputError
-from penjing.run import claimed, writable
-from penjing.tasks.reading import Reading
+from penjing.files.run import claimed, writable
+from penjing.text.reading import Reading
 
 
 def claims(own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -53,10 +53,10 @@ class More:
 
     def read(self, data: Any, seed: int, tell: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
         """The material, and what is asked of it, by content."""
-        from penjing.checkpoint import locate
-        from penjing.job import Material
-        from penjing.run import fingerprint
-        from penjing.sources import load_data, load_plain, load_unlabelled
+        from penjing.files.run import fingerprint
+        from penjing.job.asked import Material
+        from penjing.job.sources import load_data, load_plain, load_unlabelled
+        from penjing.model.checkpoint import locate
 
         if self.cache is not None:
             writable(self.cache, "--cache")
@@ -92,14 +92,14 @@ def run(
     wait: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Read the data and run the steps of a recipe."""
-    from penjing.checkpoint import locate
+    from penjing.cli.progress import training_bar
     from penjing.engines.engine import ENGINES
-    from penjing.job import Job
-    from penjing.pipeline import compress
-    from penjing.pipeline_students import distil_student
-    from penjing.progress import training_bar
-    from penjing.run import fingerprint
-    from penjing.sources import load_data, load_examples
+    from penjing.files.run import fingerprint
+    from penjing.job.asked import Job
+    from penjing.job.pipeline import compress
+    from penjing.job.pipeline_students import distil_student
+    from penjing.job.sources import load_data, load_examples
+    from penjing.model.checkpoint import locate
 
     if engine is not None and engine not in ENGINES:
         raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")

@@ -27,7 +27,7 @@ from penjing.cli.options import (
     tell,
 )
 from penjing.errors import InputError
-from penjing.tasks.reading import Reading
+from penjing.text.reading import Reading
 
 
 @app.command()
@@ -39,10 +39,10 @@ def eval(
 ) -> None:  # fmt: skip
     """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
     from penjing.engines.engine import open_engine
-    from penjing.sources import check_label_map, read_examples
-    from penjing.subjects import open_model
-    from penjing.tasks.data import read_rows
+    from penjing.job.sources import check_label_map, read_examples
+    from penjing.job.subjects import open_model
     from penjing.tasks.judge import flips, judge, judge_pair, scores_of
+    from penjing.text.data import read_rows
 
     model = open_model(folder, engine, task, reading)
     tell(model.task.metric_said())
@@ -103,11 +103,11 @@ def bench(
 ) -> None:  # fmt: skip
     """Latency, end to end too, throughput, cold start and memory side by side: each in a process of its own, in turn, on the texts' own
     lengths. What other work disturbed is measured again; where that does not help, a row is not steady and no speed-up is claimed."""
+    from penjing.engines.clock.machine import machine, versions
+    from penjing.engines.clock.measure import Spoken, Subject, measure
     from penjing.engines.engine import warn_of_weights
-    from penjing.engines.machine import machine, versions
-    from penjing.engines.measure import Spoken, Subject, measure
-    from penjing.subjects import open_model
-    from penjing.tasks.data import read_rows
+    from penjing.job.subjects import open_model
+    from penjing.text.data import read_rows
 
     rows = read_rows(data, reading)
     models = [open_model(folder, engine, task, reading) for folder in folders]
@@ -139,7 +139,7 @@ def bench(
 
 def _tokenizer_file(name: str, folder: Path, made: Path) -> Path | None:
     """Of a model's folder (made in `made` where its own does not say all), or of the engine's beside it."""
-    from penjing.sources import tokenizer_file
+    from penjing.job.sources import tokenizer_file
 
     if (folder / "config.json").is_file():
         return tokenizer_file(folder, made)
@@ -175,7 +175,7 @@ def _bench_text(results: list[dict[str, Any]], title: str) -> str:
 def inspect(folder: Folder, as_json: Json = False) -> None:
     """What a model is: family, head, labels, tokenizer, what of its files is not read, each layer as bars, and what it costs."""
     from penjing.blueprint import Blueprint
-    from penjing.inspection import inspection, inspection_lines
+    from penjing.job.inspection import inspection, inspection_lines
     from penjing.report.drawing import inspect_text
 
     found = inspection(folder)

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.arrays import Encoded, Feeds
-from penjing.engines.machine import safe_weight_bits
+from penjing.engines.clock.machine import safe_weight_bits
 from penjing.errors import InputError, reason_of, shown
 from penjing.tasks.task import task_named
+from penjing.text.encoded import Encoded, Feeds
 
 EngineName = Literal["torch", "onnxruntime", "openvino", "numpy"]
 PORTABLE = ("model.onnx", "float32.onnx")
@@ -171,7 +171,7 @@ def _check_answers(ports: tuple[str | int | None, ...], about: dict[str, Any], p
 
 def _graph(form: Form, folder: Path) -> bytes:
     try:
-        from penjing.engines.packed import graph_bytes
+        from penjing.engines.onnx.packed import graph_bytes
     except ModuleNotFoundError as error:
         raise InputError(
             f"engine: a packed model takes the package {error.name}, which is missing; pip install 'penjing[packed]'"

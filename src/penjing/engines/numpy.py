@@ -26,10 +26,10 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.arrays import Feeds
-from penjing.atomic import write_bytes
 from penjing.engines.engine import Engine, Form
 from penjing.errors import InputError, reason_of, shown
+from penjing.files.whole import write_bytes
+from penjing.text.encoded import Feeds
 
 Array = NDArray[Any]
 FORMAT = 1

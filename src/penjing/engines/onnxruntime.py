@@ -7,8 +7,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.arrays import Feeds
 from penjing.engines.engine import Engine, cannot_load, check_ports
+from penjing.text.encoded import Feeds
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would tell Microsoft of every session, and of the model's name and hash
 import onnxruntime

@@ -11,8 +11,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.arrays import Feeds
 from penjing.engines.engine import Engine, cannot_load, check_ports
+from penjing.text.encoded import Feeds
 
 
 @contextmanager

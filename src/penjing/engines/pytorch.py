@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing.arrays import Feeds
-from penjing.checkpoint import MODEL_CLASSES, opened
 from penjing.engines.engine import Engine
 from penjing.errors import InputError, reason_of
+from penjing.model.checkpoint import MODEL_CLASSES, opened
+from penjing.text.encoded import Feeds
 
 
 @final

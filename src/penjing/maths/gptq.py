@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from penjing.coded import Coded
 from penjing.errors import InputError
 from penjing.maths.clustering import assign
 from penjing.maths.repair import ridged
 from penjing.maths.stored import Scheme, quantize
+from penjing.model.coded import Coded
 
 RIDGE = 1e-2
 """Added to the diagonal of H, as a part of its mean, before it is inverted (Frantar et al. 2023, section 3.3)."""

@@ -1,6 +1,6 @@
 """Rounding weights to few bits for storage: grids, powers of two, codebooks, three values and two.
 
-What is rounded is decoded to the same float32 numbers when a model is loaded (`penjing.packing`). Scales, and the tables of
+What is rounded is decoded to the same float32 numbers when a model is loaded (`penjing.model.packing`). Scales, and the tables of
 codebooks, are rounded to the 11 bits of a float16 before any code is chosen: that halves them on disk, and makes every step of a
 grid exact in float32, so that rounding what is rounded changes nothing.
 
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from penjing.coded import Coded, powers
 from penjing.errors import InputError
 from penjing.maths.clustering import assign, cluster
+from penjing.model.coded import Coded, powers
 
 Kind = Literal["linear", "affine", "log", "kmeans", "ternary", "binary"]
 Clip = Literal["none", "percentile", "mse"]

@@ -7,8 +7,8 @@ import numpy as np
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.search.costs import CostTable
-from penjing.steps.importance import Importance, Scores
-from penjing.surgery import LayerSelection, Selection
+from penjing.selection import LayerSelection, Selection
+from penjing.steps.cut.importance import Importance, Scores
 
 NEURON_GROUP, FINE_GROUP = 64, 8
 """Neurons are cut in groups of this many under a limit, and where a part is asked: kernels work in blocks, and odd widths save nothing."""

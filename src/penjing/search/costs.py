@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint, Layer
-from penjing.checkpoint import blueprint_of
+from penjing.engines.clock.measure import Subject
+from penjing.engines.clock.trial import Trial
 from penjing.engines.engine import Form
-from penjing.engines.export import export
-from penjing.engines.graph import Ranges
-from penjing.engines.measure import Subject
-from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.proof import Trial
-from penjing.surgery import LayerSelection, Selection, cut
+from penjing.engines.onnx.export import export
+from penjing.engines.onnx.graph import Ranges
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import cut
+from penjing.selection import LayerSelection, Selection
+from penjing.text.encoded import Encoded
 
 PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the heads, and of the neurons, that are measured; costs between are interpolated."""

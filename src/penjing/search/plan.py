@@ -8,24 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from penjing.arrays import Encoded
 from penjing.blueprint import Blueprint
-from penjing.checkpoint import blueprint_of
+from penjing.engines.clock.measure import Subject
+from penjing.engines.clock.trial import Trial
 from penjing.engines.engine import EAGER, Form
-from penjing.engines.export import export
-from penjing.engines.graph import Ranges
-from penjing.engines.measure import Subject
+from penjing.engines.onnx.export import export
+from penjing.engines.onnx.graph import Ranges
 from penjing.errors import InputError
-from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.proof import Trial
-from penjing.recipe import COMPARABLE, PruneSettings
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import cut
 from penjing.search.allocate import best_blocks, by_parts, candidates, evenly, narrow, smallest
 from penjing.search.costs import CostTable, macs_table, measure_blocks
-from penjing.steps.importance import Importance
-from penjing.steps.prune import divergence_of
-from penjing.surgery import Selection, cut
+from penjing.selection import Selection
+from penjing.steps.cut.criteria import COMPARABLE
+from penjing.steps.cut.importance import Importance
+from penjing.steps.cut.prune import PruneSettings
 from penjing.tasks.task import Examples
-from penjing.training.predict import logits_of
+from penjing.text.encoded import Encoded
+from penjing.training.predict import divergence_of, logits_of
 
 MARGIN = 0.94
 """Plans aim at this part of the latency that is asked, so that the machine's noise does not undo them."""

@@ -5,15 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from penjing.blueprint import Blueprint
-from penjing.checkpoint import blueprint_of
 from penjing.errors import InputError
-from penjing.job import Budget
 from penjing.maths.stored import Scheme
-from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.recipe import Recipe
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.search.bits import allot, table
-from penjing.steps.hessian import eigenvalues, sensitivities, traces
-from penjing.steps.store import MIXED, StoreSettings, matrices, scheme_of
+from penjing.steps.bits.hessian import eigenvalues, sensitivities, traces
+from penjing.steps.bits.store import MIXED, StoreSettings, matrices, scheme_of
 from penjing.tasks.task import Examples, Task
 
 LEAST_BITS = 3
@@ -30,26 +28,6 @@ MARGIN = 0.97
 """Bits aim at this part of the room, since training changes how well the codes compress."""
 RANKS = 16
 """The rank is a multiple of it."""
-
-
-def within(recipe: Recipe, budget: Budget, blueprint: Blueprint, tokenizer: int, bits: int) -> Recipe:
-    """The recipe that also stores few bits, and leaves out unused tokens where it prunes, if else the size that is asked is exceeded.
-
-    A recipe that thins single weights, or trains for int8, stays as it is.
-
-    Args:
-        tokenizer: bytes of the tokenizer's file.
-        bits: of a weight as it is without that: 8 in int8, else 32.
-    """
-    fits = budget.size_mb is None or replace(blueprint, bits=bits).bytes + tokenizer + OVERHEAD <= 1e6 * budget.size_mb
-    if fits or recipe.sparsify or (recipe.quantize and recipe.quantize.training):
-        return recipe
-    prune = recipe.prune
-    return replace(
-        recipe,
-        prune=replace(prune, vocabulary=0.0) if prune and prune.vocabulary is None else prune,
-        store=recipe.store or StoreSettings(MIXED, training=recipe.teaching == "distill" and recipe.distill is not None),
-    )
 
 
 def least_bits(settings: StoreSettings) -> int:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from penjing.blueprint import Blueprint
-from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.tasks.task import Examples
 
 Evidence = TypeVar("Evidence")

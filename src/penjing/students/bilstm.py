@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from penjing.modeling_penjing import PenjingPreTrainedModel
-from penjing.students.modeling_bilstm import (
+from penjing.model.modeling_bilstm import (
     BilstmConfig,
     BilstmForSequenceClassification,
     BilstmForTokenClassification,
     BilstmPreTrainedModel,
 )
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.students.static import principal
 
 _KINDS: dict[str, Any] = {"sequence": BilstmForSequenceClassification, "token": BilstmForTokenClassification}

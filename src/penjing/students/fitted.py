@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.arrays import Encoded, load_rows, save_rows
 from penjing.engines.numpy import FILE, Learned, NumpyEngine
+from penjing.text.encoded import Encoded, load_rows, save_rows
 
 FITTED = "fitted.npz"
 FITTED_TEXTS = 64

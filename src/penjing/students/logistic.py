@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned, ngrams
 from penjing.errors import InputError
 from penjing.students.fitted import Fitted
+from penjing.text.encoded import Encoded
 
 Array = NDArray[Any]
 NEGLIGIBLE = 1e-3

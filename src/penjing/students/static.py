@@ -15,12 +15,12 @@ from sklearn.decomposition import PCA
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned
 from penjing.maths.losses import soft_kl
-from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.students.fitted import Fitted
 from penjing.students.logistic import drawn, regression
+from penjing.text.encoded import Encoded
 from penjing.training.rows import RowAdamW
 
 Array = NDArray[Any]

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from penjing.arrays import Encoded
 from penjing.engines.numpy import Learned, ngrams
 from penjing.students.fitted import Fitted
 from penjing.students.logistic import ABSENT, classes_of, drawn, repeated
+from penjing.text.encoded import Encoded
 
 Array = NDArray[Any]
 MANY = 100

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from penjing.arrays import Encoded
 from penjing.errors import InputError
-from penjing.tasks.encoding import encodings, kept_tokens, listed, prepare, readable, text_of, texts_of
-from penjing.tasks.labels import check_classes, is_number, is_score, label_text, ordered, scores_said
 from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Metric, WordAccuracy
 from penjing.tasks.positive import positive_of
-from penjing.tasks.rows import Row, columns_in, enumerated, kind_of, pick_columns, place_of, text_in, words_in
 from penjing.tasks.tags import Scheme, scheme_of
+from penjing.text.encoded import Encoded
+from penjing.text.encoding import encodings, kept_tokens, listed, prepare, readable, text_of, texts_of
+from penjing.text.labels import check_classes, is_number, is_score, label_text, ordered, scores_said
+from penjing.text.rows import Row, columns_in, enumerated, kind_of, pick_columns, place_of, text_in, words_in
 
 IGNORED = -100
 """The label number of a token that carries none, and the tag in data of a word that does not count."""

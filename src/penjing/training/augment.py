@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from penjing.arrays import Encoded
 from penjing.errors import InputError
-from penjing.modeling_penjing import PenjingForMaskedLM
+from penjing.model.modeling_penjing import PenjingForMaskedLM
+from penjing.text.encoded import Encoded
 from penjing.training.loop import mixed_precision
 
 Flags = NDArray[np.bool_]

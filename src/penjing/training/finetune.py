@@ -5,10 +5,10 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from penjing.atomic import move_up, sweep
-from penjing.checkpoint import read, write
 from penjing.errors import InputError
-from penjing.run import TRAINING, vacant
+from penjing.files.run import TRAINING, vacant
+from penjing.files.whole import move_up, sweep
+from penjing.model.checkpoint import read, write
 from penjing.tasks.task import Examples, Task
 from penjing.training.loop import History, Progress, Schedule, fit, silent
 from penjing.training.predict import labels_loss, quality_of

@@ -19,10 +19,10 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from penjing.arrays import Encoded
-from penjing.atomic import write_bytes
-from penjing.engines.machine import instructions
+from penjing.engines.clock.machine import instructions
 from penjing.errors import InputError
+from penjing.files.whole import write_bytes
+from penjing.text.encoded import Encoded
 from penjing.training.batching import length_batches
 from penjing.training.rows import RowAdamW, clip, sparse_words, word_tables
 

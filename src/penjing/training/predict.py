@@ -8,9 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penjing.arrays import Encoded
+from penjing.maths.losses import soft_kl
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.tasks import judge
 from penjing.tasks.task import Examples, Task
+from penjing.text.encoded import Encoded
 
 
 @torch.inference_mode()
@@ -81,3 +84,10 @@ def pad_rows(rows: list[NDArray[np.int64]], length: int) -> Tensor:
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
     return torch.from_numpy(padded)
+
+
+def divergence_of(model: PenjingPreTrainedModel, data: Examples, reference: list[NDArray[np.float32]]) -> float:
+    """Mean KL divergence of the model's answers from the reference's, per text, or per token that is answered from."""
+    per_token = blueprint_of(model).head == "token"
+    z, t = (torch.from_numpy(answers_of(data, rows, per_token)) for rows in (logits_of(model, data.encoded), reference))
+    return float(soft_kl(z, t))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from penjing.modeling_penjing import MaskedHead
+from penjing.model.modeling_penjing import MaskedHead
 
 
 def word_tables(model: nn.Module) -> list[nn.Embedding]:

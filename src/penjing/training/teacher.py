@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penjing.arrays import Encoded
-from penjing.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.watch import FIRST, encoder_of, perturbed, split, tapped, width_of
+from penjing.text.encoded import Encoded
 from penjing.training.loop import mixed_precision
-from penjing.training.tap import FIRST, encoder_of, perturbed, split, tapped, width_of
 
 LOGITS = "logits"
 FORMAT = 1

@@ -1,0 +1,1 @@
+"""What `penjing demo` runs on."""

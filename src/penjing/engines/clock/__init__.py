@@ -1,0 +1,1 @@
+"""Measuring: how fast, on which machine, and whether it is quiet."""

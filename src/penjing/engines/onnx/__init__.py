@@ -1,0 +1,1 @@
+"""The ONNX graph, its export, and packed folders."""

@@ -1,0 +1,206 @@
+"""The output folder of a job: held by one run at a time, each step written whole, so that a job that was killed goes on from the last
+whole step."""
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from penjing.errors import InputError, reason_of
+from penjing.files.whole import full, sweep, whole_folder, write_json
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+RECORD = "record.json"
+ASKED = "run.json"
+"""What a run was asked; by it a run that goes on knows its folder."""
+TRAINING = ".training"
+"""The folder that a training goes on from, by which it knows its own."""
+LOCK = ".penjing.lock"
+"""Held by the run that writes in a folder, and gone with it. A run that was killed leaves the file, which nobody holds then."""
+NOTHING = (LOCK, ".*.tmp", "lost+found", ".DS_Store")
+"""Entries of a folder that counts as empty: ours, and what systems put into new ones."""
+HELD = (errno.EWOULDBLOCK, errno.EACCES)
+"""How a system says that another process has the lock; whatever else it says, there are no locks to be had."""
+
+
+@contextmanager
+def claimed(folder: Path, own: str, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Hold `folder`, made where it is not there, as the one run that writes in it; what was made and is still empty at the end is removed.
+
+    Whatever would keep the last step from being written is found out here, before anything has cost time: `InputError` where the
+    folder cannot be made or written in, its disk is full, another run holds it, or it holds something but not `own`, the entry by which
+    a run that goes on knows its folder. Any other error is noted (`add_note`) what is kept.
+    """
+    made = _make(folder, "--out")
+    try:
+        lock = _lock(folder, tell)
+        try:
+            vacant(folder, own)
+            if full(folder):
+                raise InputError(f"--out: the disk of {folder} is full; free some space, or give a folder on another")
+            yield
+        finally:
+            with suppress(OSError):  # while it is held: whoever waits for it sees that it is gone
+                (folder / LOCK).unlink()
+            os.close(lock)
+    except BaseException as error:
+        kept = f"what is done is kept in {folder}: the same command goes on from there"
+        error.add_note(kept if (folder / own).exists() else f"nothing was done yet that {folder} could keep")
+        raise
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def vacant(folder: Path, own: str) -> None:
+    """Refuse a file, and a folder that holds something but not `own`."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out: {folder} is a file; give a folder")
+    if not folder.is_dir() or (folder / own).exists():
+        return
+    if any(not any(entry.match(name) for name in NOTHING) for entry in folder.iterdir()):
+        raise InputError(f"--out: {folder} is not empty and holds no run that could go on; give another folder, or remove it")
+
+
+def writable(folder: Path, option: str) -> None:
+    """Make `folder` where it is not there, and refuse it where nothing can be written in it."""
+    _make(folder, option)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{option}: {folder} cannot be written in ({error.strerror}); give another folder") from error
+
+
+def _make(folder: Path, option: str) -> list[Path]:
+    """Make the folder, or what a link that leads nowhere names; returns what was not there before, the innermost first."""
+    try:
+        target = folder.resolve()
+        missing = [path for path in (target, *target.parents) if not path.exists()]
+        target.mkdir(parents=True, exist_ok=True)
+        return missing
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((path for path in (target, *target.parents) if path.is_file()), target)
+        raise InputError(f"{option}: {file} is a file; give a folder") from error
+    except (OSError, RuntimeError) as error:  # the latter: links that lead to one another
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{option}: {folder} cannot be made ({reason}); give another folder") from error
+
+
+def _lock(folder: Path, tell: Callable[[str], None]) -> int:
+    """The descriptor that holds the folder's lock as long as it is open, be the process killed or not."""
+    path, held = folder / LOCK, False
+    while not held:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InputError(f"--out: {folder} cannot be written in ({error.strerror}); give another folder") from error
+        try:
+            _hold(file)
+        except OSError as error:
+            if error.errno in HELD:
+                holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
+                os.close(file)
+                said = f"a run is writing in {folder} already ({holder}); wait for it or stop it, or give another folder"
+                raise InputError(f"--out: {said}") from error
+            tell(f"{folder}: its file system has no locks ({error.strerror}), so see to it that no other run writes there")
+        try:
+            held = os.path.samestat(os.fstat(file), path.stat())
+        except OSError:  # the run that held it has just ended, and the file with it
+            held = False
+        if not held:
+            os.close(file)
+    with suppress(OSError):  # a full disk is found out by who asked for the lock
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} of {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+    return file
+
+
+def _hold(file: int) -> None:
+    """Take the lock, or raise `OSError` at once where another process has it."""
+    if sys.platform == "win32":
+        os.lseek(file, 1 << 20, os.SEEK_SET)  # far behind what is written, which stays readable
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def fingerprint(*paths: Path) -> str:
+    """A hash of the contents of files, and of the weights and configuration in folders."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(f for f in path.iterdir() if f.suffix in (".json", ".safetensors")) if path.is_dir() else [path]
+        for file in files:
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+class Run:
+    """`folder/run.json` says what was asked; `folder/steps/NN-name/` holds a step's record and its files."""
+
+    def __init__(self, folder: Path, asked: dict[str, Any], tell: Callable[[str], None] = lambda text: None) -> None:
+        self.folder, self.tell, self.count = folder, tell, 0
+        self.records: list[dict[str, Any]] = []
+        vacant(folder, ASKED)
+        for place in (folder, folder / "steps", folder / "partial"):
+            sweep(place)
+        about = folder / ASKED
+        if about.is_file():
+            before = _read(about)
+            if before != json.loads(json.dumps(asked)):
+                changed = ", ".join(sorted(k for k in {*before, *asked} if before.get(k) != asked.get(k)))
+                raise InputError(f"--out: {folder} holds a run that was asked otherwise ({changed}); give another folder, or remove it")
+        write_json(about, asked)
+
+    def step(self, name: str, work: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], Path]:
+        """The record and folder of a step: as it was left by an earlier run, or made now by `work(folder)`."""
+        self.count += 1
+        place = self.folder / "steps" / f"{self.count:02d}-{name}"
+        if (place / RECORD).is_file():
+            record = _read(place / RECORD)
+            self.tell(f"{name}: kept from before ({record['seconds']:.0f} s)  {record.get('note', '')}")
+        else:
+            began = time.monotonic()
+            with whole_folder(place) as temporary:
+                record = {"name": name} | work(temporary)
+                record["seconds"] = round(time.monotonic() - began, 2)
+                write_json(temporary / RECORD, record)
+            self.tell(f"{name}: {record['seconds']:.0f} s  {record.get('note', '')}")
+        self.records.append(record)
+        return record, place
+
+    @property
+    def partial(self) -> Path:
+        """Where a step keeps its own state while it works."""
+        return self.folder / "partial"
+
+    def finish(self) -> None:
+        """Remove the state of steps that are done."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or (path.name == RECORD and type(content.get("seconds")) is not float):
+            raise ValueError("it is none of those that a step writes")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--out: {path} is damaged ({reason_of(error)}); remove its folder") from error
+    return content

@@ -1,0 +1,105 @@
+"""What a model is, as it is opened: its family, head, labels and tokenizer, and what of its files is not read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from penjing.engines.engine import DESCRIPTION, forms_of, read_description
+from penjing.errors import InputError
+from penjing.job.sources import longest_text, tokenizer_of
+from penjing.model.checkpoint import Opened, locate, opened
+from penjing.model.tokenizing import FILES, tokenizer_at
+from penjing.model.weights import INDEX, weight_files
+from penjing.serving.predictor import engine_folder
+
+SHOWN = 12
+"""Labels, weights or files that are named, of many."""
+
+
+def inspection(folder: str) -> dict[str, Any]:
+    """A JSON object of what is in a model folder, or in what `compress` wrote; an `InputError` where it cannot be opened.
+
+    A tokenizer that cannot be read is said (`tokenizer.error`), and no error: the model is still shown.
+    """
+    path = Path(folder) / "model" if (Path(folder) / "model" / "config.json").is_file() else locate(folder)
+    known = opened(path)
+    blueprint, configuration = known.blueprint, known.configuration
+    family = configuration.family.model_type if configuration.family else known.config.origin.get("model_type")
+    exported = engine_folder(Path(folder))
+    return {
+        "folder": str(path), "format": "penjing" if configuration.family is None else "transformers", "family": family,
+        "head": blueprint.head, "outputs": blueprint.outputs, "labels": known.labels, "problem_type": configuration.problem_type,
+        "answers": _answers(known), "blueprint": blueprint.to_dict(), "parameters": blueprint.parameters, "bytes": blueprint.bytes,
+        "macs_32": blueprint.macs(32), "macs_128": blueprint.macs(128), "tokenizer": _tokenizer(path),
+        "unused": {"weights": list(known.unused), "files": _unread(path)},
+        "engine": _engine(exported) if (exported / DESCRIPTION).is_file() else None,
+    }  # fmt: skip
+
+
+def inspection_lines(found: dict[str, Any]) -> str:
+    """The same for a person, but for the blueprint."""
+    tokenizer, engine = found["tokenizer"], found["engine"]
+    if "error" in tokenizer:
+        words = [f"none: {tokenizer['error']}"]
+    else:
+        case = "lower case" if tokenizer["lower_case"] else "case kept"
+        words = [
+            f"{tokenizer['kind']} ({tokenizer['class']}), {tokenizer['tokens']:,} tokens, {case}; a text has at most"
+            f" {tokenizer['longest_text']} and is cut on the {tokenizer['cut']}"
+        ]
+        if not tokenizer["as_stored"]:
+            words.append("tokenizer.json alone says otherwise, or is not there: what all files say is followed, as transformers does")
+    pruned = "penjing, from " if found["format"] == "penjing" else ""
+    rows = [
+        ("family", [f"{pruned}{found['family']}"]),
+        ("head", [f"{found['head']}, {found['outputs']} outputs: {found['answers']}"]),
+        ("labels", [_some(found["labels"])]),
+        ("tokenizer", words),
+        ("weights unused", [_some(found["unused"]["weights"])]),
+        ("files unread", [_some(found["unused"]["files"])]),
+    ]
+    if engine:
+        rows.append(("engine", [f"{engine['task']}, {engine['metric']}; {_some(engine['forms'])}"]))
+    return "\n".join(f"{name if i == 0 else '':<15} {line}" for name, lines in rows for i, line in enumerate(lines))
+
+
+def _answers(known: Opened) -> str:
+    """What the outputs are."""
+    head, kind = known.blueprint.head, known.configuration.problem_type
+    if head not in ("sequence", "token"):
+        return {"none": "an encoder, to be trained", "masked": "a language model", "question": "a span of the text"}[head]
+    if kind == "multi_label_classification":
+        return "several labels at once, which no task takes"
+    if known.blueprint.outputs < 2 or kind == "regression":
+        return "numbers (regression), which no task takes"
+    return f"one label of several, of each {'text' if head == 'sequence' else 'word'}"
+
+
+def _tokenizer(path: Path) -> dict[str, Any]:
+    try:
+        made, tokenizer, longest = tokenizer_at(path), tokenizer_of(path), longest_text(path, 0)
+    except InputError as error:
+        return {"error": str(error)}
+    lower = tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str("Aa") == "aa"
+    cut = tokenizer.truncation["direction"] if tokenizer.truncation else "right"
+    return {
+        "class": made.kind, "kind": type(tokenizer.model).__name__, "tokens": tokenizer.get_vocab_size(with_added_tokens=True),
+        "lower_case": lower, "longest_text": longest, "cut": cut, "as_stored": made.alike,
+    }  # fmt: skip
+
+
+def _unread(path: Path) -> list[str]:
+    read = {"config.json", *FILES, *INDEX, *(file.name for file in weight_files(path))}
+    return sorted(file.name for file in path.iterdir() if file.is_file() and file.name not in read and not file.name.startswith("."))
+
+
+def _engine(exported: Path) -> dict[str, Any]:
+    about = read_description(exported)
+    return {
+        "task": about["task"], "metric": about.get("metric"), "max_length": about["max_length"], "forms": [form.name for form in forms_of(about)],
+    }  # fmt: skip
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(" ".join(name.split()) for name in names[:SHOWN])
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown or "none"

@@ -1,0 +1,171 @@
+"""How a job's student is taught: where it starts, on which texts, by which teachers."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from penjing.errors import InputError
+from penjing.job.asked import Job
+from penjing.job.sources import Data, tokenizer_of
+from penjing.job.texts import Texts, TextSettings
+from penjing.model.checkpoint import blueprint_at, blueprint_of, check_head, head_of, label_names, read, write
+from penjing.model.modeling_penjing import PenjingForMaskedLM, PenjingPreTrainedModel
+from penjing.model.surgery import cut
+from penjing.selection import Selection
+from penjing.steps.teach.distill import Distill, DistillSettings
+from penjing.steps.teach.multitask import Companion, Multitask
+from penjing.tasks.task import Examples, Task
+from penjing.training.loop import Progress, silent
+from penjing.training.objective import HARD
+from penjing.training.predict import quality_of
+from penjing.training.teacher import teacher_outputs
+
+SHARED = ("hidden", "head_width", "positions", "token_types", "embedding", "layers")
+"""What the blueprints of models that are to share an encoder have in common."""
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """`data` is as `teacher` encodes it; `partial` is where a step keeps its state while it works."""
+
+    job: Job
+    data: Data
+    teacher: PenjingPreTrainedModel
+    partial: Path
+
+    @property
+    def texts(self) -> Texts:
+        """The training texts."""
+        return Texts(self.data, self.teacher, self.job.seed)
+
+    @property
+    def settings(self) -> DistillSettings:
+        """Those of distillation, with the job's seed."""
+        settings = self.job.recipe.distill
+        assert settings
+        return replace(settings, schedule=replace(settings.schedule, seed=self.job.seed))
+
+    @property
+    def cache(self) -> Path:
+        """Where the teacher's outputs are kept."""
+        return self.job.material.cache or self.partial / "teacher"
+
+    def student(self) -> PenjingPreTrainedModel:
+        """What is cut and taught: the teacher, or the student that is given."""
+        path = self.job.material.student
+        if path is None:
+            return self.teacher
+        self._check(path, "student", self.data.task, taught=False)
+        return self._given(path, self.data)
+
+    def _given(self, path: Path, data: Data) -> PenjingPreTrainedModel:
+        torch.manual_seed(self.job.seed)  # a head that the student lacks is drawn at random
+        return read(path, head=data.task.head, labels=data.task.labels)
+
+    def split(self) -> tuple[Examples, Examples]:
+        """The texts that the weights are chosen by, and those that are learned from, as the recipe says.
+
+        The former are training texts that are held out, so that the evaluation data judges the result fairly.
+        """
+        material = self.job.material
+        dev, train = self.texts.weights, self.texts.learned
+        train = self.texts.labelled(train) if HARD in self.settings.answers else train
+
+        def logits(examples: Examples) -> NDArray[np.float32]:
+            return teacher_outputs(self.teacher, examples.encoded, (), self.cache).logits
+
+        masked = None
+        if material.masked_lm:
+            self._same_tokens(material.masked_lm, "masked-lm")
+            if head_of(material.masked_lm) != "masked":
+                raise InputError(f"--masked-lm: {material.masked_lm} has no language model's head; give a masked language model")
+            masked = read(material.masked_lm, head="masked")
+        wanted = self.job.recipe.texts or TextSettings()
+        return dev, self.texts.drawn(train, wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
+
+    def distill(self, dev: Examples, selection: Selection | None = None, progress: Progress = silent) -> Distill:
+        """The step that teaches a student of this selection, the one that is given, or (None) one that is no BERT."""
+        material, task = self.job.material, self.data.task
+        if material.general and (material.companions or not self.settings.states):
+            raise InputError("--general: plain texts teach states, of one task; give a loss on states, and leave out --with")
+        return Distill(
+            task, self.teacher, self._kept(selection), self.settings, dev, self.partial, progress,
+            hidden=selection.hidden if selection else None, cache=self.cache, others=self.others(), general=material.general.encoded if material.general else None,
+        )  # fmt: skip
+
+    def others(self) -> list[PenjingPreTrainedModel]:
+        """The further teachers."""
+        task, found = self.data.task, []
+        for path in self.job.material.teachers:
+            self._check(path, "teacher", task)
+            found.append(read(path, head=task.head, labels=task.labels))
+        return found
+
+    def _kept(self, selection: Selection | None) -> list[int] | None:
+        return None if selection is None or self.job.material.student else [layer.layer for layer in selection.layers]
+
+    def companions(self, selection: Selection) -> list[Companion]:
+        """Further tasks that share the encoder: each with its teacher, its texts, and the head that it starts from."""
+        return [self._companion(path, data, selection) for path, data in self.job.material.companions]
+
+    def _companion(self, path: Path, data: Data, selection: Selection) -> Companion:
+        self._check(path, "with", data.task)
+        own, theirs = blueprint_of(self.teacher), blueprint_at(path)
+        if any(getattr(own, name) != getattr(theirs, name) for name in SHARED):
+            raise InputError(f"--with: {path} is built otherwise than the model ({', '.join(SHARED)}); give one of the same base")
+        teacher = read(path, head=data.task.head, labels=data.task.labels)
+        texts = Texts(data, teacher, self.job.seed)
+        dev, train = texts.weights, texts.labelled(texts.learned)
+        given = self.job.material.student
+        student = self._given(given, data) if given else cut(teacher, selection)
+        distill = Distill(
+            data.task, teacher, self._kept(selection), self.settings, dev, self.partial, hidden=selection.hidden, cache=self.cache
+        )  # fmt: skip
+        return Companion(distill, train, student)
+
+    def keep_companions(self, folder: Path, step: Multitask) -> list[str]:
+        """Write the other tasks' models, and say how good each is on its evaluation data."""
+        said = []
+        for i, (model, (path, data)) in enumerate(zip(step.others, self.job.material.companions, strict=True)):
+            write(model, folder / f"{i + 1}-{data.task.name}", tokenizer=path)
+            teacher = read(path, head=data.task.head, labels=data.task.labels)
+            before, after = (quality_of(data.task, data.eval)(each) for each in (teacher, model))
+            said.append(f"{data.task.name} {before:.2f} -> {after:.2f}")
+        return said
+
+    def _check(self, path: Path, option: str, task: Task, taught: bool = True) -> None:
+        """Refuse a model that cannot stand beside the teacher: other tokens, too few positions, another head or other labels."""
+        self._same_tokens(path, option)
+        positions = blueprint_at(path).positions
+        if positions < self.data.max_length:
+            raise InputError(
+                f"--{option}: {path} has {positions} positions, and texts up to {self.data.max_length}; give --max-length {positions}"
+            )
+        if not taught:
+            return
+        named, outputs = label_names(path), blueprint_at(path).outputs
+        check_head(path, task.head, task.name, f"--{option}")
+        if set(named or task.labels) != set(task.labels) or outputs != len(task.labels):
+            raise InputError(
+                f"--{option}: {path} answers with {', '.join(named) or f'{outputs} labels'}, and the task has {', '.join(task.labels)}; give"
+                " one of the same labels"
+            )
+
+    def _same_tokens(self, path: Path, option: str) -> None:
+        """Refuse a model whose tokenizer makes other tokens of the evaluation data than the teacher's."""
+        encoded = self.data.task.encode(tokenizer_of(path), self.data.eval.inputs, self.data.max_length)[0]
+        if not np.array_equal(encoded.ids, self.data.eval.encoded.ids):
+            raise InputError(
+                f"--{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary"
+            )
+
+
+def shown(progress: Callable[[str], Any] | None, title: str) -> Any:
+    """A context whose value is told how far a training is: a bar of this title, or nobody."""
+    return progress(title) if progress else nullcontext(silent)

@@ -1,0 +1,1 @@
+"""The encoder and its storage; families; reading and writing; cutting; listening to parts."""

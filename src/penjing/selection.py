@@ -1,0 +1,98 @@
+"""Which: the heads, neurons, layers, hidden units and tokens that are kept."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penjing.blueprint import Blueprint, Layer
+from penjing.errors import InputError
+
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSelection:
+    """What is kept of one layer: its number, and the numbers of its heads and neurons, ascending."""
+
+    layer: int
+    heads: Index
+    neurons: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is kept of an encoder: layer by layer, in order; of the hidden units and of the tokens, None for all of them.
+
+    Where some of the hidden units go, a norm is taken over those that are left (Xia et al. 2022, CoFi, section 3.1).
+    """
+
+    layers: tuple[LayerSelection, ...]
+    hidden: Index | None = None
+    tokens: Index | None = None
+
+    @classmethod
+    def all(cls, blueprint: Blueprint) -> "Selection":
+        """Everything: the identity of `then`, and of `cut`."""
+        return cls(
+            tuple(LayerSelection(i, tuple(range(layer.heads)), tuple(range(layer.neurons))) for i, layer in enumerate(blueprint.layers))
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; each layer as `[layer, heads, neurons]`."""
+        layers = [[kept.layer, list(kept.heads), list(kept.neurons)] for kept in self.layers]
+        return {"layers": layers, "hidden": self.hidden, "tokens": self.tokens}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Selection":
+        """Read `to_dict`'s object."""
+        layers = tuple(LayerSelection(layer, tuple(heads), tuple(neurons)) for layer, heads, neurons in fields["layers"])
+        hidden, tokens = (None if fields[name] is None else tuple(fields[name]) for name in ("hidden", "tokens"))
+        return cls(layers, hidden, tokens)
+
+    def plan(self, blueprint: Blueprint) -> Blueprint:
+        """The blueprint that is left."""
+        for kept in self.layers:
+            if not 0 <= kept.layer < len(blueprint.layers):
+                raise InputError(f"selection: layer {kept.layer} of {len(blueprint.layers)} does not exist")
+            whole = blueprint.layers[kept.layer]
+            _check("head", kept.heads, whole.heads)
+            _check("neuron", kept.neurons, whole.neurons)
+        _check("layer", tuple(kept.layer for kept in self.layers), len(blueprint.layers))
+        result = blueprint.with_layers(tuple(Layer(len(kept.heads), len(kept.neurons)) for kept in self.layers))
+        if self.tokens is not None:
+            _check("token", self.tokens, blueprint.vocabulary)
+            result = replace(result, vocabulary=len(self.tokens))
+        if self.hidden is not None and len(self.hidden) < blueprint.hidden:
+            _check("hidden", self.hidden, blueprint.hidden)
+            width = len(self.hidden)
+            if blueprint.embedding != blueprint.hidden:
+                if width == blueprint.embedding:
+                    raise InputError(
+                        f"selection: {width} hidden units is the width of the embedding, which a linear map joins; keep one more or less"
+                    )
+                result = replace(result, hidden=width)
+            else:
+                result = replace(result, hidden=width, embedding=width)
+            if blueprint.head == "sequence":
+                result = replace(result, pooled=blueprint.pooled_width if blueprint.pooled_width != width else 0)
+        return result
+
+    def then(self, later: "Selection") -> "Selection":
+        """This selection followed by `later`, which counts in what this one leaves."""
+        layers = tuple(
+            LayerSelection(
+                self.layers[kept.layer].layer,
+                tuple(self.layers[kept.layer].heads[i] for i in kept.heads),
+                tuple(self.layers[kept.layer].neurons[i] for i in kept.neurons),
+            )
+            for kept in later.layers
+        )
+        return Selection(layers, _then(self.hidden, later.hidden), _then(self.tokens, later.tokens))
+
+
+def _then(first: Index | None, later: Index | None) -> Index | None:
+    return later if first is None else first if later is None else tuple(first[i] for i in later)
+
+
+def _check(what: str, kept: Index, count: int) -> None:
+    if list(kept) != sorted(set(kept)) or any(not 0 <= i < count for i in kept):
+        raise InputError(f"selection: {what} numbers must ascend within 0 … {count - 1}, got {list(kept)[:8]}")

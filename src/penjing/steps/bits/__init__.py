@@ -1,0 +1,1 @@
+"""Steps that round: real int8, and few bits on disk."""

@@ -1,0 +1,64 @@
+"""Ranges of activations for static int8: what the input of each linear layer spans on real texts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from penjing.engines.onnx.graph import Ranges, first_token_layers
+from penjing.errors import InputError
+from penjing.maths.calibration import Histogram, Range, entropy, min_max, moving_average, percentile, squared_error
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.text.encoded import Encoded
+
+Calibration = Literal["min-max", "moving-average", "percentile", "mse", "entropy"]
+OF_EXTREMES = {"min-max": min_max, "moving-average": moving_average}
+"""Methods that take the extremes of each batch."""
+OF_HISTOGRAM = {"percentile": percentile, "mse": squared_error, "entropy": entropy}
+"""Methods that take a histogram of everything."""
+
+
+@torch.inference_mode()
+def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, method: Calibration = "mse", batch: int = 16) -> Ranges:
+    """[low, high] of the input of every linear layer, over batches of `encoded`, in one pass; see `maths.calibration`.
+
+    Where the exported graph computes the first token alone, its values alone count.
+    """
+    if method not in get_args(Calibration):
+        raise InputError(f"calibrate: {method!r} is no method; allowed are {', '.join(get_args(Calibration))}")
+    first_only = first_token_layers(blueprint_of(model))
+    extremes: dict[str, list[Range]] = {}
+    histograms: dict[str, Histogram] = {}
+
+    def look(name: str, x: Tensor) -> None:
+        values: np.ndarray = (x[:, :1] if name in first_only else x).float().numpy()
+        if method in OF_EXTREMES:
+            extremes.setdefault(name, []).append((float(values.min()), float(values.max())))
+        else:
+            histograms.setdefault(name, Histogram()).add(values)
+
+    with watched(model, look):
+        for rows in encoded.exact_batches(batch):
+            model(**{name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()})
+    if method in OF_EXTREMES:
+        return {name: OF_EXTREMES[method](ends) for name, ends in extremes.items()}
+    return {name: OF_HISTOGRAM[method](seen) for name, seen in histograms.items()}
+
+
+@contextmanager
+def watched(model: nn.Module, look: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Within, `look` is called with the name (without `encoder.`) and input of every linear layer that has one."""
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module.in_features:
+            short = name.removeprefix("encoder.")
+            hooks.append(module.register_forward_pre_hook(lambda _, inputs, name=short: look(name, inputs[0].detach())))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

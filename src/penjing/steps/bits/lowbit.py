@@ -1,0 +1,365 @@
+"""Training for stored quantization: teach a model while its weights have the few values that will be on disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from penjing.blueprint import Blueprint
+from penjing.engines.onnx.graph import FLOAT_ALWAYS
+from penjing.errors import InputError
+from penjing.maths import fake
+from penjing.maths.stored import Scheme, quantize, split_ternary
+from penjing.model.coded import Coded, powers
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import copy_of
+from penjing.steps.bits.calibrate import calibrate, watched
+from penjing.steps.bits.qat import FROZEN_FROM, RoundedInputs, RoundedWeight, linear_layers
+from penjing.steps.step import Step
+from penjing.steps.teach.distill import Distill
+from penjing.tasks.task import Examples
+from penjing.text.encoded import Encoded
+from penjing.training.teacher import TeacherOutputs
+
+REFRESHES = 20
+"""How often in a training the scales are found anew; between, each weight takes the nearest of the values that they give."""
+CALIBRATED_ON = 256
+"""Texts that the ranges of the inputs start from."""
+RATE = 10.0
+"""The learning rate of scales and thresholds of inputs, in that of the weights."""
+
+
+# -- weights -----------------------------------------------------------------------------------------------------
+
+
+@final
+class Levels(nn.Module):
+    """The values that the groups of a matrix may have, and the nearest of them to each weight. All of it is in the state dict.
+
+    The scales are those of `quantize`. Finding them (the clip of the least squared error, say) takes many times as long as a step
+    of training, and they hardly move from one to the next: they are found anew now and then.
+    """
+
+    scale: Tensor
+    zero: Tensor
+    powers: Tensor
+
+    def __init__(self, weight: Tensor, scheme: Scheme) -> None:
+        super().__init__()
+        self.scheme, self.like = scheme, quantize(weight, scheme)
+        parameters = self.like.parameters
+        zero = parameters.get("zero", np.zeros(1, np.float32))
+        self.top = int(2 * zero[0]) if scheme.kind != "affine" else 2**scheme.bits - 1
+        self.m = 2 ** (scheme.bits - 1) - 1
+        self.register_buffer("scale", torch.from_numpy(parameters["scale"].copy()).to(weight.device))
+        self.register_buffer("zero", torch.from_numpy(zero.copy()).to(weight.device))
+        self.register_buffer("powers", torch.from_numpy(powers(scheme.bits)), persistent=False)
+
+    def refresh(self, weight: Tensor) -> None:
+        """Find the scales of a weight that has moved."""
+        for name, value in quantize(weight, self.scheme).parameters.items():
+            cast(Tensor, getattr(self, name)).copy_(torch.from_numpy(value))
+
+    def forward(self, weight: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(R, C) → the nearest values; `rows` (R,) says which of the matrix's these are, None all of them."""
+        return self._regrouped(weight, rows, self._values)
+
+    def codes(self, weight: Tensor) -> Coded:
+        """What is stored of a weight."""
+        codes = self._regrouped(weight, None, self._codes).to(torch.uint8).cpu().numpy()
+        buffers = {name: cast(Tensor, getattr(self, name)).cpu().numpy() for name in self.like.parameters}
+        return replace(self.like, codes=codes, parameters=buffers)
+
+    def _codes(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        if self.scheme.kind == "binary":  # as it is stored: sign(0) = 1
+            return (w >= 0).to(w)
+        return fake.power_codes(w, scale, self.m) if self.scheme.kind == "log" else fake.grid_codes(w, scale, zero, self.top)
+
+    def _values(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        codes = self._codes(w, scale, zero)
+        if self.scheme.kind == "log":
+            return self.powers[codes.int()].mul_(scale)
+        return codes.sub_(zero).mul_(scale)
+
+    def _regrouped(self, w: Tensor, rows: Tensor | None, function: Any) -> Tensor:
+        """`function` of the weights as (R, groups, g) and of what each group has; the last group of a row may be shorter."""
+        count, columns = w.shape
+        size = min(self.scheme.group or columns, columns)
+        short = -columns % size
+        blocks = (F.pad(w, (0, short)) if short else w).view(count, -1, size)
+        result: Tensor = function(blocks, self._shared(self.scale, rows), self._shared(self.zero, rows)).view(count, -1)
+        return result[:, :columns] if short else result
+
+    def _shared(self, parameter: Tensor, rows: Tensor | None) -> Tensor:
+        """(R, groups, 1), or (1, 1, 1) where all share one."""
+        if len(parameter) == 1:
+            return parameter.view(1, 1, 1)
+        each = parameter.view(self.like.shape[0], -1, 1)
+        return each if rows is None else each[rows]
+
+
+@final
+class Codebook(nn.Module):
+    """A parametrization of one weight: entries of a table, which is what is trained; which weight has which entry stays.
+
+    The gradient of an entry is the sum over its weights (Han et al. 2016, section 3.3). Tables have half precision, as on disk.
+    """
+
+    index: Tensor
+
+    def __init__(self, weight: Tensor, scheme: Scheme, seed: int) -> None:
+        super().__init__()
+        self.like = quantize(weight, scheme, seed)
+        count, columns = weight.shape
+        size, levels = min(scheme.group or columns, columns), self.like.parameters["table"].shape[1]
+        groups = torch.arange(count)[:, None] * -(-columns // size) + torch.arange(columns) // size if scheme.group else 0
+        index = torch.from_numpy(self.like.codes).int() + (groups * levels)
+        self.register_buffer("index", index.int().to(weight.device), persistent=False)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return torch.from_numpy(self.like.parameters["table"].astype(np.float32)).flatten().to(weight.device)
+
+    def forward(self, table: Tensor) -> Tensor:
+        return fake.looked_up(fake.straight_through(table, table.detach().half().float()), self.index)
+
+    def codes(self, table: Tensor) -> Coded:
+        """What is stored."""
+        values = table.detach().half().float().cpu().numpy()
+        return replace(self.like, parameters={"table": values.reshape(self.like.parameters["table"].shape)})
+
+
+@final
+class Halves(nn.Module):
+    """A parametrization of one weight: the sum of two binary ones, split from a ternary one (Bai et al. 2021, section 3.2)."""
+
+    def __init__(self, weight: Tensor, ternary: Tensor, group: int) -> None:
+        super().__init__()
+        self.start = split_ternary(weight, ternary, group)
+        self.each = nn.ModuleList(RoundedWeight(Levels(w, Scheme("binary", 1, group))) for w in self.start)
+
+    def right_inverse(self, weight: Tensor) -> Sequence[Tensor]:
+        return self.start
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        a, b = self.each
+        return cast(Tensor, a(first) + b(second))
+
+    def refresh(self, *weights: Tensor) -> None:
+        """Find the scales of both."""
+        for each, weight in zip(self.each, weights, strict=True):
+            cast(Any, each).rounder.refresh(weight)
+
+    def codes(self, *weights: Tensor) -> Coded:
+        """The four sums ±α₁ ± α₂ of each group, as a codebook of 2 bits."""
+        a, b = (cast(Coded, cast(Any, each).rounder.codes(weight)) for each, weight in zip(self.each, weights, strict=True))
+        first, second = (np.outer(each.parameters["scale"], np.array([-0.5, 0.5], np.float32)) for each in (a, b))
+        table = (first[:, :, None] + second[:, None, :]).reshape(-1, 4)
+        return Coded("codebook", 2, a.shape, a.group, 2 * a.codes + b.codes, {"table": table})
+
+
+@final
+class LowBitWeights:
+    """The weights of a model in few bits: rounded when this is made; `finish` leaves the values and gives their codes.
+
+    A row of the word embedding depends on itself and its scales alone, so only the rows that a batch reads are rounded.
+    """
+
+    def __init__(self, model: PenjingPreTrainedModel, schemes: Mapping[str, Scheme], squash: bool, seed: int) -> None:
+        self.model, self.schemes = model, schemes
+        self.before = fake.tanh_normalised if squash else lambda w: w
+        word = cast(Any, model.base_model).embeddings.word
+        self.hooks: list[Any] = []
+        for name, scheme in schemes.items():
+            module, attribute = self.place(name)
+            weight = getattr(module, attribute).detach()
+            if scheme.kind == "kmeans":
+                parametrize.register_parametrization(module, attribute, Codebook(weight, scheme, seed))
+            elif module is word and not squash:
+                module.add_module("levels", Levels(weight, scheme))
+                self.hooks.append(module.register_forward_hook(_round_rows))
+            else:
+                levels = Levels(self.before(weight), scheme)
+                parametrize.register_parametrization(module, attribute, RoundedWeight(levels, self.before))
+
+    def place(self, name: str) -> tuple[nn.Module, str]:
+        """The module and the attribute of a parameter."""
+        owner, _, attribute = name.rpartition(".")
+        return self.model.get_submodule(owner), attribute
+
+    def before_step(self, step: int, total: int) -> None:
+        """Find the scales anew where it is time; in the last part of the training they stand still."""
+        if step and step % max(1, total // REFRESHES) == 0 and step < FROZEN_FROM * total:
+            for name in self.schemes:
+                rounding, weights = self._latent(name)
+                if not isinstance(rounding, Codebook):
+                    rounding.refresh(*weights)
+
+    @torch.no_grad()
+    def split(self) -> None:
+        """Go on with two binary weights in the place of each ternary one."""
+        for name, scheme in self.schemes.items():
+            if scheme.kind == "ternary":
+                rounding, (weight,) = self._latent(name)
+                halves = Halves(weight, rounding(weight), scheme.group)
+                self._remove(name, weight)
+                parametrize.register_parametrization(*self.place(name), halves)
+
+    @torch.no_grad()
+    def finish(self) -> dict[str, Coded]:
+        """Leave each weight as its rounded values; the codes of these by its name."""
+        coded = {}
+        for name in self.schemes:
+            rounding, weights = self._latent(name)
+            coded[name] = rounding.codes(*weights)
+            self._remove(name, torch.from_numpy(coded[name].values()))
+        return coded
+
+    def _latent(self, name: str) -> tuple[Any, tuple[Tensor, ...]]:
+        """What rounds a parameter, and the float weights (or the table) that it rounds."""
+        module, attribute = self.place(name)
+        if not parametrize.is_parametrized(module, attribute):
+            return cast(Any, module).levels, (getattr(module, attribute).detach(),)
+        chain = cast(Any, module).parametrizations[attribute]
+        weights = (chain.original,) if chain.is_tensor else (chain.original0, chain.original1)
+        if isinstance(chain[0], RoundedWeight):
+            return chain[0].rounder, (self.before(weights[0].detach()),)
+        return chain[0], tuple(w.detach() for w in weights)
+
+    def _remove(self, name: str, value: Tensor) -> None:
+        """Make a parameter a plain one, of this value."""
+        module, attribute = self.place(name)
+        if parametrize.is_parametrized(module, attribute):
+            parametrize.remove_parametrizations(module, attribute)
+        else:
+            del module.levels
+            for hook in self.hooks:
+                hook.remove()
+        getattr(module, attribute).copy_(value)
+
+
+def _round_rows(module: Any, inputs: tuple[Tensor], rows: Tensor) -> Tensor:
+    """Of an embedding that has `levels`: the rows that were looked up, rounded."""
+    flat = rows.detach().flatten(0, -2)
+    return fake.straight_through(rows, module.levels(flat, inputs[0].flatten()).view_as(rows))
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------
+
+
+@final
+class SignedInput(nn.Module):
+    """What a linear layer reads, as -α or α: the sign of what lies above a threshold, both learned."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha, self.beta = nn.Parameter(torch.tensor(alpha)), nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fake.sign(x, self.alpha.abs(), self.beta)
+
+
+@final
+class SignedInputs:
+    """Binary inputs of the linear layers of a model: hung on when this is made, off by `finish`.
+
+    Scales start from mean|x| over texts (Rastegari et al. 2016, section 3.2).
+    """
+
+    def __init__(self, model: PenjingPreTrainedModel, encoded: Encoded, layers: dict[str, nn.Linear]) -> None:
+        self.layers = layers
+        seen: dict[str, list[float]] = {name: [] for name in layers}
+        with torch.inference_mode(), watched(model, lambda name, x: seen.get(name, []).append(x.abs().mean().item())):
+            for rows in encoded.exact_batches(16):
+                model(**{name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()})
+        self.hooks = []
+        for name, layer in layers.items():
+            layer.add_module("input", SignedInput(float(np.mean(seen[name]))))
+            self.hooks.append(layer.register_forward_pre_hook(lambda module, inputs: module.input(inputs[0])))
+
+    def before_step(self, step: int, total: int) -> None:
+        """Nothing moves but by its gradient."""
+
+    def finish(self) -> None:
+        """Leave the layers as they were."""
+        for hook in self.hooks:
+            hook.remove()
+        for layer in self.layers.values():
+            del layer.input
+
+
+# -- the step ----------------------------------------------------------------------------------------------------
+
+
+@final
+class LowBit(Step[TeacherOutputs, Blueprint]):
+    """Train for few bits on disk while `distill` teaches (Zhang et al. 2020, TernaryBERT; Han et al. 2016 for codebooks).
+
+    schemes: how each matrix is stored, by the parameter's name; the others stay float.
+    activation_bits: of the inputs of the linear layers while training, 8 as TernaryBERT, 1 by signs with a learned scale and
+        threshold (Liu et al. 2022, BiT, after BiBERT, Qin et al. 2022, without its attention of zeros and ones); None leaves
+        them float, as they are when the stored model is loaded.
+    squash: weights go through tanh before they are rounded (Zhou et al. 2016, DoReFa, equation 9, and no more of it: the levels stay
+        those of the scheme, gradients and activations are not rounded).
+    halves: after a training with ternary weights these are split into sums of two binary ones, and trained once more (Bai et al.
+        2021, BinaryBERT).
+    """
+
+    name = "low-bit"
+
+    def __init__(
+        self, distill: Distill, schemes: Mapping[str, Scheme], activation_bits: int | None = None, *, squash: bool = False,
+        halves: bool = False,
+    ) -> None:  # fmt: skip
+        if activation_bits is not None and not 1 <= activation_bits <= 8:
+            raise InputError(f"activation bits: {activation_bits} is out of range; give 1 to 8, or none for float")
+        if halves and not any(scheme.kind == "ternary" for scheme in schemes.values()):
+            raise InputError("halves: no weight is ternary, and only those are split into binary ones; give the scheme ternary")
+        self.distill, self.schemes, self.activation_bits, self.squash, self.halves = distill, schemes, activation_bits, squash, halves
+        self.coded: dict[str, Coded] = {}
+        """The codes of each matrix, for packed writing, once applied."""
+
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
+        """The teacher's outputs on the training texts, cached."""
+        return self.distill.observe(model, data)
+
+    def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
+        """The identity."""
+        return blueprint
+
+    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
+        """Train a copy of `model`, judged as it is rounded; gives it with the rounded values, and `coded`."""
+        student, lesson = copy_of(model), self.distill.lesson(evidence)
+        inputs = self.inputs(student)
+        weights = LowBitWeights(student, self.schemes, self.squash, self.distill.settings.schedule.seed)
+
+        def before_step(step: int, total: int) -> None:
+            weights.before_step(step, total)
+            if inputs is not None:
+                inputs.before_step(step, total)
+
+        for phase in ("", "-halves")[: 1 + self.halves]:
+            if phase:
+                weights.split()
+            taught = replace(lesson, state_file=lesson.state_file.with_stem(lesson.state_file.stem + phase))
+            self.distill.history = taught.teach(student, before_step=before_step, rates={"input.alpha": RATE, "input.beta": RATE})
+        if inputs is not None:
+            inputs.finish()
+        self.coded = weights.finish()
+        return copy_of(student)
+
+    def inputs(self, student: PenjingPreTrainedModel) -> RoundedInputs | SignedInputs | None:
+        """The inputs of every linear layer but the last of the head, rounded from now on where that is wanted."""
+        if self.activation_bits is None:
+            return None
+        assert self.distill.data is not None
+        encoded = self.distill.data.encoded
+        texts = encoded.take(encoded.sample(CALIBRATED_ON, self.distill.settings.schedule.seed))
+        layers = {name: layer for name, layer in linear_layers(student).items() if name not in FLOAT_ALWAYS}
+        if self.activation_bits == 1:
+            return SignedInputs(student, texts, layers)
+        return RoundedInputs(student, calibrate(student, texts), layers, self.activation_bits)

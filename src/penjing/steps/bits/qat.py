@@ -1,0 +1,210 @@
+"""Quantization-aware training: teach a model while it computes in rounded numbers, exactly those that are exported as int8."""
+
+from collections.abc import Callable, Collection
+from typing import Any, Literal, cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from penjing.blueprint import Blueprint
+from penjing.engines.onnx.graph import FLOAT_ALWAYS, Ranges, first_token_layers
+from penjing.maths import fake
+from penjing.maths.rounding import affine
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import copy_of
+from penjing.steps.bits.calibrate import OF_EXTREMES, Calibration, calibrate
+from penjing.steps.bits.sensitivity import best_calibration
+from penjing.steps.step import Step
+from penjing.steps.teach.distill import Distill
+from penjing.tasks.task import Examples
+from penjing.training.teacher import TeacherOutputs
+
+MOMENTUM = 0.99
+"""What a range keeps of itself at each step while it moves."""
+TEXTS = 16
+"""Texts whose extremes are taken together: a range grows with their number, so it is that of `calibrate`'s batches."""
+FROZEN_FROM = 0.8
+"""The part of the training after which ranges stand still, so that the weights settle on the numbers that are shipped."""
+
+
+@final
+class RoundedWeight(nn.Module):
+    """A parametrization of one weight: its rounded values; the gradient goes straight through to the float weight underneath.
+
+    `before`, which has a gradient of its own, is applied first. Where no gradient is wanted (a model that is judged runs many batches) the values are kept until the weight changes.
+    """
+
+    def __init__(self, rounder: Callable[[Tensor], Tensor], before: Callable[[Tensor], Tensor] = lambda w: w) -> None:
+        super().__init__()
+        self.rounder, self.before, self.version = rounder, before, -1
+        self.kept: Tensor | None = None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.kept, w = None, self.before(weight)
+            return fake.straight_through(w, self.rounder(w.detach()))
+        if self.kept is None or self.version != weight._version:
+            self.kept, self.version = self.rounder(self.before(weight)), weight._version
+        return self.kept
+
+
+@final
+class RoundedInput(nn.Module):
+    """What a linear layer reads, rounded over [low, high]; in training the range follows the values of real tokens.
+
+    With `dynamic` each text is rounded over its own extremes instead. With `first_only` the first token alone is rounded: it is the only
+    one that is computed where the model is run.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low: float, high: float, bits: int = 8, first_only: bool = False, dynamic: bool = False) -> None:
+        super().__init__()
+        self.bits, self.first_only, self.dynamic, self.moving = bits, first_only, dynamic, False
+        self.mask: Tensor | None = None
+        self.register_buffer("low", torch.tensor(low))
+        self.register_buffer("high", torch.tensor(high))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.first_only and x.shape[1] > 1:
+            return torch.cat([self.rounded(x[:, :1]), x[:, 1:]], 1)
+        return self.rounded(x)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        if self.dynamic:
+            return fake.affine_texts(x, self.mask, self.bits)
+        if self.moving and self.training:
+            self.follow(x.detach())
+        scale, zero = affine(self.low.item(), self.high.item(), self.bits)
+        return fake.affine(x, float(scale), int(zero), self.bits)
+
+    def follow(self, x: Tensor) -> None:
+        """Take a batch's extremes, of so many texts at a time as `calibrate` does, into the exponential average (Jacob et al. 2018, 3.1)."""
+        for name, sign in (("low", 1), ("high", -1)):
+            least = (x.amin(-1) if sign > 0 else -x.amax(-1)).float()
+            if self.mask is not None and self.mask.shape == least.shape:
+                least = least.masked_fill(~self.mask, torch.inf)
+            ends = torch.stack([part.min() for part in least.split(TEXTS)])
+            getattr(self, name).lerp_(sign * ends.mean(), 1 - MOMENTUM)
+
+
+@final
+class RoundedInputs:
+    """Rounded inputs of the linear layers of a model: hung on when this is made, off by `finish`."""
+
+    def __init__(
+        self, model: PenjingPreTrainedModel, ranges: Ranges, layers: dict[str, nn.Linear], bits: int = 8, dynamic: bool = False
+    ) -> None:  # fmt: skip
+        first_only = first_token_layers(blueprint_of(model), fused=dynamic)
+        self.layers = layers
+        self.each = {name: RoundedInput(*ranges[name], bits, name in first_only, dynamic) for name in layers}
+        self.hooks = [model.base_model.register_forward_pre_hook(self.look, with_kwargs=True)]
+        for name, layer in layers.items():
+            layer.add_module("input", self.each[name])
+            self.hooks.append(layer.register_forward_pre_hook(lambda module, inputs: module.input(inputs[0])))
+
+    @property
+    def ranges(self) -> Ranges:
+        """[low, high] of each as they are."""
+        return {name: (each.low.item(), each.high.item()) for name, each in self.each.items()}
+
+    def look(self, _: nn.Module, __: Any, inputs: dict[str, Any]) -> None:
+        """Remember which tokens of a batch are real."""
+        mask = inputs.get("attention_mask")
+        for each in self.each.values():
+            each.mask = None if mask is None else mask.bool()
+
+    def before_step(self, step: int, total: int) -> None:
+        """Let the ranges follow until the last part of the training."""
+        for each in self.each.values():
+            each.moving = step < FROZEN_FROM * total
+
+    def finish(self) -> None:
+        """Leave the layers as they were."""
+        for hook in self.hooks:
+            hook.remove()
+        for layer in self.layers.values():
+            del layer.input
+
+
+def linear_layers(model: PenjingPreTrainedModel) -> dict[str, nn.Linear]:
+    """The linear layers that read anything, by name without `encoder.`."""
+    return {
+        name.removeprefix("encoder."): module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.in_features
+    }
+
+
+@final
+class FakeQuantization:
+    """A model that computes what its portable int8 file will (`dynamic`: its fused one): rounded when this is made, plain again after
+    `finish`.
+
+    Every linear layer but the last of the head and `float_layers` has weights rounded per output and its input per tensor; the
+    word embedding is rounded per row. A row of it depends on itself alone, so only rows that a batch reads are rounded.
+    """
+
+    def __init__(
+        self, model: PenjingPreTrainedModel, ranges: Ranges, bits: int, float_layers: Collection[str] = (), dynamic: bool = False
+    ) -> None:  # fmt: skip
+        left = FLOAT_ALWAYS.union(float_layers)
+        self.layers = {name: layer for name, layer in linear_layers(model).items() if name not in left}
+        self.inputs = RoundedInputs(model, ranges, self.layers, dynamic=dynamic)
+        for layer in self.layers.values():
+            parametrize.register_parametrization(layer, "weight", RoundedWeight(lambda w: fake.symmetric_rows(w, bits)))
+        word = cast(Any, model.base_model).embeddings.word
+        self.hook = word.register_forward_hook(lambda _, __, rows: fake.straight_through(rows, fake.symmetric_rows(rows)))
+
+    def finish(self) -> None:
+        """Leave the float weights that the rounded ones come from."""
+        self.hook.remove()
+        self.inputs.finish()
+        for layer in self.layers.values():
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+
+
+@final
+class QuantizationAware(Step[TeacherOutputs, Blueprint]):
+    """Train for int8 (Zafrir et al. 2019, Q8BERT) while `distill` teaches; what is observed, taught and recorded is all `distill`'s.
+
+    ranges_from: texts on which the ranges of the activations start, by `calibration` (measured: chosen on the texts held out). Ranges
+    of extremes then move with those of the training's batches; one that clips on purpose stays where it is.
+    bits: of the weights, as `safe_weight_bits` says. dynamic: activations are rounded over each text's own extremes.
+    """
+
+    name = "qat"
+
+    def __init__(
+        self, distill: Distill, ranges_from: Examples, bits: int = 8,
+        calibration: Calibration | Literal["measured"] = "mse", dynamic: bool = False,
+    ) -> None:  # fmt: skip
+        self.distill, self.ranges_from, self.bits = distill, ranges_from, bits
+        self.calibration, self.dynamic = calibration, dynamic
+        self.ranges: Ranges | None = None
+        """Of the inputs of the linear layers, to export with, once applied."""
+
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
+        """The teacher's outputs on the training texts, cached."""
+        return self.distill.observe(model, data)
+
+    def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
+        """The identity."""
+        return blueprint
+
+    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
+        """Train a copy of `model` in rounded numbers, judged in them too; gives its float weights, and `ranges`."""
+        if self.calibration == "measured":
+            self.calibration, ranges = best_calibration(model, self.ranges_from, self.distill.dev)
+        else:
+            ranges = calibrate(model, self.ranges_from.encoded, self.calibration)
+        student = copy_of(model)
+        rounding = FakeQuantization(student, ranges, self.bits, dynamic=self.dynamic)
+        moving: dict[str, Any] = {"before_step": rounding.inputs.before_step} if self.calibration in OF_EXTREMES else {}
+        self.distill.history = self.distill.lesson(evidence).teach(student, **moving)
+        self.ranges = ranges | rounding.inputs.ranges
+        rounding.finish()
+        return copy_of(student)

@@ -1,0 +1,185 @@
+"""Which linear layers stay in float: measured by what rounding each of them alone does to the model's answers.
+
+Everything runs in PyTorch with the arithmetic of the exported integers: weights per output channel, activations per
+tensor over the calibrated range (static) or over the text's own (dynamic). The last linear layer of the head is float
+in every form and the word embedding is integers in every form, so neither is up for a choice.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from penjing.engines.clock.machine import safe_weight_bits
+from penjing.engines.onnx.graph import FLOAT_ALWAYS, Ranges, first_token_layers
+from penjing.maths import fake
+from penjing.maths.rounding import affine, symmetric
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import copy_of
+from penjing.steps.bits.calibrate import Calibration, calibrate
+from penjing.tasks.task import Examples
+from penjing.text.encoded import Encoded
+from penjing.training.predict import answering, logits_of
+
+CANDIDATES: tuple[Calibration, ...] = ("mse", "percentile", "moving-average")
+"""Calibrations that are tried where it is measured which is best: entropy never was, and min-max hardly differs from moving-average."""
+TOGETHER = (".query", ".key", ".value")
+"""Layers of an attention block that the fused graph rounds all or none of."""
+
+
+def roundable(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that int8 rounds, by name (without `encoder.`), in the order in which they run."""
+    found = {name.removeprefix("encoder."): m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.in_features}
+    return {name: module for name, module in found.items() if name not in FLOAT_ALWAYS}
+
+
+@contextmanager
+def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Ranges | None, weight_bits: int) -> Iterator[None]:
+    """Within, the named linear layers compute with rounded weights and inputs, as the exported int8 graph does.
+
+    Args:
+        ranges: of the static form; None rounds each text over its own range, as the dynamic form does.
+    """
+    modules = roundable(model)
+    first_only = first_token_layers(blueprint_of(model), fused=ranges is None)
+    weights = {name: modules[name].weight.data for name in names}
+
+    def rounding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+            x = given[0]
+            if ranges is not None:
+                S, Z = affine(*ranges[name])
+                return (float(S) * ((x / float(S)).round().add(int(Z)).clamp(0, 255) - int(Z)),)
+            read = x[:, :1] if name in first_only else x
+            axes = tuple(range(1, x.ndim))
+            return (fake.affine_rounded(x, read.amin(axes, keepdim=True), read.amax(axes, keepdim=True)),)
+
+        return hook
+
+    hooks = [modules[name].register_forward_pre_hook(rounding(name)) for name in names]
+    try:
+        for name, w in weights.items():
+            q, S = symmetric(w.numpy(), axis=0, bits=weight_bits)
+            modules[name].weight.data = torch.from_numpy(q * S[:, None])
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, w in weights.items():
+            modules[name].weight.data = w
+
+
+def emulated(
+    model: PenjingPreTrainedModel, texts: Encoded, ranges: Ranges | None, float_layers: Collection[str]
+) -> list[NDArray[np.float32]]:
+    """The logits that the exported int8 graph is meant to give: every layer rounded but `float_layers`, and the word embedding.
+
+    The dynamic graph takes query, key and value together: one of them in float leaves all three.
+    """
+    blocks = {name.rpartition(".")[0] for name in float_layers if ranges is None and name.endswith(TOGETHER)}
+    left = {*float_layers, *(block + part for block in blocks for part in TOGETHER)}
+    copy = _with_rounded_words(model)
+    with rounded(copy, [name for name in roundable(copy) if name not in left], ranges, safe_weight_bits()):
+        return logits_of(copy, texts, batch=1)
+
+
+def _with_rounded_words(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
+    """A copy whose word embedding is that of every int8 form."""
+    copy = copy_of(model).eval()
+    word = copy.get_input_embeddings().weight
+    q, S = symmetric(word.detach().numpy(), axis=0)
+    word.data = torch.from_numpy(q * S[:, None])
+    return copy
+
+
+@final
+class Divergence:
+    """How far a model with some layers rounded answers from the float model, on the same texts.
+
+    The mean of KL(p ‖ q) over texts (sequence), tokens that are answered from (token), or texts' starts and ends (question), p the float model's;
+    for a regression the mean squared difference.
+    """
+
+    def __init__(self, model: PenjingPreTrainedModel, examples: Examples, ranges: Ranges | None, weight_bits: int | None = None) -> None:
+        self.ranges, self.weight_bits = ranges, safe_weight_bits() if weight_bits is None else weight_bits
+        self.blueprint = blueprint_of(model)
+        encoded, self.read = examples.encoded, answering(examples)
+        self.batches = [
+            (rows, {name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()}) for rows in encoded.exact_batches(32)
+        ]
+        self.expected = self._logits(model)
+        self.model = _with_rounded_words(model)
+        self.layers = tuple(roundable(self.model))
+
+    @torch.inference_mode()
+    def _logits(self, model: PenjingPreTrainedModel) -> list[Tensor]:
+        found = [(rows, _answer(model(**feeds))) for rows, feeds in self.batches]
+        return [self.read(z, rows) if self.blueprint.head == "token" else z for rows, z in found]
+
+    def __call__(self, names: Collection[str]) -> float:
+        """Of the model with these layers in int8, the others in float."""
+        with rounded(self.model, names, self.ranges, self.weight_bits):
+            found = self._logits(self.model)
+        total = sum(float(self._one(p, q).sum()) for p, q in zip(self.expected, found, strict=True))
+        return total / sum(self._one(p, p).numel() for p in self.expected)
+
+    def _one(self, p: Tensor, q: Tensor) -> Tensor:
+        if self.blueprint.outputs == 1:
+            return (p - q).square()
+        axis = 1 if self.blueprint.head == "question" else -1
+        p, q = F.log_softmax(p, axis), F.log_softmax(q, axis)
+        return F.kl_div(q, p, reduction="none", log_target=True).sum(axis)
+
+
+def _answer(output: Any) -> Tensor:
+    """(B, C) or (B, S, C) in float64."""
+    value: Tensor = output.logits if "logits" in output else torch.stack([output.start_logits, output.end_logits], -1)
+    return value.double()
+
+
+def best_calibration(model: PenjingPreTrainedModel, seen: Examples, apart: Examples) -> tuple[Calibration, Ranges]:
+    """Of `CANDIDATES` the one whose ranges, taken from the texts `seen`, move the answers on those `apart` least; and its ranges.
+
+    No method is the best for every model: clipping a few outliers helps one and ruins another.
+    """
+    ranges = {way: calibrate(model, seen.encoded, way) for way in CANDIDATES}
+    divergence, moved = Divergence(model, apart, None), {}
+    for way, each in ranges.items():
+        divergence.ranges = each
+        moved[way] = divergence(divergence.layers)
+    best = min(CANDIDATES, key=lambda way: moved[way])
+    return best, ranges[best]
+
+
+def sensitivity(divergence: Divergence) -> dict[str, float]:
+    """What rounding each linear layer alone adds to the divergence; the worst first."""
+    none = divergence(())
+    found = {name: divergence((name,)) - none for name in divergence.layers}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def left_float(
+    model: PenjingPreTrainedModel, apart: Examples, ranges: Ranges | None, limit: float
+) -> tuple[float, frozenset[str]]:  # fmt: skip
+    """What rounding every layer moves the answers by, and the layers to leave in float so that it is at most `limit` (see `Divergence`)."""
+    divergence = Divergence(model, apart, ranges)
+    moved = divergence(divergence.layers)
+    return moved, frozenset() if moved <= limit else keep_float(sensitivity(divergence), divergence, limit)
+
+
+def keep_float(sensitivities: dict[str, float], divergence: Callable[[Collection[str]], float], limit: float) -> frozenset[str]:
+    """The fewest layers to leave in float, the most sensitive first, so that the divergence of all others rounded is ≤ `limit`.
+
+    Each set is measured as a whole: errors of layers do not simply add up. Where no set reaches the limit, it is every layer.
+    """
+    order = sorted(sensitivities, key=lambda name: -sensitivities[name])
+    for count in range(len(order)):
+        if divergence(order[count:]) <= limit:
+            return frozenset(order[:count])
+    return frozenset(order)

@@ -1,0 +1,1 @@
+"""Steps that cut: heads, neurons, layers, units, tokens, single weights."""

@@ -1,0 +1,332 @@
+"""Learned gates on heads, neurons and blocks: a criterion, weights of the heads, and pruning during training.
+
+Everything that is learned here leaves no trace in the network: `fold` multiplies the gates into the weights, exactly.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from penjing.blueprint import Blueprint
+from penjing.errors import InputError
+from penjing.maths.gates import deterministic, lagrangian, open_probability, sample
+from penjing.maths.losses import soft_kl
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import copy_of, cut
+from penjing.selection import LayerSelection, Selection
+from penjing.steps.cut.importance import Importance
+from penjing.steps.step import Step
+from penjing.steps.teach.distill import Distill
+from penjing.tasks.task import Examples, Task
+from penjing.text.encoded import Encoded
+from penjing.training.batching import length_batches
+from penjing.training.loop import mixed_precision, rate
+from penjing.training.predict import answered_tokens, divergence_of, logits_of
+from penjing.training.teacher import TeacherOutputs
+
+FINE, BLOCK = 2.5, 4.0
+"""log α at the start: the deterministic gate is 1, and a sampled one below 1 in 29 % and 8 % of the draws."""
+
+JUDGED = 4
+"""Of so many texts one judges what is learned from the others."""
+RATE = 0.1
+"""Learning rate of log α and of the multipliers, whatever the weights' own is: with Adam, log α crosses its range in 50 steps."""
+
+QUADRATIC = 30.0
+"""λ₂ at the start. From 0 (Wang et al. 2020) the size swings far below its target in the few hundred steps that we take."""
+
+Each = Sequence[Tensor]
+"""One tensor per layer, the gates of its heads or neurons: (count,), or (texts, count). Empty: all open."""
+
+
+def _closing(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> Iterator[tuple[nn.Linear, Tensor]]:
+    """The linear layer that closes each gated block, and the gate of each of its input features."""
+    layers = cast(Any, model.base_model).layers
+    for layer, gates in zip(layers, heads, strict=False):
+        yield layer.attention.output, gates.repeat_interleave(layer.attention.width, -1)
+    for layer, gates in zip(layers, neurons, strict=False):
+        yield layer.feed_forward.down, gates
+
+
+@contextmanager
+def gated(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> Iterator[None]:
+    """Within it, heads' contexts and neurons' activations are multiplied by the gates."""
+
+    def multiply(gates: Tensor) -> Callable[..., Tensor]:
+        return lambda _, inputs: inputs[0] * gates.to(inputs[0].dtype)[..., None, :]
+
+    hooks = [linear.register_forward_pre_hook(multiply(gates)) for linear, gates in _closing(model, heads, neurons)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def fold(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> PenjingPreTrainedModel:
+    """A new model, in eval mode, that answers as `model` does when `gated`: the columns of the closing weights times the gates."""
+    result = copy_of(model)
+    for linear, gates in _closing(result, heads, neurons):
+        linear.weight.mul_(gates.to(linear.weight.device))
+    return result
+
+
+class Gated(nn.Module, ABC):
+    """A module around `model` that takes and gives what it does, computed with gates."""
+
+    def __init__(self, model: PenjingPreTrainedModel) -> None:
+        super().__init__()
+        self.model, self.blueprint = model, blueprint_of(model)
+
+    @abstractmethod
+    def gates(self, texts: int | None = None) -> tuple[Each, Each]:
+        """Those of the heads and of the neurons; with `texts`, sampled for each text where there is noise."""
+
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        """What `model` takes and gives; in training mode the gates are sampled for each text."""
+        texts = next(each for each in (*args, *inputs.values()) if isinstance(each, Tensor)).shape[0]
+        with gated(self.model, *self.gates(texts if self.training else None)):
+            return self.model(*args, **inputs)
+
+    def folded(self) -> PenjingPreTrainedModel:
+        """A plain model with the logits that this one has in eval mode."""
+        return fold(self.model, *self.gates())
+
+
+@final
+class HeadWeights(Gated):
+    """A real number per head, 1 at the start: the heads' outputs are summed with learned weights."""
+
+    def __init__(self, model: PenjingPreTrainedModel) -> None:
+        super().__init__(model)
+        self.weights = nn.ParameterList(torch.ones(layer.heads) for layer in self.blueprint.layers)
+
+    def gates(self, texts: int | None = None) -> tuple[Each, Each]:
+        return list(self.weights), []
+
+
+@final
+class Gates(Gated):
+    """Hard concrete gates; a head's or neuron's is its own times that of its block (Xia et al. 2022, section 3.1).
+
+    Blocks are numbered attention first: those of all layers, then the feed-forward ones. `log_alpha` holds the heads and then
+    the neurons, block after block; `target` is the part of the encoder's MACs, at `length` tokens, that `penalty` aims at.
+    Once `fixed`, the gates are constants. Everything that changes is in the state dict.
+    """
+
+    block: Tensor
+    macs: Tensor
+    target: Tensor
+    fixed: Tensor
+
+    def __init__(self, model: PenjingPreTrainedModel, length: int) -> None:
+        super().__init__(model)
+        hidden, width, layers = self.blueprint.hidden, self.blueprint.head_width, self.blueprint.layers
+        self.counts = [layer.heads for layer in layers] + [layer.neurons for layer in layers]
+        head, neuron = 4 * hidden * width * length + 2 * length**2 * width, 2 * hidden * length
+        block = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts, dtype=torch.long))
+        self.log_alpha = nn.Parameter(torch.full(block.shape, FINE))
+        self.log_alpha_block = nn.Parameter(torch.full((len(self.counts),), BLOCK))
+        self.multipliers = nn.Parameter(torch.tensor([0.0, QUADRATIC]))
+        self.register_buffer("block", block, persistent=False)
+        self.register_buffer("macs", torch.where(block < len(layers), head, neuron), persistent=False)
+        self.register_buffer("target", torch.ones(()))
+        self.register_buffer("fixed", torch.tensor(False))
+
+    def gates(self, texts: int | None = None) -> tuple[Each, Each]:
+        if texts is None or self.fixed:
+            flat = self._deterministic()
+        else:
+            sizes = [self.log_alpha.numel(), len(self.counts)]
+            noise = torch.rand(texts, sum(sizes)).clamp(1e-6, 1 - 1e-6)  # on the CPU, whose random state a training saves
+            fine, block = noise.to(self.log_alpha.device).split(sizes, -1)
+            flat = sample(self.log_alpha, fine) * sample(self.log_alpha_block, block)[:, self.block]
+        each, layers = flat.split(self.counts, -1), len(self.blueprint.layers)
+        return each[:layers], each[layers:]
+
+    def _deterministic(self) -> Tensor:
+        flat = deterministic(self.log_alpha) * deterministic(self.log_alpha_block)[self.block]
+        return flat.detach() if self.fixed else flat
+
+    def open_probability(self) -> Tensor:
+        """P(block) · P(fine) of every head and then every neuron."""
+        return open_probability(self.log_alpha) * open_probability(self.log_alpha_block)[self.block]
+
+    def expected_part(self) -> Tensor:
+        """The expected part of the encoder's MACs that stays; differentiable."""
+        return (self.open_probability() * self.macs).sum() / self.macs.sum().clamp_min(1)
+
+    def penalty(self) -> Tensor:
+        """The Lagrangian term; descending on it ascends in the multipliers. Zero once the gates are fixed."""
+        if self.fixed:
+            return torch.zeros_like(self.target)
+        ascending = 2 * self.multipliers.detach() - self.multipliers
+        return lagrangian(self.expected_part(), self.target, ascending[0], ascending[1])
+
+    @torch.no_grad()
+    def fix(self, part: float) -> None:
+        """From now on the deterministic gates, of which those least likely open are closed until `part` of the MACs is left."""
+        if self.fixed:
+            return
+        kept = torch.where(self._deterministic() > 0, self.macs, 0).double()
+        order = self.open_probability().argsort(stable=True)
+        left = kept.sum() - kept[order].cumsum(0) + kept[order]  # before each of them would be closed
+        self.log_alpha[order[left > part * float(self.macs.sum())]] = -torch.inf
+        self.fixed.fill_(True)
+
+    def selection(self) -> Selection:
+        """What has a deterministic gate above zero."""
+        heads, neurons = ([tuple(gate.nonzero()[:, 0].tolist()) for gate in each] for each in self.gates())
+        return Selection(tuple(LayerSelection(i, *kept) for i, kept in enumerate(zip(heads, neurons, strict=True))))
+
+
+@dataclass(frozen=True)
+class GradualSettings:
+    """The part of the encoder's MACs that is kept, and when, as parts of the steps."""
+
+    part: float = 0.5
+    warmup: float = 0.2
+    """The target falls linearly from 1 to `part` until then (Xia et al. 2022, section 3.1)."""
+    prune_until: float = 0.6
+    """Then the gates are fixed, and the weights alone are trained on."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.part <= 1:
+            raise InputError(f"gradual pruning: part is {self.part}; it must be above 0 and at most 1")
+        if not 0 <= self.warmup <= self.prune_until <= 1:
+            raise InputError(f"gradual pruning: 0 <= warmup <= prune_until <= 1 must hold, got {self.warmup} and {self.prune_until}")
+
+    def target(self, done: float) -> float:
+        """The part that is aimed at when the part `done` of the steps is over."""
+        return 1 - (1 - self.part) * (min(1.0, done / self.warmup) if self.warmup else 1.0)
+
+
+def learned_gates(
+    model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int, *, steps: int = 200, part: float = 0.5
+) -> Importance:
+    """The criterion "gates": what gates learn to keep of a frozen model, at `part` of its MACs, so that its answers stay.
+
+    The loss is the KL divergence from the whole model's answers, no label is read. A score is a head's or neuron's probability
+    of being open times its part of the MACs: one scale, on which all scores together are the part that is expected to stay.
+    """
+    settings, gates = GradualSettings(part), Gates(copy_of(model), length_of(data)).to(model.device)
+
+    def before_step(step: int, total: int) -> None:
+        gates.target.fill_(settings.target(step / total))
+
+    _train(gates, logits_of(model, data.encoded), task, data, seed, steps, RATE, before_step, gates.penalty)
+    scores = (gates.open_probability().detach().double() * gates.macs / gates.macs.sum()).cpu().split(gates.counts)
+    each = [score.numpy() for score in scores]
+    return Importance(each[: len(each) // 2], each[len(each) // 2 :])
+
+
+def learn_head_weights(
+    model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int, *, teacher: PenjingPreTrainedModel, steps: int = 200
+) -> PenjingPreTrainedModel:
+    """A new model whose heads are summed with the weights that bring its answers nearest to the teacher's, folded.
+
+    The teacher is the model before it was cut: nearest to its own answers, every weight would stay 1. They are learned on three
+    quarters of the texts; where they do not lower the divergence on the others, or there are too few to tell, they stay 1 too.
+    """
+    if len(data) < JUDGED:
+        return copy_of(model)
+    number = np.arange(len(data))
+    apart, learned = (data.take(number[rows]) for rows in (number % JUDGED == 0, number % JUDGED > 0))
+    weights = HeadWeights(copy_of(model)).to(model.device)
+    _train(weights, logits_of(teacher, learned.encoded), task, learned, seed, steps, RATE / 10)
+    reference = logits_of(teacher, apart.encoded)
+    return min(copy_of(model), weights.folded(), key=lambda each: divergence_of(each, apart, reference))
+
+
+def _train(
+    gates: Gated, reference: list[NDArray[np.float32]], task: Task, data: Examples, seed: int, steps: int, peak: float,
+    before_step: Callable[[int, int], None] = lambda step, total: None, extra_loss: Callable[[], Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Train the gates alone, with the model frozen and without dropout, towards the reference's answers."""
+    gates.model.requires_grad_(False)
+    gates.train()
+    gates.model.eval()
+    optimizer = torch.optim.Adam([p for p in gates.parameters() if p.requires_grad], lr=peak)
+    device, per_token = gates.model.device, task.head == "token"
+    answered = np.split(answered_tokens(data), data.encoded.offsets[1:-1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for step, rows in enumerate(islice(_batches(data.encoded, seed), steps)):
+            before_step(step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate(step, steps, 0.0)
+            padded = data.encoded.padded(rows, gates.model.config.pad_token_id or 0)
+            feeds = {name: torch.from_numpy(value).to(device) for name, value in padded.items()}
+            t = torch.from_numpy(np.concatenate([reference[i][answered[i]] if per_token else reference[i][None] for i in rows])).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"):
+                z = gates(**feeds).logits
+            if per_token:
+                z = z[feeds["attention_mask"].bool()][torch.from_numpy(np.concatenate([answered[i] for i in rows])).to(device)]
+            loss = soft_kl(z.float(), t)
+            optimizer.zero_grad()
+            (loss if extra_loss is None else loss + extra_loss()).backward()
+            optimizer.step()
+    gates.eval()
+
+
+def _batches(encoded: Encoded, seed: int) -> Iterator[NDArray[np.int64]]:
+    for epoch in count():
+        yield from length_batches(encoded.lengths, 32, seed, epoch)
+
+
+def length_of(data: Examples) -> int:
+    """The median length, at which MACs are counted."""
+    return int(np.median(data.encoded.lengths))
+
+
+@final
+class GradualPrune(Step[TeacherOutputs, Blueprint]):
+    """Structured pruning while `distill` teaches the model (Xia et al. 2022, section 3.1).
+
+    Gates and weights are trained together until `prune_until`; then the gates are fixed, at most `part` of the MACs stays, and
+    the weights are trained on. MACs are counted for texts of `length` tokens. `selection` says what was kept; the layers all stay, a closed block as its bias and norm.
+    """
+
+    name = "gradual_prune"
+
+    def __init__(self, distill: Distill, gradual: GradualSettings, length: int) -> None:
+        self.distill, self.gradual, self.length = distill, gradual, length
+        self.selection: Selection | None = None
+
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
+        """The teacher's outputs on the training texts, cached."""
+        return self.distill.observe(model, data)
+
+    def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
+        """The identity: what stays is learned while it is applied."""
+        return blueprint
+
+    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
+        """Train a copy of `model` and cut it; the training state lives in `folder` until the caller removes it."""
+        how, gradual = self.distill, self.gradual
+        lesson = how.lesson(evidence)
+        gates = Gates(copy_of(model), self.length)
+
+        def before_step(step: int, total: int) -> None:
+            gates.target.fill_(gradual.target(step / total))
+            if step + 1 >= gradual.prune_until * total:
+                gates.fix(gradual.part)
+
+        factor = RATE / how.settings.schedule.learning_rate
+        how.history = lesson.teach(
+            gates, extra_loss=gates.penalty, before_step=before_step, judge_from=gradual.prune_until,
+            rates={"log_alpha": factor, "multipliers": factor},
+        )  # fmt: skip
+        gates.fix(gradual.part)  # a schedule that was cut short may not have come to it
+        self.selection = gates.selection()
+        return cut(gates.folded(), self.selection)

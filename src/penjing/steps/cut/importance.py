@@ -1,0 +1,342 @@
+"""What each head, neuron and hidden unit is worth: every criterion behind one signature, `(model, task, data, seed) -> Importance`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from penjing.maths import importance as formulas
+from penjing.maths.repair import RIDGE, ridged
+from penjing.model.checkpoint import blueprint_of
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.watch import encoder_of
+from penjing.tasks.task import IGNORED, Examples, Task
+from penjing.training.predict import answering, pad_rows
+
+Scores = NDArray[np.float64]
+CHUNKS = 48
+"""Neurons are eliminated in so many rounds."""
+BATCH_TOKENS = 4096
+"""Of a batch at most: what its gradients need of memory does not grow with the length of the texts."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Scores, higher where more would be lost.
+
+    `heads`, `neurons`: one array per layer. `removed`: layers in the order in which they are missed least, empty where
+    nobody asked. `hidden`: of the residual width's units, likewise.
+    """
+
+    heads: list[Scores]
+    neurons: list[Scores]
+    removed: list[int] = field(default_factory=list)
+    hidden: Scores = field(default_factory=lambda: np.zeros(0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "heads": [a.tolist() for a in self.heads], "neurons": [a.tolist() for a in self.neurons],
+            "removed": self.removed, "hidden": self.hidden.tolist(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Importance":
+        """Read `to_dict`'s object."""
+        heads, neurons = ([np.array(a) for a in fields[name]] for name in ("heads", "neurons"))
+        return cls(heads, neurons, list(fields["removed"]), np.array(fields["hidden"]))
+
+
+# -- of the weights alone ------------------------------------------------------------------------------------------
+
+
+def random(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Uniform random numbers: what any criterion has to beat."""
+    generator, blueprint = np.random.default_rng(seed), blueprint_of(model)
+    heads, neurons = ([generator.random(getattr(layer, kind)) for layer in blueprint.layers] for kind in ("heads", "neurons"))
+    return Importance(heads, neurons, [], generator.random(blueprint.hidden))
+
+
+def magnitude_l1(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Sum of the absolute weights (Li et al. 2017, section 3.1)."""
+    return _of_weights(model, lambda weight: weight.abs())
+
+
+def magnitude_l2(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Root of the sum of the squared weights."""
+    squares = _of_weights(model, lambda weight: weight.square())
+    return Importance([np.sqrt(a) for a in squares.heads], [np.sqrt(a) for a in squares.neurons], [], np.sqrt(squares.hidden))
+
+
+def _of_weights(model: PenjingPreTrainedModel, value: Callable[[nn.Parameter], Tensor]) -> Importance:
+    """Sums of `value` (as large as the parameter) over the weights of each head, neuron and hidden unit."""
+    blueprint, heads, neurons = blueprint_of(model), [], []
+    hidden = torch.zeros(blueprint.hidden)
+    with torch.no_grad():
+        for layer in _layers(model):
+            attention, feed_forward = layer.attention, layer.feed_forward
+            parts = [getattr(attention, name) for name in ("query", "key", "value")] if attention.heads else []
+            features = sum((value(part.weight).sum(1) + value(part.bias) for part in parts), value(attention.output.weight).sum(0))
+            heads.append(features.view(-1, blueprint.head_width).sum(1).double().numpy())
+            each = value(feed_forward.down.weight).sum(0)
+            if feed_forward.up is not None:
+                each = each + value(feed_forward.up.weight).sum(1) + value(feed_forward.up.bias)
+                hidden += value(feed_forward.up.weight).sum(0)
+            neurons.append(each.double().numpy())
+            hidden += value(feed_forward.down.weight).sum(1) + value(attention.output.weight).sum(1)
+            for part in parts:
+                hidden += value(part.weight).sum(0)
+    return Importance(heads, neurons, [], hidden.double().numpy())
+
+
+# -- of activations and gradients ----------------------------------------------------------------------------------
+
+
+def activation(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Mean norm of what each head, neuron and hidden unit gives, over texts and tokens (as Muralidharan et al. 2024, section 2.2)."""
+
+    def norms(a: Tensor, width: int) -> Tensor:
+        return a.view(*a.shape[:2], -1, width).norm(dim=-1).mean(1)
+
+    with torch.no_grad():
+        seen = _observe(model, task, data, lambda a, _, width: norms(a, width), loss=None)
+    return _importance(model, seen, lambda rows: rows.mean(0))
+
+
+def gradient(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Expected sensitivity to the gate, |Σ a·g|, normalised in each layer (Michel et al. 2019, section 4.1)."""
+    return _importance(model, _observe(model, task, data, _gates, label_loss(task, data)), formulas.sensitivity)
+
+
+def fisher(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Diagonal of the Fisher information of the gates (Kwon et al. 2022, section 4.1)."""
+    return _importance(model, _observe(model, task, data, _gates, label_loss(task, data)), formulas.fisher)
+
+
+def block_fisher(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Greedy elimination by the Fisher information of all gates of a block together (Kwon et al. 2022, section 4.2)."""
+    seen = _observe(model, task, data, _gates, label_loss(task, data))
+    return _importance(model, seen, lambda G: formulas.eliminate(G.T @ G / len(G)))
+
+
+def taylor(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """First-order Taylor expansion of the loss in the weights: Σ (w·g)², g of a batch's mean loss (Molchanov et al. 2019, equation 8).
+
+    The mean over batches, which differ in size, weighs each by its texts.
+    """
+    sums: list[Importance] = []
+
+    def collect(texts: int) -> None:  # the gradient is of a sum: (w·g / texts)²·texts
+        sums.append(_of_weights(model, lambda w: torch.zeros_like(w) if w.grad is None else (w * w.grad).square() / texts))
+
+    _observe(model, task, data, _gates, label_loss(task, data), after_batch=collect)
+    heads, neurons = (
+        [np.sum([getattr(each, kind)[i] for each in sums], axis=0) / len(data) for i in range(len(_layers(model)))]
+        for kind in ("heads", "neurons")
+    )
+    return Importance(heads, neurons, [], np.sum([each.hidden for each in sums], axis=0) / len(data))
+
+
+def relevance(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Layer-wise relevance propagation from the answer given down to each head and neuron (Voita et al. 2019, section 4.1).
+
+    What starts is the logit that wins, of tagging at every token that is answered from; the rules are those of `relevance_rules`.
+    """
+    read = answering(data)
+
+    def answer(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        return read(logits, rows).max(-1).values.sum()
+
+    with relevance_rules(model):
+        seen = _observe(model, task, data, _gates, answer)
+    return _importance(model, seen, formulas.relative_relevance)
+
+
+def reconstruction(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
+    """Elimination with the optimal-brain-surgeon correction of what is left (Kurtić et al. 2023, ZipLM, section 3.1).
+
+    The error at a block's output counts by the second moments of the gradient there, so that blocks compare.
+    """
+    blueprint = blueprint_of(model)
+    moments = _moments(model, task, data)
+    heads: list[Scores] = []
+    neurons: list[Scores] = []
+    for i, layer in enumerate(_layers(model)):
+        for kind, closing, width in (("heads", layer.attention.output, blueprint.head_width), ("neurons", layer.feed_forward.down, 1)):
+            scores = heads if kind == "heads" else neurons
+            if not closing.in_features:
+                scores.append(np.zeros(0))
+                continue
+            A, C = moments[i, kind]
+            chunk = 1 if width > 1 else -(-closing.in_features // CHUNKS)
+            scores.append(formulas.eliminate_by_reconstruction(closing.weight.detach(), ridged(A, RIDGE), C, width, chunk).numpy())
+    return Importance(heads, neurons, [], fisher(model, task, data, seed).hidden)
+
+
+# -- how they look -------------------------------------------------------------------------------------------------
+
+Key = tuple[int, str]
+Look = Callable[[Tensor, Tensor | None, int], Tensor]
+Loss = Callable[[Tensor, NDArray[np.int64]], Tensor]
+
+
+def _gates(a: Tensor, g: Tensor | None, width: int) -> Tensor:
+    assert g is not None
+    return formulas.gate_gradients(a, g, width)
+
+
+def label_loss(task: Task, data: Examples) -> Loss:
+    """Cross-entropy with the gold labels, summed, so that each text's gradient is its own."""
+    targets = task.targets(data)
+
+    def loss(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        labels = pad_rows([targets[i] for i in rows], logits.shape[1])
+        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+    return loss
+
+
+def _observe(
+    model: PenjingPreTrainedModel,
+    task: Task,
+    data: Examples,
+    look: Look,
+    loss: Loss | None,
+    after_batch: Callable[[int], None] = lambda texts: None,
+) -> dict[Key, Tensor]:
+    """`look(activations, gradients, width)` of the heads' contexts, the neurons' activations and the hidden states.
+
+    Returns (texts, groups) by (layer, kind); "hidden" is under layer -1, summed over the places where the stream is read.
+    """
+    blueprint = blueprint_of(model)
+    widths = {"heads": blueprint.head_width, "neurons": 1, "hidden": 1}
+    seen: list[tuple[Key, Tensor]] = []
+    found: dict[Key, list[Tensor]] = {}
+
+    def keep(key: Key, tensor: Tensor) -> None:
+        if tensor.shape[-1]:
+            if tensor.requires_grad:
+                tensor.retain_grad()
+            seen.append((key, tensor))
+
+    hooks = [encoder_of(model).embeddings.register_forward_hook(lambda _, __, output: keep((-1, "hidden"), output))]
+    for i, layer in enumerate(_layers(model)):
+        for kind, closing in (("heads", layer.attention.output), ("neurons", layer.feed_forward.down)):
+            hooks.append(closing.register_forward_pre_hook(lambda _, inputs, key=(i, kind): keep(key, inputs[0])))
+        for norm in (layer.attention.norm, layer.feed_forward.norm):
+            hooks.append(norm.register_forward_hook(lambda _, __, output: keep((-1, "hidden"), output)))
+    try:
+        for rows in data.encoded.exact_batches(32, BATCH_TOKENS):
+            seen.clear()
+            feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
+            feeds.pop("attention_mask")
+            logits = model(**feeds).logits
+            if loss is not None:
+                model.zero_grad()
+                loss(logits, rows).backward()
+            total: dict[Key, Tensor] = {}
+            for key, a in seen:
+                value = look(a.detach(), a.grad, widths[key[1]])
+                total[key] = value if key not in total else total[key] + value
+            for key, value in total.items():
+                found.setdefault(key, []).append(value)
+            after_batch(len(rows))
+    finally:
+        for handle in hooks:
+            handle.remove()
+        model.zero_grad()
+    return {key: torch.cat(values) for key, values in found.items()}
+
+
+def _importance(model: PenjingPreTrainedModel, seen: dict[Key, Tensor], reduce: Callable[[Tensor], Tensor]) -> Importance:
+    def scores(kind: str, i: int) -> Scores:
+        return reduce(seen[i, kind]).double().numpy() if (i, kind) in seen else np.zeros(0)
+
+    count = len(_layers(model))
+    return Importance([scores("heads", i) for i in range(count)], [scores("neurons", i) for i in range(count)], [], scores("hidden", -1))
+
+
+def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[Key, tuple[Tensor, Tensor]]:
+    """A and C of the layer that closes each block: second moments of its inputs and of the gradient at its outputs.
+
+    Where the head reads the first token alone, the last layer's other tokens do not count.
+    """
+    loss, layers = label_loss(task, data), _layers(model)
+    found: dict[Key, tuple[Tensor, Tensor]] = {}
+    hooks = []
+
+    def watch(key: Key, closing: nn.Module, first_only: bool) -> None:
+        def used(x: Tensor) -> Tensor:
+            return (x[:, 0] if first_only else x.flatten(0, 1)).detach()
+
+        def hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            a = used(inputs[0])
+            A = a.T @ a
+
+            def backward(g: Tensor) -> None:
+                rows = used(g)
+                C = rows.T @ rows
+                found[key] = (found[key][0] + A, found[key][1] + C) if key in found else (A, C)
+
+            output.register_hook(backward)
+
+        hooks.append(closing.register_forward_hook(hook))
+
+    for i, layer in enumerate(layers):
+        first_only = task.head == "sequence" and i == len(layers) - 1
+        watch((i, "heads"), layer.attention.output, first_only)
+        watch((i, "neurons"), layer.feed_forward.down, first_only)
+    tokens = {
+        i: len(data) if task.head == "sequence" and i == len(layers) - 1 else int(data.encoded.offsets[-1]) for i in range(len(layers))
+    }
+    try:
+        for rows in data.encoded.exact_batches(32, BATCH_TOKENS):
+            feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
+            feeds.pop("attention_mask")
+            loss(model(**feeds).logits, rows).backward()
+    finally:
+        for handle in hooks:
+            handle.remove()
+        model.zero_grad()
+    # A: mean over tokens. C: sum over the tokens of a text, mean over texts.
+    return {(i, kind): (A / tokens[i], C / len(data)) for (i, kind), (A, C) in found.items()}
+
+
+@contextmanager
+def relevance_rules(model: PenjingPreTrainedModel) -> Iterator[None]:
+    """Within, gradient × activation is the relevance of layer-wise relevance propagation (rule LRP-0).
+
+    Attention's weights, the norms' deviations and the ratios activation(x) / x are taken as constants, so that every
+    layer, and the head, is linear in what it passes on: without biases no relevance is lost (Voita et al. 2019,
+    appendix A; Ali et al. 2022, "XAI for Transformers", section 3).
+    """
+
+    def norm(module: nn.LayerNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+        x = inputs[0]
+        scale = (x.var(-1, unbiased=False, keepdim=True) + module.eps).rsqrt().detach()
+        return (x - x.mean(-1, keepdim=True)) * scale * module.weight + module.bias
+
+    def ratio(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        x = inputs[0]
+        return x * torch.where(x == 0, 0.0, output / x).detach()
+
+    hooks = [module.register_forward_hook(norm) for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    hooks += [module.register_forward_hook(ratio) for name, module in model.named_modules() if name.endswith(".activation")]
+    for layer in _layers(model):
+        if layer.attention.heads:
+            hooks += [part.register_forward_hook(lambda _, __, y: y.detach()) for part in (layer.attention.query, layer.attention.key)]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _layers(model: PenjingPreTrainedModel) -> Any:
+    return cast(Any, model.base_model).layers

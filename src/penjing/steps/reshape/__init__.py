@@ -1,0 +1,1 @@
+"""Steps that give a model another form."""

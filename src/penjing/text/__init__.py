@@ -1,0 +1,1 @@
+"""Texts as token numbers, and where rows come from."""
