@@ -32,8 +32,6 @@ from penjing.engines.clock.machine import commit, machine, versions
 from penjing.files.whole import write_json
 from penjing.job.presets import PRESETS, distilling
 from penjing.job.recipe import Recipe
-from penjing.job.sources import load_examples
-from penjing.job.texts import Texts, TextSettings
 from penjing.maths.statistics import bootstrap
 from penjing.model.checkpoint import blueprint_of, read, write
 from penjing.model.surgery import cut
@@ -41,12 +39,14 @@ from penjing.search.plan import kept_layers
 from penjing.steps.cut.importance import magnitude_l2
 from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.tasks.judge import statistics_of
+from penjing.tasks.sources import load_examples
 from penjing.tasks.task import Examples
 from penjing.training import loop
 from penjing.training import teacher as teacher_cache
 from penjing.training.loop import Schedule
 from penjing.training.predict import logits_of
 from penjing.training.teacher import teacher_outputs
+from penjing.training.texts import Texts, TextSettings
 
 HERE = CACHE / "distillation"
 LAYERS, ROWS, EPOCHS, SEEDS = 3, 10_000, 3, (0, 1, 2)

@@ -118,7 +118,6 @@ def plot() -> None:
 
     from penjing.engines.clock.measure import Subject, measure
     from penjing.engines.onnx.export import FLOAT_FORMS, export
-    from penjing.job.sources import Reading, load_data
     from penjing.model.checkpoint import blueprint_of, read
     from penjing.model.surgery import cut
     from penjing.search.plan import choose
@@ -126,6 +125,7 @@ def plot() -> None:
     from penjing.steps.cut.prune import Prune, PruneSettings
     from penjing.steps.cut.repair import repair
     from penjing.tasks.judge import judge
+    from penjing.tasks.sources import Reading, load_data
     from penjing.training.predict import logits_of
 
     torch.set_num_threads(os.cpu_count() or 1)

@@ -59,7 +59,7 @@ def quantize(name: str, out: str, rows: int, *options: object) -> Path:
 
 def loaded(name: str) -> Any:
     """The task's data as the command line reads it."""
-    from penjing.job.sources import Reading, load_data
+    from penjing.tasks.sources import Reading, load_data
 
     dev = str(data(name, "dev")) if data(name, "dev").is_file() else ""
     return load_data(str(model_of(name)), TASKS[name], str(data(name, "train")), dev, Reading(max_length=128), print)
@@ -79,10 +79,10 @@ def compare(name: str) -> dict[str, Any]:
     from penjing.engines.clock.measure import Subject, measure
     from penjing.engines.onnx.export import export
     from penjing.job.proof import stock_int8
-    from penjing.job.sources import load_examples
     from penjing.model.checkpoint import read
     from penjing.steps.bits.quantize import Quantize
     from penjing.tasks.judge import judge_pair
+    from penjing.tasks.sources import load_examples
 
     trained = {
         scheme: quantize(name, f"{name}-{scheme}", QAT_ROWS, "--scheme", f"{scheme}-int8", "--epochs", EPOCHS[name]) / "engine"

@@ -46,10 +46,10 @@ from penjing.engines.onnx.packed import NETWORK, WEIGHTS, _digest, graph_bytes
 from penjing.errors import PenjingError
 from penjing.files.run import Run
 from penjing.job.recipe import read_recipe
-from penjing.job.sources import tokenizer_of
 from penjing.maths.stored import Scheme, quantize
 from penjing.model import checkpoint
 from penjing.model.packing import CODECS, PACKED, _checksum, _metadata, load_coded
+from penjing.tasks.sources import tokenizer_of
 from penjing.text.data import read_rows
 
 ROOM, LONGEST = 1 << 30, 60

@@ -12,7 +12,7 @@ from conftest import tiny_teacher
 
 from penjing import cli
 from penjing.cli import view
-from penjing.job.sources import Reading, load_data
+from penjing.tasks.sources import Reading, load_data
 
 
 @pytest.fixture

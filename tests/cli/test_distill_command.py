@@ -13,10 +13,10 @@ from conftest import tiny_teacher
 
 from penjing.engines.engine import read_description
 from penjing.job.presets import PRESETS, distilling
-from penjing.job.texts import TextSettings
 from penjing.model.checkpoint import blueprint_at, read, write
 from penjing.model.surgery import cut
 from penjing.selection import Selection
+from penjing.training.texts import TextSettings
 
 QUIET = ["--threads", "1", "--max-length", "32", "--json"]
 ONE_ENGINE = ["--engine", "onnxruntime"]

@@ -68,10 +68,14 @@ def _runs() -> Iterator[tuple[str, Golden]]:
     yield compress("latency-size-confidence", f"--latency-ms 0.2 --size-mb 5 --max-drop 60 --confidence 0.9 --no-training {ONE}")
     yield compress("drop", "--max-drop 1 --epochs 2")
     yield compress("size", f"--size-mb 0.061 --max-drop 100 --epochs 1 {ONE}")
-    yield compress("store-factorise", f"--size-mb 0.056 --no-training {ONE}", recipe="store: {scheme: linear, bits: 4, group: 16}\nquantize: false")
+    yield compress(
+        "store-factorise", f"--size-mb 0.056 --no-training {ONE}", recipe="store: {scheme: linear, bits: 4, group: 16}\nquantize: false"
+    )
     yield compress("nothing", "")
     yield compress("unlabelled-tagging", f"--train {{bare}} --max-drop 100 --epochs 1 {ONE}", "tagging")
-    yield compress("pair", f"--max-drop 100 --confidence 0.95 --engine openvino --epochs 1 {ONE.replace('onnxruntime', 'openvino')}", "pair")
+    yield compress(
+        "pair", f"--max-drop 100 --confidence 0.95 --engine openvino --epochs 1 {ONE.replace('onnxruntime', 'openvino')}", "pair"
+    )
     yield compress("torch", "--size-mb 5 --no-training --engine torch")
     yield compress("recipe", f"--max-drop 100 {ONE}", recipe=RECIPE)
     yield compress("recipe-halves", ONE, recipe=HALVES)
@@ -130,8 +134,12 @@ def _runs() -> Iterator[tuple[str, Golden]]:
     yield distill("rules-anneal", f"--layers 2 --augment rules --losses kl=1,hard=1,tokens=1 --anneal --epochs 2 {FAST}")
     yield distill("masked-lm", f"--preset hinton --layers 1 --augment masked-lm --masked-lm {{masked}} --epochs 1 {FAST}")
     yield distill("with", f"--layers 1 --with {{companion}} --losses kl=1,hidden=1,hard=1 --epochs 1 {FAST}")
-    yield distill("student", f"--student {{small}} --losses kl-entropy=1,relations=1,rkd-distance=1,rkd-angle=1 --alpha 0.1 --epochs 1 {FAST}")
-    yield distill("noise", f"--layers 2 --noise 0.1 --draws 2 --losses cross-entropy=1,fsp=1,nst=1,cosine=1 --temperature 2 --epochs 1 {FAST}", "pair")
+    yield distill(
+        "student", f"--student {{small}} --losses kl-entropy=1,relations=1,rkd-distance=1,rkd-angle=1 --alpha 0.1 --epochs 1 {FAST}"
+    )
+    yield distill(
+        "noise", f"--layers 2 --noise 0.1 --draws 2 --losses cross-entropy=1,fsp=1,nst=1,cosine=1 --temperature 2 --epochs 1 {FAST}", "pair"
+    )
 
 
 ONE = "--engine onnxruntime"
@@ -164,7 +172,11 @@ class Worker:
         for name in [name for name in environment if name.startswith(("COV_", "PYTEST_"))]:
             del environment[name]
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py"), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, str(HERE / "worker.py"), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
 
     def ask(self, name: str) -> dict[str, Any]:

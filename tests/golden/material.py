@@ -121,7 +121,9 @@ def finetune(model: Any, task: str, rows: Sequence[dict[str, Any]], labels: Sequ
     model.eval()
 
 
-def _write_model(folder: Path, task: str, *, seed: int = 0, layers: int = 3, hidden: int = 32, labels: Sequence[str] = (), taught: bool = True) -> None:
+def _write_model(
+    folder: Path, task: str, *, seed: int = 0, layers: int = 3, hidden: int = 32, labels: Sequence[str] = (), taught: bool = True
+) -> None:
     labels = tuple(labels) or LABELS.get(task, LABELS["classification"])
     model = bert(task, seed, layers, hidden, labels)
     if taught:
@@ -146,7 +148,10 @@ class Material:
 
     def __getitem__(self, name: str) -> str:
         if name == "companion":
-            own, other = Material(self.folder.parent, self.task), Material(self.folder.parent, "tagging" if self.task != "tagging" else "classification")
+            own, other = (
+                Material(self.folder.parent, self.task),
+                Material(self.folder.parent, "tagging" if self.task != "tagging" else "classification"),
+            )
             own.folder.mkdir(exist_ok=True)
             return ",".join([other.task, other["teacher"], other["train"], other["eval"]])
         file, write = self._makers[name]

@@ -36,7 +36,20 @@ FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni",
 TOLD = ("quality", "drop", "drop_ci95", "drop_at_most", "p_value", "bytes", "macs", "float_quality", "speedup_vs_eager", "speedup_range", "steady",
         "engine", "float_layers", "temperature", "latency_ms", "latency_p99_ms", "end_to_end_ms", "throughput_per_s", "held_out_quality", "loss")  # fmt: skip
 """What is kept of the report's result."""
-SECTIONS = ("teacher", "baselines", "forms", "scores", "flipped", "overlap", "held_out", "tests", "shapes", "stored", "workload", "metric_said")
+SECTIONS = (
+    "teacher",
+    "baselines",
+    "forms",
+    "scores",
+    "flipped",
+    "overlap",
+    "held_out",
+    "tests",
+    "shapes",
+    "stored",
+    "workload",
+    "metric_said",
+)
 """Parts of the report of which a hash is kept."""
 FLEETING = ("dense_load_s", "packed_load_s", "seconds", "disturbance")
 
@@ -107,7 +120,7 @@ def arrays_of(path: Path) -> dict[str, Any]:
     if path.suffix == ".onnx":
         return {each.name: numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return {name: (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy() for name, t in tensors.items()}
 
 
@@ -172,7 +185,9 @@ def of_folder(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
             with safe_open(path, framework="np") as file:
                 about = {key: without(_json(value), "crc32") for key, value in (file.metadata() or {}).items()}
             arrays = arrays_of(path)
-            shapes[name] = digest([_form(each, arrays[each]) for each in sorted(arrays)]) if "packed" not in name and "weights" not in name else ""
+            shapes[name] = (
+                digest([_form(each, arrays[each]) for each in sorted(arrays)]) if "packed" not in name and "weights" not in name else ""
+            )
             hashes[name] = digest(hash_of_arrays(arrays), about)
         elif path.name == "tokenizer.json":
             shapes[name] = digest(json.loads(path.read_text(encoding="utf-8")))

@@ -14,9 +14,9 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.engines.engine import DESCRIPTION
 from penjing.engines.onnx.export import FLOAT_FORMS, export
 from penjing.errors import InputError
-from penjing.job.sources import labels_of
 from penjing.job.subjects import open_model
 from penjing.model.checkpoint import label_names
+from penjing.tasks.sources import labels_of
 from penjing.text.reading import Reading
 
 SHAPE = Blueprint(56, 20, 2, 12, 12, 4, (Layer(3, 17), Layer(2, 6)), "sequence", 2)

@@ -18,9 +18,9 @@ from penjing.job import verification
 from penjing.job.asked import Budget, Job
 from penjing.job.pipeline import compress
 from penjing.job.recipe import Recipe
-from penjing.job.sources import Reading, load_data
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.teach.distill import DistillSettings
+from penjing.tasks.sources import Reading, load_data
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
 from penjing.training.loop import Schedule

@@ -16,8 +16,8 @@ from penjing.blueprint import Head
 from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
 from penjing.job.inspection import inspection
-from penjing.job.sources import labels_of
 from penjing.model.checkpoint import blueprint_at, opened, read
+from penjing.tasks.sources import labels_of
 
 ACTIVATIONS = ["gelu", "relu", "gelu_new", "silu", "tanh", "gelu_pytorch_tanh", "quick_gelu", "relu6", "mish", "sigmoid"]
 PASSED_OVER = {

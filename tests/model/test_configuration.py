@@ -8,9 +8,9 @@ import pytest
 from conftest import FAMILIES, tiny, tiny_config
 
 from penjing.errors import InputError
-from penjing.job.sources import labels_of
 from penjing.model.checkpoint import blueprint_at, check_head, head_of, label_names, opened, read
 from penjing.model.configuration import read_configuration
+from penjing.tasks.sources import labels_of
 
 
 def described(folder: Path, family: str = "bert", **changes: Any) -> Path:

@@ -14,8 +14,8 @@ from spelling import KINDS, NEW, TEXTS, added, byte_level, configure, wordpiece
 from tokenizers import Tokenizer
 
 from penjing.errors import InputError
-from penjing.job.sources import longest_text, tokenizer_file, tokenizer_of
 from penjing.model.tokenizing import copy_tokenizer, longest_said, tokenizer_at
+from penjing.tasks.sources import longest_text, tokenizer_file, tokenizer_of
 from penjing.tasks.task import Classification, Pair
 
 LONGEST = 16

@@ -63,7 +63,7 @@ def train(
     import numpy as np
 
     from penjing.cli.progress import training_bar
-    from penjing.job.sources import load_data
+    from penjing.tasks.sources import load_data
     from penjing.training.finetune import finetune
     from penjing.training.loop import Schedule
 

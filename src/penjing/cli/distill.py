@@ -79,7 +79,7 @@ def distill(
     """Teach a small student: its losses from a preset or one by one, its texts as they are or more of them. In float32; the same report."""
     from penjing.job.asked import Budget
     from penjing.job.presets import distilling
-    from penjing.job.texts import TextSettings
+    from penjing.training.texts import TextSettings
 
     idle = {
         "--masked-lm": (masked_lm and augment != "masked-lm", "--augment masked-lm"), "--sample": (sample and part == 1, "--part"),

@@ -54,9 +54,9 @@ class More:
     def read(self, data: Any, seed: int, tell: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
         """The material, and what is asked of it, by content."""
         from penjing.files.run import fingerprint
-        from penjing.job.asked import Material
-        from penjing.job.sources import load_data, load_plain, load_unlabelled
         from penjing.model.checkpoint import locate
+        from penjing.steps.teach.teaching import Material
+        from penjing.tasks.sources import load_data, load_plain, load_unlabelled
 
         if self.cache is not None:
             writable(self.cache, "--cache")
@@ -98,8 +98,8 @@ def run(
     from penjing.job.asked import Job
     from penjing.job.pipeline import compress
     from penjing.job.pipeline_students import distil_student
-    from penjing.job.sources import load_data, load_examples
     from penjing.model.checkpoint import locate
+    from penjing.tasks.sources import load_data, load_examples
 
     if engine is not None and engine not in ENGINES:
         raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")

@@ -39,9 +39,9 @@ def eval(
 ) -> None:  # fmt: skip
     """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
     from penjing.engines.engine import open_engine
-    from penjing.job.sources import check_label_map, read_examples
     from penjing.job.subjects import open_model
     from penjing.tasks.judge import flips, judge, judge_pair, scores_of
+    from penjing.tasks.sources import check_label_map, read_examples
     from penjing.text.data import read_rows
 
     model = open_model(folder, engine, task, reading)
@@ -139,7 +139,7 @@ def bench(
 
 def _tokenizer_file(name: str, folder: Path, made: Path) -> Path | None:
     """Of a model's folder (made in `made` where its own does not say all), or of the engine's beside it."""
-    from penjing.job.sources import tokenizer_file
+    from penjing.tasks.sources import tokenizer_file
 
     if (folder / "config.json").is_file():
         return tokenizer_file(folder, made)

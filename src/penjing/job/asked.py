@@ -9,9 +9,12 @@ from typing import Any
 from penjing.engines.engine import EngineName
 from penjing.errors import InputError
 from penjing.job.recipe import Recipe
-from penjing.job.sources import Data
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.steps.teach.teaching import Material, Teaching
+from penjing.tasks.data import Data
 from penjing.tasks.task import Examples
 from penjing.training.objective import HARD
+from penjing.training.texts import TextSettings
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,6 @@ class Budget:
     def unbounded(self) -> bool:
         """Whether neither a speed nor a size is asked."""
         return self.speedup is None and self.latency_ms is None and self.size_mb is None
-
-
-@dataclass(frozen=True)
-class Material:
-    """What distillation takes beside the training data.
-
-    student: a model to start from, in place of the teacher's layers. teachers: further ones, of the same labels and tokenizer.
-    general: plain texts to learn states on first. unlabelled: texts that the teacher answers, beside the training texts. masked_lm:
-    the language model that augments texts. companions: further tasks that share the encoder, each with its teacher. cache: where the
-    teacher's outputs are kept for the next run; None: nowhere.
-    """
-
-    student: Path | None = None
-    teachers: Sequence[Path] = ()
-    general: Examples | None = None
-    unlabelled: Examples | None = None
-    masked_lm: Path | None = None
-    companions: Sequence[tuple[Path, Data]] = ()
-    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,3 +87,9 @@ class Job:
                 "--with: several tasks are taught on their own texts, each by its own teacher; leave out --part, --augment,"
                 " --copies, --unlabelled and --teacher"
             )
+
+
+def teaching_of(job: Job, data: Data, teacher: PenjingPreTrainedModel, partial: Path) -> Teaching:
+    """How the job's student is taught, where `teacher` encodes the data as `data`."""
+    recipe = job.recipe
+    return Teaching(data, teacher, recipe.distill, recipe.texts or TextSettings(), job.material, job.seed, partial)

@@ -19,11 +19,11 @@ from penjing.engines.onnx.packed import write_network
 from penjing.files.whole import whole_folder, write_json
 from penjing.job.asked import Job
 from penjing.job.proof import gates_of, met
-from penjing.job.sources import Data
 from penjing.model.checkpoint import blueprint_of, write
 from penjing.model.coded import Coded
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.report.page import model_card
+from penjing.tasks.data import Data
 
 
 @dataclass(frozen=True)

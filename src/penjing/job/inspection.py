@@ -6,11 +6,11 @@ from typing import Any
 
 from penjing.engines.engine import DESCRIPTION, forms_of, read_description
 from penjing.errors import InputError
-from penjing.job.sources import longest_text, tokenizer_of
 from penjing.model.checkpoint import Opened, locate, opened
 from penjing.model.tokenizing import FILES, tokenizer_at
 from penjing.model.weights import INDEX, weight_files
 from penjing.serving.predictor import engine_folder
+from penjing.tasks.sources import longest_text, tokenizer_of
 
 SHOWN = 12
 """Labels, weights or files that are named, of many."""

@@ -19,13 +19,10 @@ from penjing.errors import BudgetError, InputError
 from penjing.files.run import Run, fingerprint
 from penjing.files.whole import whole_folder, write_json, write_text
 from penjing.job import choice, proof, verification
-from penjing.job.asked import Job
+from penjing.job.asked import Job, teaching_of
 from penjing.job.delivery import Outcome, deliver, deliver_model, export_forms, report_of
 from penjing.job.fit_size import within
 from penjing.job.recipe import teaching_step
-from penjing.job.sources import encoded_by, tokenizer_file, tokenizer_of, with_tokenizer
-from penjing.job.teaching import Teaching, shown
-from penjing.job.texts import Texts
 from penjing.maths.stored import Scheme
 from penjing.model.checkpoint import blueprint_at, blueprint_of, check_head, locate, read, write
 from penjing.model.coded import Coded
@@ -51,11 +48,14 @@ from penjing.steps.cut.vocabulary import PruneVocabulary
 from penjing.steps.reshape.factorise import Factorise
 from penjing.steps.step import Step
 from penjing.steps.teach.multitask import Multitask
+from penjing.steps.teach.teaching import Teaching, shown
 from penjing.tasks.judge import quality_of
+from penjing.tasks.sources import encoded_by, tokenizer_file, tokenizer_of, with_tokenizer
 from penjing.tasks.task import Examples
 from penjing.text.vocabulary import write_pruned
 from penjing.training.objective import HARD
 from penjing.training.predict import logits_of
+from penjing.training.texts import Texts
 
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where a drop alone is asked: parts of the layers that are tried, until one keeps the quality on texts held out."""
@@ -230,7 +230,7 @@ class _Compression:
     @property
     def teaching(self) -> Teaching:
         """How the student is taught by what is worked on."""
-        return Teaching(self.job, self.data, self.base, self.folder.partial)
+        return teaching_of(self.job, self.data, self.base, self.folder.partial)
 
     @property
     def texts(self) -> Texts:

@@ -17,19 +17,19 @@ from penjing.errors import BudgetError, InputError
 from penjing.files.run import Run
 from penjing.files.whole import whole_folder, write_bytes, write_json, write_text
 from penjing.job import choice, proof, verification
-from penjing.job.asked import Job
+from penjing.job.asked import Job, teaching_of
 from penjing.job.delivery import Inside, describe, report_of
 from penjing.job.pipeline import BASELINE_TEXTS, run_on
-from penjing.job.sources import tokenizer_file
-from penjing.job.teaching import Teaching, shown
 from penjing.maths.statistics import softmax
 from penjing.model.checkpoint import blueprint_of, check_head, locate, read
 from penjing.model.tokenizing import copy_tokenizer
 from penjing.report.page import model_card, page
 from penjing.steps.teach.distill import targets_of
+from penjing.steps.teach.teaching import shown
 from penjing.students import bilstm, logistic, static, trees
 from penjing.students.fitted import largest_difference
 from penjing.tasks.judge import quality_of
+from penjing.tasks.sources import tokenizer_file
 from penjing.tasks.task import IGNORED, Examples
 from penjing.text.encoded import Encoded
 from penjing.training.objective import ANSWERS, HARD
@@ -81,7 +81,7 @@ class _Teaching:
         self.folder = Run(job.out, job.asked | run_on(job), tell)
         self.tell, self.trial = tell, proof.trial_of(job, tell)
         self.segments = self.trial.segments
-        self.teaching = Teaching(job, job.data, self.teacher, self.folder.partial)
+        self.teaching = teaching_of(job, job.data, self.teacher, self.folder.partial)
         self.settings = self.teaching.settings
 
     def run(self) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from penjing.errors import InputError
 from penjing.job.recipe import Recipe
-from penjing.job.texts import TextSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.teach.distill import DistillSettings
 from penjing.training.loop import Schedule
 from penjing.training.objective import HARD, LOSSES
+from penjing.training.texts import TextSettings
 
 
 @dataclass(frozen=True)

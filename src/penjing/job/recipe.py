@@ -10,7 +10,6 @@ import yaml
 
 from penjing.engines.clock.machine import safe_weight_bits
 from penjing.errors import InputError, reason_of, shown
-from penjing.job.texts import TextSettings
 from penjing.maths.stored import Clip, Kind, Scheme
 from penjing.steps.bits.lowbit import LowBit
 from penjing.steps.bits.qat import QuantizationAware
@@ -21,6 +20,7 @@ from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.sparsify import UNTRAINED, Sparsify, SparsifySettings
 from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.tasks.task import Examples
+from penjing.training.texts import TextSettings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer
 
 from penjing.engines.engine import EAGER, ENGINES, TOKENIZER, Form, check_files, forms_of, read_description
 from penjing.errors import InputError
-from penjing.job.sources import labels_of, longest_text, make_task, tokenizer_of
 from penjing.model.checkpoint import check_head, check_numbers, head_of, locate
 from penjing.serving.predictor import engine_folder
 from penjing.tasks.positive import positive_of
+from penjing.tasks.sources import labels_of, longest_text, make_task, tokenizer_of
 from penjing.tasks.task import Task, task_named
 from penjing.text.reading import Reading
 

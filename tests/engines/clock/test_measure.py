@@ -19,10 +19,10 @@ from penjing.engines.clock.measure import Measurement, Speedup, Spoken, Subject,
 from penjing.engines.engine import EAGER, EAGER_BF16, Engine, Form, open_engine
 from penjing.engines.onnx.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_INT8, export
 from penjing.errors import InputError, PenjingError
-from penjing.job.sources import tokenizer_of
 from penjing.model.checkpoint import read
 from penjing.model.packing import PACKED
 from penjing.steps.bits.calibrate import calibrate
+from penjing.tasks.sources import tokenizer_of
 from penjing.tasks.task import Classification, Pair, Tagging, Task
 from penjing.text.encoded import Encoded, Feeds
 

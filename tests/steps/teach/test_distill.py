@@ -15,7 +15,6 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.job.presets import distilling
 from penjing.job.recipe import read_recipe
-from penjing.job.texts import TextSettings
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.teach import distill, multitask
 from penjing.steps.teach.distill import Distill, DistillSettings
@@ -26,6 +25,7 @@ from penjing.text.encoded import Encoded
 from penjing.training import teacher as cache
 from penjing.training.loop import Schedule, fit, silent
 from penjing.training.teacher import TeacherOutputs
+from penjing.training.texts import TextSettings
 
 DEEP = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32),) * 4, "sequence", 2)
 SHALLOW, NARROW = replace(DEEP, layers=DEEP.layers[:2]), Blueprint(60, 24, 2, 12, 12, 4, (Layer(3, 20),) * 2, "sequence", 2)

@@ -1,6 +1,6 @@
-"""How a job's student is taught: where it starts, on which texts, by which teachers."""
+"""How a student is taught: where it starts, on which texts, by which teachers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,61 +11,83 @@ import torch
 from numpy.typing import NDArray
 
 from penjing.errors import InputError
-from penjing.job.asked import Job
-from penjing.job.sources import Data, tokenizer_of
-from penjing.job.texts import Texts, TextSettings
 from penjing.model.checkpoint import blueprint_at, blueprint_of, check_head, head_of, label_names, read, write
 from penjing.model.modeling_penjing import PenjingForMaskedLM, PenjingPreTrainedModel
 from penjing.model.surgery import cut
 from penjing.selection import Selection
 from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.steps.teach.multitask import Companion, Multitask
+from penjing.tasks.data import Data
+from penjing.tasks.sources import tokenizer_of
 from penjing.tasks.task import Examples, Task
 from penjing.training.loop import Progress, silent
 from penjing.training.objective import HARD
 from penjing.training.predict import quality_of
 from penjing.training.teacher import teacher_outputs
+from penjing.training.texts import Texts, TextSettings
 
 SHARED = ("hidden", "head_width", "positions", "token_types", "embedding", "layers")
 """What the blueprints of models that are to share an encoder have in common."""
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """`data` is as `teacher` encodes it; `partial` is where a step keeps its state while it works."""
+class Material:
+    """What distillation takes beside the training data.
 
-    job: Job
+    student: a model to start from, in place of the teacher's layers. teachers: further ones, of the same labels and tokenizer.
+    general: plain texts to learn states on first. unlabelled: texts that the teacher answers, beside the training texts. masked_lm:
+    the language model that augments texts. companions: further tasks that share the encoder, each with its teacher. cache: where the
+    teacher's outputs are kept for the next run; None: nowhere.
+    """
+
+    student: Path | None = None
+    teachers: Sequence[Path] = ()
+    general: Examples | None = None
+    unlabelled: Examples | None = None
+    masked_lm: Path | None = None
+    companions: Sequence[tuple[Path, Data]] = ()
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """`data` is as `teacher` encodes it; `distillation` and `wanted` are the settings of the losses and of the texts; `partial` is where a
+    step keeps its state while it works."""
+
     data: Data
     teacher: PenjingPreTrainedModel
+    distillation: DistillSettings | None
+    wanted: TextSettings
+    material: Material
+    seed: int
     partial: Path
 
     @property
     def texts(self) -> Texts:
         """The training texts."""
-        return Texts(self.data, self.teacher, self.job.seed)
+        return Texts(self.data, self.teacher, self.seed)
 
     @property
     def settings(self) -> DistillSettings:
-        """Those of distillation, with the job's seed."""
-        settings = self.job.recipe.distill
-        assert settings
-        return replace(settings, schedule=replace(settings.schedule, seed=self.job.seed))
+        """Those of distillation, with the seed."""
+        assert self.distillation
+        return replace(self.distillation, schedule=replace(self.distillation.schedule, seed=self.seed))
 
     @property
     def cache(self) -> Path:
         """Where the teacher's outputs are kept."""
-        return self.job.material.cache or self.partial / "teacher"
+        return self.material.cache or self.partial / "teacher"
 
     def student(self) -> PenjingPreTrainedModel:
         """What is cut and taught: the teacher, or the student that is given."""
-        path = self.job.material.student
+        path = self.material.student
         if path is None:
             return self.teacher
         self._check(path, "student", self.data.task, taught=False)
         return self._given(path, self.data)
 
     def _given(self, path: Path, data: Data) -> PenjingPreTrainedModel:
-        torch.manual_seed(self.job.seed)  # a head that the student lacks is drawn at random
+        torch.manual_seed(self.seed)  # a head that the student lacks is drawn at random
         return read(path, head=data.task.head, labels=data.task.labels)
 
     def split(self) -> tuple[Examples, Examples]:
@@ -73,7 +95,7 @@ class Teaching:
 
         The former are training texts that are held out, so that the evaluation data judges the result fairly.
         """
-        material = self.job.material
+        material = self.material
         dev, train = self.texts.weights, self.texts.learned
         train = self.texts.labelled(train) if HARD in self.settings.answers else train
 
@@ -86,12 +108,11 @@ class Teaching:
             if head_of(material.masked_lm) != "masked":
                 raise InputError(f"--masked-lm: {material.masked_lm} has no language model's head; give a masked language model")
             masked = read(material.masked_lm, head="masked")
-        wanted = self.job.recipe.texts or TextSettings()
-        return dev, self.texts.drawn(train, wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
+        return dev, self.texts.drawn(train, self.wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
 
     def distill(self, dev: Examples, selection: Selection | None = None, progress: Progress = silent) -> Distill:
         """The step that teaches a student of this selection, the one that is given, or (None) one that is no BERT."""
-        material, task = self.job.material, self.data.task
+        material, task = self.material, self.data.task
         if material.general and (material.companions or not self.settings.states):
             raise InputError("--general: plain texts teach states, of one task; give a loss on states, and leave out --with")
         return Distill(
@@ -102,17 +123,17 @@ class Teaching:
     def others(self) -> list[PenjingPreTrainedModel]:
         """The further teachers."""
         task, found = self.data.task, []
-        for path in self.job.material.teachers:
+        for path in self.material.teachers:
             self._check(path, "teacher", task)
             found.append(read(path, head=task.head, labels=task.labels))
         return found
 
     def _kept(self, selection: Selection | None) -> list[int] | None:
-        return None if selection is None or self.job.material.student else [layer.layer for layer in selection.layers]
+        return None if selection is None or self.material.student else [layer.layer for layer in selection.layers]
 
     def companions(self, selection: Selection) -> list[Companion]:
         """Further tasks that share the encoder: each with its teacher, its texts, and the head that it starts from."""
-        return [self._companion(path, data, selection) for path, data in self.job.material.companions]
+        return [self._companion(path, data, selection) for path, data in self.material.companions]
 
     def _companion(self, path: Path, data: Data, selection: Selection) -> Companion:
         self._check(path, "with", data.task)
@@ -120,9 +141,9 @@ class Teaching:
         if any(getattr(own, name) != getattr(theirs, name) for name in SHARED):
             raise InputError(f"--with: {path} is built otherwise than the model ({', '.join(SHARED)}); give one of the same base")
         teacher = read(path, head=data.task.head, labels=data.task.labels)
-        texts = Texts(data, teacher, self.job.seed)
+        texts = Texts(data, teacher, self.seed)
         dev, train = texts.weights, texts.labelled(texts.learned)
-        given = self.job.material.student
+        given = self.material.student
         student = self._given(given, data) if given else cut(teacher, selection)
         distill = Distill(
             data.task, teacher, self._kept(selection), self.settings, dev, self.partial, hidden=selection.hidden, cache=self.cache
@@ -132,7 +153,7 @@ class Teaching:
     def keep_companions(self, folder: Path, step: Multitask) -> list[str]:
         """Write the other tasks' models, and say how good each is on its evaluation data."""
         said = []
-        for i, (model, (path, data)) in enumerate(zip(step.others, self.job.material.companions, strict=True)):
+        for i, (model, (path, data)) in enumerate(zip(step.others, self.material.companions, strict=True)):
             write(model, folder / f"{i + 1}-{data.task.name}", tokenizer=path)
             teacher = read(path, head=data.task.head, labels=data.task.labels)
             before, after = (quality_of(data.task, data.eval)(each) for each in (teacher, model))

@@ -3,8 +3,7 @@
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +14,19 @@ from penjing.files.whole import write_bytes
 from penjing.model.checkpoint import blueprint_at, check_head, encoder_at, label_names, locate
 from penjing.model.configuration import numbered
 from penjing.model.tokenizing import TOKENIZER, check_fits, longest_said, parse, tokenizer_at, understood
+from penjing.tasks.data import Data
 from penjing.tasks.task import Classification, Examples, Task, task_named
 from penjing.text.data import read_rows
 from penjing.text.encoding import open_tokenizer
 from penjing.text.files import lines_of
 from penjing.text.labels import is_number
-from penjing.text.overlap import Sides, seen_in
+from penjing.text.overlap import seen_in
 from penjing.text.reading import Reading
 from penjing.text.rows import Row, enumerated, shorter
 
 HELD_OUT = 0.1
 SHOWN_LABELS = 5
 """Labels, the most frequent ones, that are said with how often they are there."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """A task and its data, and how further data are read."""
-
-    task: Task
-    train: Examples
-    eval: Examples
-    tokenizer: Tokenizer
-    max_length: int
-    reading: Reading
-
-    @cached_property
-    def sides(self) -> Sides:
-        """Which training texts are held out, and for what; see `overlap`."""
-        return Sides.of(self.train.inputs)
 
 
 def load_data(

@@ -11,7 +11,8 @@ from commands import ended, prepare, refused, write_rows
 from conftest import tiny_teacher
 
 from penjing.errors import InputError
-from penjing.job.sources import Data, load_data, load_examples, load_plain
+from penjing.tasks.data import Data
+from penjing.tasks.sources import load_data, load_examples, load_plain
 from penjing.text.reading import Reading
 
 ROWS = [{"text": "good film", "label": "positive"}, {"text": "bad film", "label": "negative"}, {"text": "a film", "label": "positive"}] * 4

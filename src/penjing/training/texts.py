@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from penjing.errors import InputError
-from penjing.job.sources import Data
 from penjing.model.modeling_penjing import PenjingForMaskedLM, PenjingPreTrainedModel
 from penjing.model.watch import encoder_of
+from penjing.tasks.data import Data
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
 from penjing.training.augment import by_masked_lm, by_neighbours, by_rules, neighbours, replaceable
