@@ -33,12 +33,15 @@ from penjing.files.whole import write_json
 from penjing.job.presets import PRESETS, distilling
 from penjing.job.recipe import Recipe
 from penjing.maths.statistics import bootstrap
-from penjing.model.checkpoint import blueprint_of, read, write
+from penjing.model.building import blueprint_of
+from penjing.model.checkpoint import read
 from penjing.model.surgery import cut
-from penjing.search.plan import kept_layers
+from penjing.model.writing import write
+from penjing.search.budget import kept_layers
+from penjing.selection import Selection
 from penjing.steps.cut.importance import magnitude_l2
-from penjing.steps.teach.distill import Distill, DistillSettings
-from penjing.tasks.judge import statistics_of
+from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.tasks.judging import statistics_of
 from penjing.tasks.sources import load_examples
 from penjing.tasks.task import Examples
 from penjing.training import loop
@@ -68,7 +71,7 @@ def material(name: str) -> tuple[Any, Any, list[tuple[str, Examples]], Path]:
     return known, teacher, [*splits, ("test", load_examples(known, str(data(name, "test")), print))], HERE / "cache"
 
 
-def started(name: str, recipe: Recipe, seed: int) -> tuple[Any, list[int] | None]:
+def started(name: str, recipe: Recipe, seed: int) -> tuple[Any, Selection | None]:
     """What is taught: some of the teacher's layers, and which; or the pretrained base that the teacher came from."""
     known, teacher, _, _ = material(name)
     if recipe.prune is None:
@@ -76,7 +79,7 @@ def started(name: str, recipe: Recipe, seed: int) -> tuple[Any, list[int] | None
         return read(base_model(), head=known.task.head, labels=known.task.labels), None
     assert recipe.prune.keep != "measured" and recipe.prune.repair == "none"
     selection = kept_layers(recipe.prune, blueprint_of(teacher), magnitude_l2(teacher, known.task, known.eval, seed))
-    return cut(teacher, selection), [layer.layer for layer in selection.layers]
+    return cut(teacher, selection), selection
 
 
 def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path) -> dict[str, Any]:
@@ -87,22 +90,21 @@ def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path)
     train = known.train.take(np.sort(every))
     texts = Texts(replace(known, train=train), teacher, seed)
     dev, learned = texts.weights, texts.learned
-    student, layers = started(name, recipe, seed)
+    student, selection = started(name, recipe, seed)
     began = time.process_time()
     if recipe.texts:
         learned = texts.drawn(learned, recipe.texts, lambda examples: teacher_outputs(teacher, examples.encoded, (), kept).logits)
     settings = replace(recipe.distill, schedule=replace(recipe.distill.schedule, seed=seed))
-    step = Distill(known.task, teacher, layers, settings, dev, out, cache=kept)
+    step = Distill(known.task, Teachers(teacher), settings, dev, Place(out, kept), selection)
     torch.manual_seed(seed)
     evidence = step.observe(student, learned)
     told = time.process_time()
-    result = step.apply(student, blueprint_of(student), evidence)
-    assert step.history
+    taught = step.teach(student, evidence)
     seconds = {"teacher": told - began, "training": time.process_time() - told}
     shutil.rmtree(out, ignore_errors=True)
     return {
-        "layers": layers, "seconds": seconds, "steps": step.history.steps, "best_step": step.history.best_step, "texts": len(learned),
-        "stats": answered(name, result),
+        "layers": None if selection is None else [layer.layer for layer in selection.layers], "seconds": seconds, "steps": taught.history.steps, "best_step": taught.history.best_step, "texts": len(learned),
+        "stats": answered(name, taught.model),
     }  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def answered(name: str, model: Any) -> dict[str, Any]:
 
 def about() -> dict[str, Any]:
     """Where, with what, and by which code a figure was made."""
-    return {"machine": machine(), "versions": versions(), "commit": commit()}
+    return {"machine": machine().to_dict(), "versions": versions(), "commit": commit()}
 
 
 def recipe_of(preset: str, epochs: int, texts: TextSettings | None = None, layers: int | None = LAYERS) -> Recipe:
@@ -295,7 +297,7 @@ def peer_ours(student: Any, train: Examples, seed: int) -> tuple[Any, float]:
     )
     with tempfile.TemporaryDirectory(dir=HERE) as folder:
         began = time.monotonic()
-        step = Distill(known.task, teacher, None, settings, train.take(np.arange(8)), Path(folder))
+        step = Distill(known.task, Teachers(teacher), settings, train.take(np.arange(8)), Place(Path(folder)))
         result = step.apply(student, blueprint_of(student), step.observe(student, train))
         return result, time.monotonic() - began
 
@@ -354,8 +356,9 @@ def students_table() -> str:
 
 def engine() -> None:
     """How fast the teacher's answers are computed: PyTorch in mixed precision, as the cache is made, beside the exported forms."""
-    from penjing.engines.engine import open_engine
-    from penjing.engines.onnx.export import FLOAT_FORMS, export
+    from penjing.engines.form import FLOAT_FORMS
+    from penjing.engines.onnx.export import export
+    from penjing.engines.opening import open_engine
 
     known, teacher, _, _ = material("sst2")
     texts = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:2000]))

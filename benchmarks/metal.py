@@ -26,8 +26,8 @@ from peers import NNCF_FORMS, NNCF_INT8, nncf_int8
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.clock.machine import machine, versions
-from penjing.engines.engine import Form
-from penjing.engines.onnx.export import FLOAT_FORMS, FUSED_INT8, INT8_FORMS
+from penjing.engines.form import Form
+from penjing.engines.form import FLOAT_FORMS, FUSED_INT8, INT8_FORMS
 
 QUICK = "--quick" in sys.argv[1:]
 HERE = CACHE / "quantization" / ("metal-quick" if QUICK else "metal")
@@ -45,7 +45,7 @@ def model(folder: Path) -> list[Form]:
     import torch
 
     from penjing.engines.onnx.export import export
-    from penjing.model.checkpoint import build
+    from penjing.model.building import build
     from penjing.steps.bits.calibrate import calibrate
     from penjing.text.encoded import Encoded
 
@@ -112,7 +112,7 @@ def main() -> None:
     """Measure, write, print."""
     forms = model(HERE)
     multiplies = in_turn({name: {"do": "multiply", "name": name, "shapes": SHAPES} for name in MULTIPLIES})
-    found: dict[str, Any] = {"machine": machine(), "versions": versions(), "length": LENGTH, "layers": LAYERS, "quick": QUICK}
+    found: dict[str, Any] = {"machine": machine().to_dict(), "versions": versions(), "length": LENGTH, "layers": LAYERS, "quick": QUICK}
     found["multiplies"] = {
         name: {x(shape): summary(rounds, i, float(np.prod(shape))) for i, shape in enumerate(SHAPES)} for name, rounds in multiplies.items()
     }

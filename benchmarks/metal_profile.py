@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from penjing.engines.engine import Form, open_engine
+from penjing.engines.form import Form
+from penjing.engines.opening import open_engine
 from penjing.text.encoded import Feeds
 
 GROUPS = ("integer products", "attention", "GELU", "norms, residuals, biases", "quantize, convert, reorder", "embeddings", "other")

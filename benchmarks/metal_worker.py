@@ -12,7 +12,8 @@ from metal_profile import grouped, onnxruntime_profile, openvino_profile
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from penjing.engines.engine import Form, open_engine
+from penjing.engines.form import Form
+from penjing.engines.opening import open_engine
 from penjing.text.encoded import Feeds
 
 Call = Callable[[], NDArray[Any]]

@@ -116,15 +116,17 @@ def plot() -> None:
 
     import torch
 
-    from penjing.engines.clock.measure import Subject, measure
-    from penjing.engines.onnx.export import FLOAT_FORMS, export
-    from penjing.model.checkpoint import blueprint_of, read
+    from penjing.engines.clock.measure import Sampling, Subject, measure
+    from penjing.engines.form import FLOAT_FORMS
+    from penjing.engines.onnx.export import export
+    from penjing.model.building import blueprint_of
+    from penjing.model.checkpoint import read
     from penjing.model.surgery import cut
-    from penjing.search.plan import choose
+    from penjing.search.budget import choose
     from penjing.steps.cut.criteria import COMPARABLE, IMPORTANCE
     from penjing.steps.cut.prune import Prune, PruneSettings
     from penjing.steps.cut.repair import repair
-    from penjing.tasks.judge import judge
+    from penjing.tasks.judging import judge
     from penjing.tasks.sources import Reading, load_data
     from penjing.training.predict import logits_of
 
@@ -139,8 +141,8 @@ def plot() -> None:
     def add(group: str, name: str, level: float, model: Any, seconds: float = 0.0) -> None:
         macs = blueprint_of(model).macs(length) / blueprint.macs(length)
         quality = judge(found.task, found.eval, logits_of(model, found.eval.encoded))
-        points.append({"group": group, "name": name, "level": level, "macs": macs, "seconds": seconds, **quality, "model": model})
-        print(f"{group:>8} {name:>14} {macs:.2f} of the MACs: {quality['quality']:.2f} ({seconds:.0f} s)", flush=True)
+        points.append({"group": group, "name": name, "level": level, "macs": macs, "seconds": seconds, **quality.to_json(), "model": model})
+        print(f"{group:>8} {name:>14} {macs:.2f} of the MACs: {quality.quality:.2f} ({seconds:.0f} s)", flush=True)
 
     add("teacher", "teacher", 1.0, whole)
     for name, criterion in IMPORTANCE.items():
@@ -168,7 +170,7 @@ def plot() -> None:
         for i, point in enumerate(points):
             export(point.pop("model"), Path(folder) / str(i), [form.file], segments=False)
             subjects.append(Subject(form, Path(folder) / str(i)))
-        measured = measure(subjects, found.eval.encoded, threads=os.cpu_count() or 1, throughput_texts=0)
+        measured = measure(subjects, found.eval.encoded, threads=os.cpu_count() or 1, sampling=Sampling(throughput_texts=0))
     for point, each in zip(points, measured, strict=True):
         point["latency_ms"] = each.latency_ms
         point["rounds_ms"] = [float(np.median(ms)) for ms in each.rounds_ms]

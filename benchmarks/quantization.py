@@ -19,10 +19,12 @@ from peers import NNCF_FORMS, nncf_int8
 from pruning import TASKS, model_of
 
 from penjing.cli.options import cores
-from penjing.engines.engine import EAGER, Form, forms_of, open_engine, read_description
-from penjing.engines.onnx.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, rounding_of
+from penjing.engines.form import EAGER, Form
+from penjing.engines.description import Description
+from penjing.engines.opening import open_engine
+from penjing.engines.form import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, rounding_of
 from penjing.files.whole import write_json
-from penjing.job.proof import BASELINES, STOCK_INT8
+from penjing.job.baseline import BASELINES, STOCK_INT8
 from penjing.text.data import read_rows
 
 HERE = CACHE / "quantization"
@@ -76,12 +78,12 @@ def real() -> None:
 def compare(name: str) -> dict[str, Any]:
     """Quality on dev and test against the teacher, latency, throughput: every engine a process of its own, in turn."""
     from penjing.engines.clock.machine import commit, kernel_class, machine, versions
-    from penjing.engines.clock.measure import Subject, measure
+    from penjing.engines.clock.measure import Sampling, Subject, measure
     from penjing.engines.onnx.export import export
-    from penjing.job.proof import stock_int8
+    from penjing.job.baseline import stock_int8
     from penjing.model.checkpoint import read
     from penjing.steps.bits.quantize import Quantize
-    from penjing.tasks.judge import judge_pair
+    from penjing.tasks.judging import judge_pair
     from penjing.tasks.sources import load_examples
 
     trained = {
@@ -102,15 +104,15 @@ def compare(name: str) -> dict[str, Any]:
     rows += [("peer", form, teacher) for form in NNCF_FORMS if not form.bucket]  # as they are served by others: dynamic lengths
     rows += [(f"{rounding_of(form)} int8", form, teacher) for form in INT8_FORMS]
     for scheme, taught in trained.items():
-        rows += [(f"{scheme} int8", form, taught) for form in forms_of(read_description(taught))]
+        rows += [(f"{scheme} int8", form, taught) for form in Description.read(taught).forms]
     sets = {"dev": known.eval, "test": load_examples(known, str(data(name, "test")), print)}
     reference = {split: open_engine(EAGER, model_of(name), threads).logits(examples.encoded) for split, examples in sets.items()}
-    measured = measure([Subject(form, place) for _, form, place in rows], known.eval.encoded, threads=threads, throughput_texts=256)
+    measured = measure([Subject(form, place) for _, form, place in rows], known.eval.encoded, threads=threads, sampling=Sampling(throughput_texts=256))
     figures = []
     for (kind, form, place), m in zip(rows, measured, strict=True):
         engine = open_engine(form, place, threads)
         judged = {
-            split: judge_pair(known.task, examples, engine.logits(examples.encoded), examples, reference[split])
+            split: judge_pair(known.task, examples, engine.logits(examples.encoded), examples, reference[split]).to_json()
             for split, examples in sets.items()
         }
         _, low, high, _ = m.speedup_over(measured[0])
@@ -118,7 +120,7 @@ def compare(name: str) -> dict[str, Any]:
             "kind": kind, "form": form.name, "latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s,
             "speedup": [measured[0].latency_ms / m.latency_ms, low, high],
         })  # fmt: skip
-    return {"rows": figures, "machine": machine(), "versions": versions(), "commit": commit(), "kernels": kernel_class()}
+    return {"rows": figures, "machine": machine().to_dict(), "versions": versions(), "commit": commit(), "kernels": kernel_class()}
 
 
 def real_table() -> str:
@@ -185,8 +187,8 @@ def deployed(known: Any, model: Any, coded: Any) -> dict[str, Any]:
     """Quality on dev, and bytes of weights, tokenizer and configuration."""
     import tempfile
 
-    from penjing.model.checkpoint import write
-    from penjing.tasks.judge import judge
+    from penjing.model.writing import write
+    from penjing.tasks.judging import judge
     from penjing.training.predict import logits_of
 
     with tempfile.TemporaryDirectory() as folder:
@@ -194,7 +196,7 @@ def deployed(known: Any, model: Any, coded: Any) -> dict[str, Any]:
         needed = ("packed.safetensors", "tokenizer.json", "config.json")
         size = sum((Path(folder) / "model" / name).stat().st_size for name in needed)
     judged = judge(known.task, known.eval, logits_of(model, known.eval.encoded))
-    return {"bytes": size, "quality": judged["quality"], "quality_ci95": judged["quality_ci95"]}
+    return {"bytes": size, "quality": judged.quality, "quality_ci95": list(judged.quality_ci95)}
 
 
 def trained() -> None:

@@ -20,7 +20,8 @@ import pytest
 from conftest import WITHOUT_PENJING, tiny_teacher
 
 from penjing import cli
-from penjing.engines.clock.measure import Measurement, Subject, Turn, model_bytes
+from penjing.engines.clock.measurement import Measurement, Turn
+from penjing.engines.clock.measure import Subject, model_bytes
 from penjing.engines.clock.trial import Trial
 from penjing.text.encoded import Encoded
 

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import typechecked  # noqa: F401  (before anything of penjing)
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
-from penjing.blueprint import Blueprint, Head, Layer
+from penjing.blueprint import Blueprint, Layer
 from penjing.maths.stored import Scheme, quantize
-from penjing.model.checkpoint import build
+from penjing.model.building import build
 from penjing.model.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
 from penjing.selection import LayerSelection, Selection
 
@@ -38,7 +39,7 @@ settings.register_profile(
 settings.load_profile("penjing")
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-HEADS: tuple[Head, ...] = ("sequence", "token", "question", "masked", "none")
+HEADS: tuple[str, ...] = ("sequence", "token", "question", "masked", "none")
 VOCABULARY, POSITIONS, LABELS = 60, 24, 3
 
 AUTO = {
@@ -91,7 +92,7 @@ def tiny_config(family: str, **changes: Any) -> transformers.PreTrainedConfig:
     return transformers.AutoConfig.for_model(family, **({"vocab_size": VOCABULARY, "num_labels": LABELS} | sizes | changes))
 
 
-def tiny(family: str, head: Head = "sequence", *, seed: int = 0, **changes: Any) -> Any:
+def tiny(family: str, head: str = "sequence", *, seed: int = 0, **changes: Any) -> Any:
     """A random Hugging Face model of `family` with `head`, in eval mode; `changes` go to its configuration."""
     if head == "question":
         changes = {"num_labels": 2} | changes
@@ -147,9 +148,9 @@ def own_inputs(blueprint: Blueprint, seed: int = 0, texts: int = 3) -> dict[str,
 
 
 @st.composite
-def blueprints(draw: Any, heads: Sequence[Head] = HEADS, min_layers: int = 0) -> Blueprint:
+def blueprints(draw: Any, heads: Sequence[str] = HEADS, min_layers: int = 0) -> Blueprint:
     """Uneven blueprints: blocks without heads or neurons, an embedding of another width, 0 to 2 token types."""
-    head: Head = draw(st.sampled_from(list(heads)))
+    head: str = draw(st.sampled_from(list(heads)))
     hidden = draw(st.integers(4, 16))
     outputs = {"sequence": st.integers(1, 4), "token": st.integers(1, 4), "question": st.just(2)}.get(head, st.just(0))
     layer = st.builds(Layer, st.integers(0, 3), st.integers(0, 9))
@@ -190,7 +191,7 @@ def _forbidden_width(blueprint: Blueprint) -> int:
 
 
 @st.composite
-def cuts(draw: Any, heads: Sequence[Head] = HEADS) -> tuple[Blueprint, Selection]:
+def cuts(draw: Any, heads: Sequence[str] = HEADS) -> tuple[Blueprint, Selection]:
     """A blueprint and a selection of it."""
     blueprint = draw(blueprints(heads))
     return blueprint, draw(selections(blueprint))
@@ -296,7 +297,7 @@ def tiny_teacher(folder: str | Path, task: str = "classification", labels: Seque
 
     2 layers, hidden 32, 2 heads, 64 neurons, 64 positions; labels negative and positive, or `TAGS`.
     """
-    head: Head = "token" if task in ("tagging", "token") else "sequence"
+    head: str = "token" if task in ("tagging", "token") else "sequence"
     names = tuple(labels) or (TAGS if head == "token" else ("negative", "positive"))
     sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
     table = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}, "num_labels": len(names)}

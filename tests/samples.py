@@ -11,9 +11,11 @@ from conftest import TAGS, penjing_model, tiny_tokenizer
 from numpy.typing import NDArray
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.engines.engine import DESCRIPTION, DESCRIPTION_FORMAT, TOKENIZER, Form, checksums
+from penjing.engines.description import DESCRIPTION, DESCRIPTION_FORMAT, checksums
+from penjing.engines.form import TOKENIZER, Form
 from penjing.engines.numpy import FILE, NUMPY_FORM, Learned
-from penjing.engines.onnx.export import FLOAT_FORMS, INT8_FORMS, export, network_of
+from penjing.engines.form import FLOAT_FORMS, INT8_FORMS
+from penjing.engines.onnx.export import export, network_of
 from penjing.engines.onnx.packed import write_network
 from penjing.maths.stored import Scheme, quantize
 from penjing.steps.bits.calibrate import calibrate

@@ -23,8 +23,11 @@ from conftest import WORDS, tiny_teacher, tiny_tokenizer
 from samples import FORMS, LABELS, engine, packed, student_folder
 
 import penjing
-from penjing.engines.engine import EAGER, Engine, open_engine
-from penjing.tasks.task import Classification
+from penjing.engines.engine import Engine
+from penjing.engines.form import EAGER
+from penjing.engines.opening import open_engine
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.sequence import Classification
 
 Ask = Callable[[Any], Any]
 CLOSE, APART = 1e-6, 3e-6
@@ -58,10 +61,11 @@ def scores(answers: Sequence[dict[str, Any]]) -> list[float]:
 
 def through(runner: Engine) -> Ask:
     """An engine that no folder is served with, asked as a predictor asks one."""
-    task, tokenizer = Classification(LABELS), tiny_tokenizer()
+    task = Classification(LABELS)
+    encoder = Encoder(task, tiny_tokenizer(), 24)
 
     def ask(inputs: Any) -> list[dict[str, Any]]:
-        encoded, _, _ = task.encode(tokenizer, task.asked(inputs), 24)
+        encoded, _, _ = encoder(task.asked(inputs))
         return [{"label": "", "score": float(row[0] - row[1])} for row in runner.logits(encoded)]
 
     return ask

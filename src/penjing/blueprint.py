@@ -1,16 +1,173 @@
-"""How many: the sizes of an encoder, and what they cost.
+"""How many: the sizes of an encoder and of the task head on it, and what they cost.
 
 A `Blueprint` is frozen, hashable and JSON, and knows nothing of tensors, so planning costs microseconds.
-Which heads are kept is a `Selection` (surgery.py); the values are a state dict.
+Which heads are kept is a `Selection` (selection.py); the values are a state dict.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+import sys
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Literal
 
 from penjing.errors import InputError
+from penjing.files.references import SEPARATOR
+from penjing.files.whole import Json
 
-Head = Literal["none", "sequence", "token", "question", "masked"]
+Size = Literal["hidden", "embedding", "vocabulary", "pooled_width", "outputs"]
+"""The sizes of a blueprint that an axis of a head's parameter may have, by the blueprint's names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a task head: its name within the head, and what each axis counts (a size of the blueprint, or a fixed number)."""
+
+    name: str
+    axes: tuple[Size | int, ...]
+
+
+def _linear(name: str, outputs: Size, inputs: Size) -> tuple[Parameter, ...]:
+    return Parameter(f"{name}.weight", (outputs, inputs)), Parameter(f"{name}.bias", (outputs,))
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The task head of an encoder: what it reads and answers, its parameters, and where its network and its graph are.
+
+    A head of one's own is a row like those of `HEADS`, at the top of a module that is imported, with a network class beside it.
+
+    Attributes:
+        name: by which a file holds the row: its name in `HEADS`, or "module:name" of a row of one's own.
+        network: "module:class" of its network, a `PenjingPreTrainedModel` whose module `head` holds the parameters.
+        suffix: how the names of transformers' classes with such a head end; `AutoModel` + suffix opens what is written.
+        answers: one row of outputs for a "text"; for each "token"; starts and ends of a "span"; each token's "word"; or "states", no answers.
+        reads: "first": the network reads the states of the first token alone, so that the last layer need compute no other.
+        outputs: how many there are; None: as many as there are labels.
+        parameters: by which costs are counted, hidden units and tokens are cut, and a folder of weights is checked.
+        graph: "module:function" `(emitter, states) -> logits` that writes its part of an ONNX graph; "": it has none.
+    """
+
+    name: str
+    network: str
+    suffix: str
+    answers: Literal["text", "token", "span", "word", "states"]
+    reads: Literal["first", "all"] = "all"
+    outputs: int | None = None
+    parameters: tuple[Parameter, ...] = ()
+    graph: str = ""
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def per_token(self) -> bool:
+        """Whether each token has an answer of its own."""
+        return self.answers == "token"
+
+    @property
+    def first_only(self) -> bool:
+        """Whether the states of the first token alone are read."""
+        return self.reads == "first"
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is no head: the encoder alone."""
+        return self.answers == "states"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the outputs are labels."""
+        return self.outputs is None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it has a layer of a width of its own, `Blueprint.pooled_width`."""
+        return any("pooled_width" in parameter.axes for parameter in self.parameters)
+
+    @property
+    def activated(self) -> bool:
+        """Whether an activation of its own follows a dense layer."""
+        return any(parameter.name == "dense.weight" for parameter in self.parameters)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a user's own, in no table."""
+        return SEPARATOR in self.name
+
+    @property
+    def auto_class(self) -> str:
+        """The class of transformers that opens a model with such a head."""
+        return f"AutoModel{'' if self.bare else self.suffix}"
+
+
+_NETWORKS = "penjing.model.modeling_penjing:Penjing"
+_GRAPHS = "penjing.engines.onnx.heads"
+
+HEADS: dict[str, Head] = {
+    head.name: head
+    for head in (
+        Head("none", f"{_NETWORKS}Model", "Model", answers="states", outputs=0),
+        Head(
+            name="sequence",
+            network=f"{_NETWORKS}ForSequenceClassification",
+            suffix="ForSequenceClassification",
+            answers="text",
+            reads="first",
+            parameters=(*_linear("dense", "pooled_width", "hidden"), *_linear("out", "outputs", "pooled_width")),
+            graph=f"{_GRAPHS}:first_token",
+        ),
+        Head(
+            name="token",
+            network=f"{_NETWORKS}ForTokenClassification",
+            suffix="ForTokenClassification",
+            answers="token",
+            parameters=_linear("out", "outputs", "hidden"),
+            graph=f"{_GRAPHS}:each_token",
+        ),
+        Head(
+            name="question",
+            network=f"{_NETWORKS}ForQuestionAnswering",
+            suffix="ForQuestionAnswering",
+            answers="span",
+            outputs=2,
+            parameters=_linear("out", "outputs", "hidden"),
+            graph=f"{_GRAPHS}:each_token",
+        ),
+        Head(
+            name="masked",
+            network=f"{_NETWORKS}ForMaskedLM",
+            suffix="ForMaskedLM",
+            answers="word",
+            outputs=0,
+            parameters=(
+                *_linear("dense", "embedding", "hidden"),
+                Parameter("norm.weight", ("embedding",)),
+                Parameter("norm.bias", ("embedding",)),
+                Parameter("bias", ("vocabulary",)),
+            ),
+        ),
+    )
+}
+"""The heads that Penjing has: none; a dense layer on the first token, an activation and a linear layer; one linear layer on every token,
+for labels and for spans; and a language model's, tied to the word embedding."""
+
+
+def head_named(head: Head | str) -> Head:
+    """The head of this name; an `InputError` where there is none. A row stands for itself.
+
+    A user's own head, "module:name", has to be in a module that is imported already: a name that a file holds imports nothing.
+    """
+    if isinstance(head, Head):
+        return head
+    if not isinstance(head, str) or (head not in HEADS and SEPARATOR not in head):
+        raise InputError(f"blueprint: head is {head!r}; it must be one of {', '.join(HEADS)}")
+    if head in HEADS:
+        return HEADS[head]
+    module, _, attribute = head.partition(SEPARATOR)
+    own = getattr(sys.modules.get(module), attribute, None)
+    if not isinstance(own, Head) or own.name != head:
+        raise InputError(f"blueprint: head is {head!r}, one of somebody's own; import {module!r}, which has to hold it as {attribute!r}")
+    return own
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +186,8 @@ class Blueprint:
     (Lan et al. 2020, ALBERT, section 3.1). With a `rank`, the word table is the product of one that is `rank` wide and a matrix
     without bias (Acharya et al. 2019, section 3), before the norm, so that at full rank it is exact; 0 is a table in one piece.
     `bits` is the width that the weights of the linear layers and the
-    embedding tables are stored with. The heads: `sequence` is a dense layer on the first token, `pooled` wide (0: as wide
-    as `hidden`), and a linear layer to `outputs`; `token` and `question` are one linear layer; `masked` is tied to the
-    embedding.
+    embedding tables are stored with. The head is a row of `HEADS` (or its name), or one's own; `pooled` is the width of its dense
+    layer, where it has one of a width of its own (0: as wide as `hidden`).
     """
 
     vocabulary: int
@@ -41,7 +197,7 @@ class Blueprint:
     hidden: int
     head_width: int
     layers: tuple[Layer, ...]
-    head: Head = "none"
+    head: Head = HEADS["none"]
     outputs: int = 0
     bits: int = 32
     pooled: int = 0
@@ -54,18 +210,24 @@ class Blueprint:
         counts = [self.token_types, self.outputs, self.pooled, self.rank, *(min(layer.heads, layer.neurons) for layer in self.layers)]
         if min(counts) < 0:
             raise InputError("blueprint: a count is negative; every count must be at least 0")
-        if self.head not in get_args(Head):
-            raise InputError(f"blueprint: head is {self.head!r}; it must be one of {', '.join(get_args(Head))}")
+        object.__setattr__(self, "head", head_named(self.head))
 
     @property
     def pooled_width(self) -> int:
-        """Outputs of the sequence head's dense layer."""
+        """Outputs of the head's dense layer."""
         return self.pooled or self.hidden
 
     @property
     def word_width(self) -> int:
         """Columns of the word table that is stored."""
         return self.rank or self.embedding
+
+    def head_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter of the head, by its name within the head."""
+        return {
+            parameter.name: tuple(axis if isinstance(axis, int) else int(getattr(self, axis)) for axis in parameter.axes)
+            for parameter in self.head.parameters
+        }
 
     # -- costs -----------------------------------------------------------------------------------------------
 
@@ -76,8 +238,7 @@ class Blueprint:
         if self.embedding != self.hidden:
             total += self.embedding * self.hidden
         total += sum(_layer_matrices(self, layer) for layer in self.layers)
-        head = {"none": 0, "sequence": self.pooled_width * (self.hidden + self.outputs), "masked": self.hidden * self.embedding}
-        return total + head.get(self.head, self.hidden * self.outputs)
+        return total + sum(prod(shape) for shape in self.head_shapes().values() if len(shape) > 1)
 
     @property
     def vectors(self) -> int:
@@ -88,8 +249,7 @@ class Blueprint:
         for layer in self.layers:
             attention = 3 * layer.heads * self.head_width + 3 * self.hidden
             total += attention + layer.neurons + 3 * self.hidden
-        head = {"none": 0, "sequence": self.pooled_width + self.outputs, "masked": 3 * self.embedding + self.vocabulary}
-        return total + head.get(self.head, self.outputs)
+        return total + sum(shape[0] for shape in self.head_shapes().values() if len(shape) == 1)
 
     @property
     def parameters(self) -> int:
@@ -108,22 +268,23 @@ class Blueprint:
 
     # -- JSON ------------------------------------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON object; layers are `[heads, neurons]` pairs."""
-        return asdict(self) | {"layers": [[layer.heads, layer.neurons] for layer in self.layers]}
+    def to_dict(self) -> Json:
+        """A JSON object; layers are `[heads, neurons]` pairs, the head is its name."""
+        sizes = {field.name: getattr(self, field.name) for field in fields(self)}
+        return sizes | {"layers": [[layer.heads, layer.neurons] for layer in self.layers], "head": self.head.name}
 
     def to_json(self) -> str:
         """Compact JSON; `Blueprint.from_json` reads it back equal."""
         return json.dumps(self.to_dict())
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Blueprint":
+    def from_dict(cls, content: Json) -> "Blueprint":
         """Read `to_dict`'s object; an unknown or missing field is an `InputError`."""
         try:
-            sizes = [value for name, value in fields.items() if name not in ("layers", "head")]
-            if any(type(value) is not int for value in [*sizes, *(size for layer in fields["layers"] for size in layer)]):
+            sizes = [value for name, value in content.items() if name not in ("layers", "head")]
+            if any(type(value) is not int for value in [*sizes, *(size for layer in content["layers"] for size in layer)]):
                 raise TypeError("a size is not an integer")
-            return cls(**{**fields, "layers": tuple(Layer(h, n) for h, n in fields["layers"])})
+            return cls(**{**content, "layers": tuple(Layer(h, n) for h, n in content["layers"])})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"blueprint: not a blueprint's fields ({error}); write it with Blueprint.to_json") from error
 

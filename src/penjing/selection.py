@@ -1,10 +1,10 @@
 """Which: the heads, neurons, layers, hidden units and tokens that are kept."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
+from penjing.files.whole import Json
 
 Index = tuple[int, ...]
 
@@ -36,13 +36,13 @@ class Selection:
             tuple(LayerSelection(i, tuple(range(layer.heads)), tuple(range(layer.neurons))) for i, layer in enumerate(blueprint.layers))
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """A JSON object; each layer as `[layer, heads, neurons]`."""
         layers = [[kept.layer, list(kept.heads), list(kept.neurons)] for kept in self.layers]
         return {"layers": layers, "hidden": self.hidden, "tokens": self.tokens}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Selection":
+    def from_dict(cls, fields: Json) -> "Selection":
         """Read `to_dict`'s object."""
         layers = tuple(LayerSelection(layer, tuple(heads), tuple(neurons)) for layer, heads, neurons in fields["layers"])
         hidden, tokens = (None if fields[name] is None else tuple(fields[name]) for name in ("hidden", "tokens"))
@@ -72,7 +72,7 @@ class Selection:
                 result = replace(result, hidden=width)
             else:
                 result = replace(result, hidden=width, embedding=width)
-            if blueprint.head == "sequence":
+            if blueprint.head.pooled:
                 result = replace(result, pooled=blueprint.pooled_width if blueprint.pooled_width != width else 0)
         return result
 

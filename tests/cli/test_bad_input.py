@@ -6,7 +6,9 @@ import pytest
 from commands import ended, refused, write_rows
 from conftest import half, tiny, tiny_teacher, write_tiny_tokenizer
 
-from penjing.model.checkpoint import blueprint_of, read, write
+from penjing.model.building import blueprint_of
+from penjing.model.checkpoint import read
+from penjing.model.writing import write
 from penjing.model.surgery import cut
 
 GOOD = [{"text": "good film", "label": "positive"}, {"text": "bad film", "label": "negative"}] * 6

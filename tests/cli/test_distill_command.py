@@ -11,9 +11,10 @@ import torch
 from commands import answers, fresh, kill, prepare, refused, run
 from conftest import tiny_teacher
 
-from penjing.engines.engine import read_description
+from penjing.engines.description import Description
 from penjing.job.presets import PRESETS, distilling
-from penjing.model.checkpoint import blueprint_at, read, write
+from penjing.model.checkpoint import blueprint_at, read
+from penjing.model.writing import write
 from penjing.model.surgery import cut
 from penjing.selection import Selection
 from penjing.training.texts import TextSettings
@@ -105,7 +106,7 @@ def test_a_bilstm_tags_and_is_loaded_by_transformers(tmp_path: Path) -> None:
     report = distil(given, out, "--preset", "bilstm", "--epochs", "1")
     assert {form["engine"] for form in report["forms"]} == {"onnxruntime", "openvino"}
     assert fresh_labels(out) <= {"O", "B-x"}
-    assert read_description(out / "engine")["labels"] == ["O", "B-x"]
+    assert Description.read(out / "engine").labels == ("O", "B-x")
     assert "AutoModelForTokenClassification" in (out / "model" / "README.md").read_text()
 
 

@@ -17,10 +17,14 @@ from typing import Any, get_args
 import pytest
 from commands import ended, kill, prepare, refused, run, start
 
+import penjing
 from penjing import cli
 from penjing.cli.ending import explained, one_line
 from penjing.cli.options import say_json
-from penjing.engines.clock import measure
+from penjing.engines.clock import process
+from penjing.engines.clock.messages import Setup
+from penjing.engines.clock.process import elsewhere
+from penjing.engines.form import EAGER
 from penjing.errors import BudgetError, InputError
 from penjing.files.run import LOCK, TRAINING
 
@@ -58,7 +62,7 @@ def test_an_error_from_outside_is_a_line_that_says_what_to_do(case: str) -> None
 
 
 def test_an_error_of_our_own_is_one_line_and_its_traceback_goes_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penjing.job.subjects.open_model", lambda *given, **options: {}["a key\nthat nobody foresaw"])
+    monkeypatch.setattr("penjing.job.models.open_model", lambda *given, **options: {}["a key\nthat nobody foresaw"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     line = refused("eval", tmp_path, "--data", "none.jsonl")
     assert line.startswith("penjing: a fault of Penjing's own (KeyError: ") and "please report it with" in line
@@ -206,10 +210,10 @@ def test_processes_that_are_started_are_not_given_the_current_folder(tmp_path: P
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
     given = os.pathsep.join(["", "/elsewhere", ".", str(tmp_path), "more", str(tmp_path / "link"), ""])
-    assert measure.elsewhere({"PYTHONPATH": given, "A": "b"}) == {"PYTHONPATH": os.pathsep.join(["/elsewhere", "more"]), "A": "b"}
-    assert measure.elsewhere({}) == {"PYTHONPATH": ""}
-    monkeypatch.chdir(Path(measure.__file__).parents[2])
-    assert measure.elsewhere({"PYTHONPATH": ""})["PYTHONPATH"] == str(Path.cwd())
+    assert elsewhere({"PYTHONPATH": given, "A": "b"}) == {"PYTHONPATH": os.pathsep.join(["/elsewhere", "more"]), "A": "b"}
+    assert elsewhere({}) == {"PYTHONPATH": ""}
+    monkeypatch.chdir(Path(penjing.__file__).parents[1])
+    assert elsewhere({"PYTHONPATH": ""})["PYTHONPATH"] == str(Path.cwd())
 
 
 # -- signals ---------------------------------------------------------------------------------------------------------
@@ -254,7 +258,7 @@ def test_a_signal_that_is_passed_on_twice_does_not_break_into_the_sweeping(tmp_p
             signal.raise_signal(signal.SIGINT)
             swept.append("whole")
 
-    monkeypatch.setattr("penjing.job.subjects.open_model", opened)
+    monkeypatch.setattr("penjing.job.models.open_model", opened)
     assert refused("eval", tmp_path, "--data", "none", status=130) == "penjing: stopped (SIGINT)" and swept
 
 
@@ -265,7 +269,7 @@ def test_a_stop_that_became_another_error_on_its_way_is_one(tmp_path: Path, monk
         except BaseException as error:
             raise ImportError("the extension could not be initialised") from error
 
-    monkeypatch.setattr("penjing.job.subjects.open_model", opened)
+    monkeypatch.setattr("penjing.job.models.open_model", opened)
     assert refused("eval", tmp_path, "--data", "none", status=143) == "penjing: stopped (SIGTERM)"
 
 
@@ -280,11 +284,11 @@ def test_a_timing_process_does_not_outlive_a_stop(tmp_path: Path, monkeypatch: p
     def ask(self: Any, message: dict[str, Any]) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure.subprocess, "Popen", Sleeper)
-    monkeypatch.setattr(measure._Worker, "ask", ask)
-    subject: Any = SimpleNamespace(form=SimpleNamespace(to_dict=dict), folder=tmp_path)
+    monkeypatch.setattr(process.subprocess, "Popen", Sleeper)
+    monkeypatch.setattr(process.Process, "ask", ask)
+    texts = tmp_path / "texts.npz"
     with pytest.raises(KeyboardInterrupt):
-        measure._Worker(subject, 1, {})
+        process.Process(Setup(EAGER, tmp_path, 1, texts, texts, 32, None))
     assert started[0].poll() == -signal.SIGKILL
 
 

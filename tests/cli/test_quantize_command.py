@@ -9,7 +9,9 @@ import pytest
 import torch
 from commands import answers, fresh, kill, prepare, refused, run
 
-from penjing.engines.engine import Form, open_engine, read_description
+from penjing.engines.form import Form
+from penjing.engines.opening import open_engine
+from penjing.engines.description import Description
 from penjing.errors import InputError
 from penjing.model.checkpoint import read
 
@@ -68,8 +70,8 @@ def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
     assert report["stored"]["packed_bytes"] < 0.5 * report["stored"]["dense_bytes"]
     assert (out / "model" / "packed.safetensors").is_file() and not (out / "model" / "model.safetensors").exists()
     alone = fresh(out / "model")
-    about = read_description(out / "engine")
-    assert all(form["packed"] for form in about["forms"]) and sorted(file.name for file in (out / "engine").iterdir()) == [
+    about = Description.read(out / "engine")
+    assert all(form.packed for form in about.forms) and sorted(file.name for file in (out / "engine").iterdir()) == [
         "engine.json", "network.json", "tokenizer.json", "weights.safetensors",
     ]  # fmt: skip
     labels = ["negative", "positive"]
@@ -130,6 +132,6 @@ def test_a_damaged_packed_file_is_refused_in_one_line(tmp_path: Path) -> None:
         file.write_bytes(bytes(content))
     with pytest.raises(InputError, match="packed"):
         read(out / "model")
-    about = read_description(out / "engine")
+    about = Description.read(out / "engine")
     with pytest.raises(InputError, match="export the model again"):
-        open_engine(Form(**about["forms"][0]), out / "engine", 1)
+        open_engine(about.forms[0], out / "engine", 1)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from samples import HASHED, VOCABULARY, student
 
-from penjing.engines.engine import open_engine
 from penjing.engines.numpy import FILE, KINDS, NUMPY_FORM, Learned, NumpyEngine, ngrams
+from penjing.engines.opening import open_engine
 from penjing.errors import InputError
 from penjing.text.encoded import Encoded
 
@@ -235,7 +235,7 @@ def test_answering_imports_neither_torch_nor_scikit_learn(tmp_path: Path) -> Non
     script = f"""
 import sys
 import numpy as np
-from penjing.engines.engine import open_engine
+from penjing.engines.opening import open_engine
 from penjing.engines.numpy import KINDS, NUMPY_FORM
 feeds = dict.fromkeys(("input_ids", "token_type_ids"), np.zeros((2, 5), np.int64))
 for kind in KINDS:

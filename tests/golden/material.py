@@ -37,7 +37,7 @@ def tokenizer() -> Tokenizer:
 
 
 def rows_of(task: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """Texts of which more words are good than bad are positive; pairs are the same where both are; words have tags."""
+    """Texts of which more words are good than bad are positive; of pairs both together; words have tags."""
     random = np.random.default_rng(seed)
     words = (*GOOD, *BAD, *OTHER, "goods", "dully")
 
@@ -56,8 +56,7 @@ def rows_of(task: str, count: int, seed: int) -> list[dict[str, Any]]:
             rows.append({"tokens": first, "tags": [names[0]] * len(tags) if wrong else tags})
         elif task == "pair":
             second = text()[:5]
-            same = (positive(first) == positive(second)) != wrong
-            rows.append({"text_a": " ".join(first), "text_b": " ".join(second), "label": names[int(same)]})
+            rows.append({"text_a": " ".join(first), "text_b": " ".join(second), "label": names[int(positive([*first, *second]) != wrong)]})
         else:
             rows.append({"text": " ".join(first), "label": names[int(positive(first) != wrong)]})
     return rows
@@ -135,8 +134,8 @@ def _write_model(
 
 def _write_plain(path: Path) -> None:
     random, words = np.random.default_rng(5), (*GOOD, *BAD, *OTHER, "river")
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(" ".join(words[i] for i in random.integers(0, len(words), 8)) + "\n" for _ in range(60))
+    with gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else open(path, "w", encoding="utf-8") as file:
+        file.writelines(" ".join(words[i] for i in random.integers(0, len(words), 8)) + "\n" for _ in range(120))
 
 
 class Material:
@@ -184,4 +183,5 @@ class Material:
             "test": ("test.jsonl", rows(30, 3)),
             "more": ("more.jsonl", rows(20, 4, *bare)),
             "plain": ("plain.txt.gz", _write_plain),
+            "corpus": ("corpus.txt", _write_plain),
         }

@@ -4,12 +4,15 @@ Each run is a fork of this process, which has imported everything and done nothi
 """
 
 import contextlib
+import gc
 import hashlib
+import importlib
 import importlib.metadata
 import io
 import json
 import math
 import os
+import pkgutil
 import platform
 import re
 import shutil
@@ -62,17 +65,19 @@ def tell_the_clock() -> None:
 
     THE ONE PLACE that knows a module of Penjing below the command line. It has to come before anything imports `measure` by name.
     """
-    from penjing.engines import measure as measuring
+    from penjing.engines.clock import measure as measuring
+    from penjing.engines.clock.measurement import Measurement, Turn
 
     def measure(
-        subjects: Sequence[Any], encoded: Any, *, rounds: int = 5, throughput_texts: int = 512, spoken: Any = None, **options: Any
+        subjects: Sequence[Any], encoded: Any, *, sampling: Any = measuring.Sampling(), spoken: Any = None, **options: Any
     ) -> list[Any]:
         def of(subject: Any) -> Any:
             lengths = (encoded if subject.encoded is None else subject.encoded).lengths
             ms = milliseconds(subject.form, subject.folder, lengths)
             whole = [] if spoken is None else [each + 0.05 for each in ms]
-            turns = [measuring.Turn(i, ms, whole) for i in range(rounds)]
-            return measuring.Measurement(0.1, 0.2, 50.0, rounds, turns, [1000 / float(np.mean(ms))] if throughput_texts else [])
+            turns = [Turn(i, ms, whole) for i in range(sampling.rounds)]
+            per_s = [1000 / float(np.mean(ms))] if sampling.throughput_texts else []
+            return Measurement(0.1, 0.2, 50.0, sampling.rounds, turns, per_s)
 
         return [of(subject) for subject in subjects]
 
@@ -300,6 +305,27 @@ def forked(name: str, folder: Path) -> str:
     return answer.read_text(encoding="utf-8") if answer.is_file() else json.dumps({"error": f"it died with status {status}"})
 
 
+THEIRS = (
+    "accelerate", "datasets", "jinja2", "onnxruntime.quantization", "openvino", "pyarrow.parquet", "pydantic.main", "pydantic.type_adapter",
+    "rich._emoji_codes", "sklearn.ensemble", "sklearn.linear_model", "torch._dynamo", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto", "transformers.models.bert.modeling_bert", "transformers.tokenization_utils_fast",
+    "typer._adapters", "yaml",
+)  # fmt: skip
+"""What the runs import of other libraries; one that is not there costs time, no more."""
+
+
+def preload() -> None:
+    """Import what the runs import, Penjing's modules of whatever name included: a fork then has it at no cost."""
+    import penjing
+
+    ours = [each.name for each in pkgutil.walk_packages(penjing.__path__, "penjing.") if not each.name.endswith(".__main__")]
+    for name in (*THEIRS, *ours):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a fork need not look through all that
+
+
 def lines() -> Iterator[str]:
     """What is asked."""
     for line in sys.stdin:
@@ -317,12 +343,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
     tell_the_clock()
-    import onnxruntime  # noqa: F401
-    import openvino  # noqa: F401
-    import sklearn.linear_model  # noqa: F401
-
-    from penjing import cli  # noqa: F401
-
+    preload()
     for name in lines():
         answers.write((forked(name, folder) if name else json.dumps(key())) + "\n")
         answers.flush()

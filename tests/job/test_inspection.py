@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from spelling import configure, wordpiece
 
 from penjing.cli.view import inspect
-from penjing.model.checkpoint import blueprint_of, read, write
+from penjing.model.building import blueprint_of
+from penjing.model.checkpoint import read
+from penjing.model.writing import write
 from penjing.model.surgery import cut
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import penjing
-from penjing.engines.engine import read_description
+from penjing.engines.description import Description
 from penjing.job import choice
 from penjing.job.asked import Budget
 from penjing.job.pipeline import DEPTHS, Attempt, _Compression
@@ -70,7 +70,7 @@ def test_one_engine_alone(tmp_path: Path, engine: str) -> None:
     assert report["met"] and report["result"]["engine"] == engine
     assert {form["engine"] for form in report["forms"]} == {engine}
     assert report["blueprint"]["bits"] == (32 if engine == "torch" else 8)
-    shipped = {form["engine"] for form in read_description(tmp_path / "out" / "engine")["forms"]}
+    shipped = {form.engine for form in Description.read(tmp_path / "out" / "engine").forms}
     parity = {gate["name"].split(", ")[1] for gate in report["gates"] if gate["name"].startswith("float32 parity")}
     assert shipped <= parity  # nothing is there to be loaded that was not held against the model
     again = json.loads(run("eval", tmp_path / "out", "--data", tmp_path / "dev.jsonl", "--engine", engine, "--json"))
@@ -194,8 +194,8 @@ def test_where_the_integers_are_not_those_that_were_meant_floats_are_shipped(
     assert len(report["blueprint"]["layers"]) == (1 if by_hand else 2) and bool(report["shapes"]) == by_hand
     assert report["met"] is True and report["result"]["form"].endswith("float32") and report["blueprint"]["bits"] == 32
     assert report["result"]["kernels"] is None and report["result"]["quality"] == pytest.approx(report["result"]["float_quality"])
-    shipped = read_description(out / "engine")["forms"]
-    assert {form["file"] for form in shipped} <= {"float32.onnx", "fused-float32.onnx"}
+    shipped = Description.read(out / "engine").forms
+    assert {form.file for form in shipped} <= {"float32.onnx", "fused-float32.onnx"}
     assert (out / "engine" / "float32.onnx").is_file() and not (out / "engine" / "model.onnx").exists()
     for engine in ("onnxruntime", "openvino"):
         assert penjing.load(out, engine=engine, threads=1)(["good film"])[0]["label"] in ("negative", "positive")

@@ -11,7 +11,7 @@ from penjing.errors import InputError
 from penjing.job.recipe import Recipe, read_recipe
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.cut.criteria import COMPARABLE, IMPORTANCE
-from penjing.steps.cut.gates import GradualSettings
+from penjing.steps.cut.gradual import GradualSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.sparsify import SparsifySettings
 

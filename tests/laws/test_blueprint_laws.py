@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
-from penjing.model.checkpoint import MODEL_CLASSES, blueprint_at, blueprint_of, build, read, write
+from penjing.model.building import blueprint_of, build, model_class_of
+from penjing.model.checkpoint import blueprint_at, read
 from penjing.model.modeling_penjing import PenjingConfig
+from penjing.model.writing import write
 from penjing.selection import Selection
 
 WHOLE = Blueprint(40, 16, 2, 12, 12, 4, (Layer(3, 24), Layer(2, 5)), "sequence", 2)
@@ -31,7 +33,7 @@ def test_json_gives_the_blueprint_back(blueprint: Blueprint, bits: int) -> None:
 @given(blueprints())
 def test_a_built_model_gives_the_blueprint_back(blueprint: Blueprint) -> None:
     model = build(blueprint)
-    assert isinstance(model, MODEL_CLASSES[blueprint.head])
+    assert isinstance(model, model_class_of(blueprint.head))
     assert blueprint_of(model) == blueprint
     assert not model.training
 

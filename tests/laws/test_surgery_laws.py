@@ -1,76 +1,22 @@
 """Laws of the cut: cutting is masking to zero, exactly; it composes; it leaves its input alone."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import blueprints, cuts, logits, own_inputs, penjing_model, selections
 from hypothesis import given
 from hypothesis import strategies as st
+from masking import mask
 from torch import Tensor
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_of
-from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.building import blueprint_of
 from penjing.model.surgery import cut, slice_state
 from penjing.selection import LayerSelection, Selection
 
 WHOLE = Blueprint(40, 16, 2, 12, 12, 4, (Layer(3, 24), Layer(2, 5)), "sequence", 2)
-
-
-def zeroing(kept: list[int]) -> Any:
-    """A forward pre-hook that sets every input feature but `kept` to zero."""
-
-    def hook(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        mask = torch.zeros(inputs[0].shape[-1])
-        mask[kept] = 1
-        return (inputs[0] * mask,)
-
-    return hook
-
-
-def norm_of_kept(kept: list[int]) -> Any:
-    """A forward hook on a norm: it is taken over the features `kept` alone, and zero elsewhere."""
-
-    def hook(norm: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        output = torch.zeros_like(inputs[0])
-        output[..., kept] = F.layer_norm(inputs[0][..., kept], (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps)
-        return output
-
-    return hook
-
-
-def mask_hidden(model: PenjingPreTrainedModel, kept: list[int]) -> None:
-    """Take the hidden units but `kept` out of the residual stream: norms see the others, what leaves the embedding is zero."""
-    blueprint, encoder = blueprint_of(model), model.base_model
-    norms = [norm for layer in encoder.layers for norm in (layer.attention.norm, layer.feed_forward.norm)]
-    if blueprint.embedding == blueprint.hidden:
-        norms.append(encoder.embeddings.norm)
-        if blueprint.head == "masked":
-            norms.append(model.head.norm)
-    else:
-        encoder.embeddings.register_forward_hook(lambda _, __, x: zeroing(kept)(None, (x,))[0])
-    for norm in norms:
-        norm.register_forward_hook(norm_of_kept(kept))
-
-
-def mask(model: PenjingPreTrainedModel, selection: Selection) -> None:
-    """Multiply what `selection` drops by zero inside `model`, and let dropped layers pass their input on."""
-    blueprint, encoder = blueprint_of(model), model.base_model
-    if selection.hidden is not None:
-        mask_hidden(model, list(selection.hidden))
-    kept = {layer.layer: layer for layer in selection.layers}
-    for i, layer in enumerate(encoder.layers):
-        if i not in kept:
-            layer.register_forward_hook(lambda _, inputs, __: inputs[0])
-            continue
-        width = blueprint.head_width
-        features = [head * width + j for head in kept[i].heads for j in range(width)]
-        layer.attention.output.register_forward_pre_hook(zeroing(features))
-        layer.feed_forward.down.register_forward_pre_hook(zeroing(list(kept[i].neurons)))
 
 
 @given(cuts(), st.integers(0, 99))
@@ -84,9 +30,9 @@ def test_cutting_is_masking_to_zero(plan: tuple[Blueprint, Selection], seed: int
         whole["input_ids"] = torch.tensor(selection.tokens)[inputs["input_ids"]]
     mask(model, selection)
     expected = logits(model, whole)
-    if blueprint.head == "masked" and selection.tokens is not None:
+    if blueprint.head.name == "masked" and selection.tokens is not None:
         expected = expected[..., list(selection.tokens)]
-    if blueprint.head == "none" and selection.hidden is not None:
+    if blueprint.head.name == "none" and selection.hidden is not None:
         expected = expected[..., list(selection.hidden)]
     torch.testing.assert_close(logits(small, inputs), expected, rtol=1e-4, atol=1e-4)
     assert blueprint_of(small) == selection.plan(blueprint)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss
 
-from penjing.maths.scores import brier, expected_calibration_error, fit_temperature, log_softmax, nll, reliability
+from penjing.maths.scores import ReliabilityBin, brier, expected_calibration_error, fit_temperature, log_softmax, nll, reliability
 
 
 def drawn(seed: int, n: int = 400, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -27,14 +27,14 @@ def test_ece_is_that_of_a_loop_over_half_open_bins(rows: list[tuple[float, bool]
     close = np.isclose(confidence * bins, np.round(confidence * bins)) & (confidence > 0)
     if not close.any():  # whether an edge is below or above itself is rounding
         assert expected_calibration_error(confidence, right, bins) == pytest.approx(expected)
-    assert sum(row["examples"] for row in reliability(confidence, right, bins)) == len(rows)
+    assert sum(row.examples for row in reliability(confidence, right, bins)) == len(rows)
 
 
 def test_ece_of_sure_answers_is_the_share_that_is_wrong() -> None:
     right = np.array([True] * 7 + [False] * 3)
     assert expected_calibration_error(np.ones(10), right) == pytest.approx(0.3)
     assert expected_calibration_error(np.full(10, 0.7), right) == pytest.approx(0)
-    assert reliability(np.ones(10), right, 4) == [{"low": 0.75, "high": 1.0, "examples": 10, "confidence": 1.0, "accuracy": 0.7}]
+    assert reliability(np.ones(10), right, 4) == [ReliabilityBin(0.75, 1.0, 10, 1.0, 0.7)]
 
 
 def test_brier_and_likelihood_are_scikit_learns() -> None:

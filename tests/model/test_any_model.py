@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spelling import byte_level, wordpiece
 
-from penjing.blueprint import Head
+from penjing.engines.form import EAGER
 from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
 from penjing.job.inspection import inspection
-from penjing.model.checkpoint import blueprint_at, opened, read
+from penjing.model.checkpoint import blueprint_at, open_checkpoint, read
 from penjing.tasks.sources import labels_of
 
 ACTIVATIONS = ["gelu", "relu", "gelu_new", "silu", "tanh", "gelu_pytorch_tanh", "quick_gelu", "relu6", "mish", "sigmoid"]
@@ -32,7 +32,7 @@ REFUSED: dict[str, Any] = {
 
 
 @st.composite
-def configurations(draw: Any) -> tuple[str, Head, dict[str, Any]]:
+def configurations(draw: Any) -> tuple[str, str, dict[str, Any]]:
     """A family, a head, and sizes and fields that transformers takes."""
     family, head = draw(st.sampled_from(FAMILIES)), draw(st.sampled_from(list(HEADS)))
     heads, width = draw(st.integers(1, 3)), draw(st.integers(1, 5))
@@ -70,7 +70,7 @@ def configurations(draw: Any) -> tuple[str, Head, dict[str, Any]]:
 @given(drawn=configurations(), seed=st.integers(0, 3))
 @settings(max_examples=80)
 def test_logits_are_transformers_of_any_configuration(
-    drawn: tuple[str, Head, dict[str, Any]], seed: int, tmp_path_factory: pytest.TempPathFactory
+    drawn: tuple[str, str, dict[str, Any]], seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     family, head, fields = drawn
     folder = tmp_path_factory.mktemp("any")
@@ -88,7 +88,7 @@ def test_logits_are_transformers_of_any_configuration(
     expected = logits(model, inputs)
     torch.testing.assert_close(logits(ours, inputs), expected, rtol=1e-4, atol=1e-4)
     if head == "sequence":
-        engine = TorchEngine(folder, 1)
+        engine = TorchEngine(folder, EAGER, 1)
         feeds = {name: value.numpy() for name, value in inputs.items()} | (
             {} if "token_type_ids" in inputs else {"token_type_ids": 0 * inputs["input_ids"].numpy()}
         )
@@ -98,14 +98,14 @@ def test_logits_are_transformers_of_any_configuration(
 @given(drawn=configurations(), refused=st.sampled_from(sorted(REFUSED)))
 @settings(max_examples=20)
 def test_what_is_not_followed_is_refused_in_any_configuration(
-    drawn: tuple[str, Head, dict[str, Any]], refused: str, tmp_path_factory: pytest.TempPathFactory
+    drawn: tuple[str, str, dict[str, Any]], refused: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     family, head, fields = drawn
     folder = tmp_path_factory.mktemp("any")
     AUTO[head].from_config(tiny_config(family, **({"num_labels": 2} if head == "question" else {}) | fields)).save_pretrained(folder)
     written = json.loads((folder / "config.json").read_text()) | {refused: REFUSED[refused]}
     (folder / "config.json").write_text(json.dumps(written))
-    for look in (read, opened, blueprint_at, lambda path: TorchEngine(path, 1)):
+    for look in (read, lambda path: open_checkpoint(path).matched, blueprint_at, lambda path: TorchEngine(path, EAGER, 1)):
         with pytest.raises(InputError, match=refused):
             look(folder)
 
@@ -119,7 +119,7 @@ def test_one_token_type_is_the_type_of_every_token(family: str, tmp_path: Path) 
     told = inputs | {"token_type_ids": (inputs["attention_mask"].cumsum(1) > 3).long()}
     torch.testing.assert_close(logits(read(tmp_path), told), logits(model, inputs), rtol=1e-5, atol=1e-5)
     feeds = {name: value.numpy() for name, value in told.items()}
-    torch.testing.assert_close(torch.from_numpy(TorchEngine(tmp_path, 1).run(feeds)), logits(model, inputs), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(TorchEngine(tmp_path, EAGER, 1).run(feeds)), logits(model, inputs), rtol=1e-5, atol=1e-5)
 
 
 # -- damage ------------------------------------------------------------------------------------------------------

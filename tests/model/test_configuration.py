@@ -8,7 +8,7 @@ import pytest
 from conftest import FAMILIES, tiny, tiny_config
 
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_at, check_head, head_of, label_names, opened, read
+from penjing.model.checkpoint import blueprint_at, check_head, open_checkpoint, read
 from penjing.model.configuration import read_configuration
 from penjing.tasks.sources import labels_of
 
@@ -46,7 +46,7 @@ def names(*labels: str) -> dict[str, Any]:
 )
 def test_labels_are_named_in_the_order_of_the_outputs(fields: dict[str, Any], found: list[str], tmp_path: Path) -> None:
     folder = described(tmp_path, architectures=["BertForSequenceClassification"], **fields)
-    assert label_names(folder) == found
+    assert open_checkpoint(folder).label_names == found
     count = len(found) or fields.get("num_labels", 2)
     assert labels_of(folder) == (found or [f"LABEL_{i}" for i in range(count)]) and blueprint_at(folder).outputs == count
 
@@ -162,7 +162,12 @@ def test_the_head_is_told_from_the_weights_where_no_class_is_named(family: str, 
     for absent in ({}, {"architectures": None}, {"architectures": []}):
         (tmp_path / "config.json").write_text(json.dumps({name: v for name, v in fields.items() if name != "architectures"} | absent))
         assert read_configuration(tmp_path).head is None
-        assert head_of(tmp_path) == head == blueprint_at(tmp_path).head == opened(tmp_path).blueprint.head
+        assert (
+            open_checkpoint(tmp_path).head.name
+            == head
+            == blueprint_at(tmp_path).head.name
+            == open_checkpoint(tmp_path).matched.blueprint.head.name
+        )
     if head in ("sequence", "token"):
         check_head(tmp_path, head, "a task")
 
@@ -174,4 +179,4 @@ def test_a_head_that_may_be_either_is_asked_for(tmp_path: Path) -> None:
     fields.pop("architectures")
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(InputError, match="may label texts or words; name its class by architectures"):
-        head_of(tmp_path)
+        print(open_checkpoint(tmp_path).head)

@@ -25,15 +25,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from penjing.blueprint import Blueprint, Head, Layer
+from penjing.blueprint import Blueprint, Layer
+from penjing.engines.form import EAGER
 from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
 from penjing.maths.stored import Scheme, quantize
 from penjing.model import packing
-from penjing.model.checkpoint import MODEL_CLASSES, blueprint_of, is_own, read, write
+from penjing.model.building import blueprint_of, model_class_of
+from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.coded import Array, Coded
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.packing import PACKED, load_coded, load_packed, pack, save_packed, unpack
+from penjing.model.writing import write
 from penjing.text.encoded import Encoded
 
 DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
@@ -501,7 +504,7 @@ def test_a_folder_in_few_bits_has_the_values_of_its_codes(blueprint: Blueprint, 
     coded = {name: quantize(p, Scheme(*scheme)) for name, p in model.named_parameters() if p.ndim == 2}
     with tempfile.TemporaryDirectory() as name:
         write(model, Path(name) / "m", packed=True, coded=coded)
-        back = [read(Path(name) / "m"), MODEL_CLASSES[blueprint.head].from_pretrained(Path(name) / "m")]
+        back = [read(Path(name) / "m"), model_class_of(blueprint.head).from_pretrained(Path(name) / "m")]
     with torch.no_grad():
         for name, code in coded.items():
             model.get_parameter(name).copy_(torch.from_numpy(code.values()))
@@ -533,7 +536,7 @@ def test_a_packed_folder_is_read_exactly(blueprint: Blueprint, seed: int) -> Non
         folder = Path(name) / "m"
         write(model, folder, packed=True)
         assert {path.name for path in folder.iterdir()} == {"coded.py", "config.json", "modeling_penjing.py", "packing.py", PACKED}
-        ours, theirs = read(folder), MODEL_CLASSES[blueprint.head].from_pretrained(folder)
+        ours, theirs = read(folder), model_class_of(blueprint.head).from_pretrained(folder)
     assert blueprint_of(ours) == blueprint_of(theirs) == blueprint
     inputs = own_inputs(blueprint, seed)
     for back in (ours, theirs):
@@ -546,7 +549,7 @@ def test_a_packed_folder_is_our_own_and_smaller(tmp_path: Path, teacher: Path) -
     model = sparse(read(teacher))
     write(model, tmp_path / "plain")
     write(model, tmp_path / "packed", tokenizer=teacher, extra={"README.md": "# tiny\n"}, packed=True)
-    assert not is_own(tmp_path / "plain") and is_own(tmp_path / "packed")
+    assert not open_checkpoint(tmp_path / "plain").is_own and open_checkpoint(tmp_path / "packed").is_own
     assert (tmp_path / "packed" / "README.md").is_file() and (tmp_path / "packed" / "tokenizer.json").is_file()
     small, large = (sum(file.stat().st_size for file in (tmp_path / name).glob("*.safetensors")) for name in ("packed", "plain"))
     assert small < large / 2
@@ -559,7 +562,7 @@ def test_the_pytorch_engine_runs_a_packed_folder(tmp_path: Path) -> None:
     encoded = Encoded.of([[2, 5, 7], [4, 9, 11]], [[0, 0, 1], [0, 1, 1]])
     feeds = encoded.feeds(np.arange(2))
     expected = logits(model, {name: torch.from_numpy(value) for name, value in feeds.items()})
-    assert torch.equal(torch.from_numpy(TorchEngine(tmp_path / "m", 1).run(feeds)), expected)
+    assert torch.equal(torch.from_numpy(TorchEngine(tmp_path / "m", EAGER, 1).run(feeds)), expected)
 
 
 def test_from_pretrained_takes_its_usual_arguments(tmp_path: Path) -> None:
@@ -576,19 +579,19 @@ def test_from_pretrained_takes_its_usual_arguments(tmp_path: Path) -> None:
     assert given_config.dtype == torch.float16
     changed = kind.from_pretrained(tmp_path / "m", hidden_dropout_prob=0.5)
     assert changed.config.hidden_dropout_prob == 0.5
-    bare = MODEL_CLASSES["none"].from_pretrained(tmp_path / "m")
+    bare = model_class_of("none").from_pretrained(tmp_path / "m")
     assert_same(dict(bare.state_dict()), dict(model.base_model.state_dict()))
 
 
 def test_dense_weights_written_into_a_packed_folder_are_the_ones_read(tmp_path: Path) -> None:
     model = sparse(penjing_model(STUDENT))
     write(model, tmp_path / "m", packed=True)
-    later = MODEL_CLASSES["sequence"].from_pretrained(tmp_path / "m")
+    later = model_class_of("sequence").from_pretrained(tmp_path / "m")
     with torch.no_grad():
         later.head.out.bias += 1
     later.save_pretrained(tmp_path / "m")
     assert (tmp_path / "m" / PACKED).is_file() and (tmp_path / "m" / "model.safetensors").is_file()
-    for back in (read(tmp_path / "m"), MODEL_CLASSES["sequence"].from_pretrained(tmp_path / "m")):
+    for back in (read(tmp_path / "m"), model_class_of("sequence").from_pretrained(tmp_path / "m")):
         assert_same(dict(back.state_dict()), dict(later.state_dict()))
 
 
@@ -672,7 +675,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 
 
 @pytest.mark.parametrize("where", [*HEADS, "hub"])
-def test_a_packed_model_lives_without_penjing(where: Head | str, fresh: dict[str, dict[str, Any]]) -> None:
+def test_a_packed_model_lives_without_penjing(where: str, fresh: dict[str, dict[str, Any]]) -> None:
     result = fresh[where]
     assert result["class"].startswith("transformers_modules.")
     assert result["files"] == ["coded.py", "config.json", "model.safetensors", "modeling_penjing.py", "packing.py"]

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 
 from penjing.errors import InputError
 from penjing.model.tokenizing import copy_tokenizer, longest_said, tokenizer_at
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.sequence import Classification, Pair
 from penjing.tasks.sources import longest_text, tokenizer_file, tokenizer_of
-from penjing.tasks.task import Classification, Pair
 
 LONGEST = 16
 PAIRS = [(a, b) for a in TEXTS[:5] for b in (TEXTS[7], "", "good film")]
@@ -25,10 +26,10 @@ PAIRS = [(a, b) for a in TEXTS[:5] for b in (TEXTS[7], "", "good film")]
 def assert_like_transformers(tokenizer: Tokenizer, folder: Path, texts: list[str] = TEXTS, pairs: list[tuple[str, str]] = PAIRS) -> None:
     """Token numbers, token types and the cut, of texts and pairs."""
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    one = Classification(["a", "b"]).encode(tokenizer, texts, LONGEST)[0]
+    one = Encoder(Classification(["a", "b"]), tokenizer, LONGEST)(texts)[0]
     for i, text in enumerate(texts):
         assert one.row(i).tolist() == theirs(text, truncation=True, max_length=LONGEST)["input_ids"], text
-    two = Pair(["a", "b"]).encode(tokenizer, pairs, LONGEST)[0]
+    two = Encoder(Pair(["a", "b"]), tokenizer, LONGEST)(pairs)[0]
     for i, (a, b) in enumerate(pairs):
         found = theirs([a], [b], truncation=True, max_length=LONGEST, return_token_type_ids=True)
         assert two.row(i).tolist() == found["input_ids"][0], (a, b)
@@ -76,7 +77,7 @@ def test_added_tokens_are_tokens(kind: str, special: bool, tmp_path: Path) -> No
     folder = KINDS[kind](tmp_path / "m")
     configure(folder, **added(folder, special=special, lstrip=special))
     assert_all_alike(folder, tmp_path / "copy")
-    text = Classification(["a", "b"]).encode(tokenizer_of(folder), [f"good {NEW}"], LONGEST)[0]
+    text = Encoder(Classification(["a", "b"]), tokenizer_of(folder), LONGEST)([f"good {NEW}"])[0]
     assert tokenizer_of(folder).token_to_id(NEW) in text.row(0)
 
 

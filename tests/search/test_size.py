@@ -16,7 +16,8 @@ from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import MIXED, StoreSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.sparsify import SparsifySettings
-from penjing.tasks.task import Classification, Examples
+from penjing.tasks.sequence import Classification
+from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
 
 BASE = Blueprint(30000, 512, 2, 384, 384, 32, (Layer(12, 1536),) * 6, "sequence", 2)

@@ -15,7 +15,10 @@ from conftest import tiny_tokenizer
 from samples import FORMS, LABELS, describe, engine, student_folder
 
 import penjing
-from penjing.engines.engine import DESCRIPTION, FEEDS, TOKENIZER, Engine, checksums, open_engine, read_description
+from penjing.engines.description import DESCRIPTION, Description, checksums
+from penjing.engines.engine import Engine
+from penjing.engines.form import FEEDS, TOKENIZER
+from penjing.engines.opening import open_engine
 from penjing.errors import InputError
 from penjing.serving.predictor import Answer, Predictor
 
@@ -312,8 +315,8 @@ def test_one_other_byte_is_found_by_the_checksum(folder: Path, file: str) -> Non
 
 def test_weights_that_are_no_graph_have_a_checksum_of_their_own(tmp_path: Path, folder: Path) -> None:
     student_folder(tmp_path / "student")
-    assert list(read_description(tmp_path / "student")["crc32"]) == [TOKENIZER]
-    assert list(read_description(folder)["crc32"]) == [ORT.file, TOKENIZER]
+    assert list(Description.read(tmp_path / "student").crc32) == [TOKENIZER]
+    assert list(Description.read(folder).crc32) == [ORT.file, TOKENIZER]
 
 
 @pytest.mark.parametrize("form", BOTH, ids=lambda form: form.engine)
@@ -342,8 +345,8 @@ def test_numbers_of_a_model_that_are_none_are_no_answer(folder: Path, monkeypatc
 
 @pytest.mark.parametrize("form", BOTH, ids=lambda form: form.engine)
 def test_a_text_that_a_model_cannot_take_is_one_line(folder: Path, form: Any) -> None:
-    about = read_description(changed(folder, lambda about: about.update(max_length=4000)))
-    assert about["max_length"] == 4000
+    about = Description.read(changed(folder, lambda about: about.update(max_length=4000)))
+    assert about.max_length == 4000
     model = penjing.load(folder, engine=form.engine, threads=1)
     with pytest.raises(InputError, match="the model cannot answer a text of 302 tokens") as raised:
         model(["good " * 300])
@@ -364,6 +367,6 @@ def test_tokens_of_another_tokenizer_are_one_line(tmp_path: Path, form: Any) -> 
 
 
 def test_checksums_are_of_files_that_are_there(folder: Path) -> None:
-    about = read_description(folder)
-    assert about["crc32"] == checksums(folder, BOTH)
+    about = Description.read(folder)
+    assert about.crc32 == checksums(folder, BOTH)
     assert open_engine(ORT, folder, 1).ports[-1] == len(LABELS)

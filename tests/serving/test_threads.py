@@ -10,7 +10,8 @@ from threads import hammer, models, requests, texts, told_apart
 
 import penjing
 from penjing.engines.openvino import Compiled
-from penjing.tasks.task import Classification
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.sequence import Classification
 
 NAMES = (
     "onnxruntime", "onnxruntime fused int8", "openvino", "openvino, pairs", "openvino buckets", "openvino buckets, words, batches",
@@ -40,13 +41,13 @@ def test_threads_that_encode_with_other_lengths_do_not_change_one_another() -> N
     tokenizer.enable_padding()
     tokenizer.enable_truncation(3)
     gate, found, lengths = threading.Barrier(8), dict[int, list[bool]](), [4 + 3 * number for number in range(8)]
-    apart = {most: task.encode(tiny_tokenizer(), given, most) for most in lengths}
+    apart = {most: Encoder(task, tiny_tokenizer(), most)(given) for most in lengths}
 
     def work(most: int) -> None:
         gate.wait()
         found[most] = []
         for _ in range(40):
-            encoded, _, cut = task.encode(tokenizer, given, most)
+            encoded, _, cut = Encoder(task, tokenizer, most)(given)
             expected, _, expected_cut = apart[most]
             found[most].append(
                 bool((encoded.offsets == expected.offsets).all() and (encoded.ids == expected.ids).all() and cut == expected_cut)

@@ -13,10 +13,11 @@ from conftest import WITHOUT_PENJING, batch, logits, penjing_model, perturb
 from scipy.spatial.distance import pdist
 
 from penjing.blueprint import Blueprint, Layer
+from penjing.engines.form import FLOAT_FORMS
 from penjing.engines.onnxruntime import OnnxRuntimeEngine
 from penjing.engines.openvino import OpenVinoEngine
 from penjing.model.modeling_bilstm import BilstmPreTrainedModel
-from penjing.students.bilstm import BilstmSettings, build, graph, words_of
+from penjing.students.bilstm import Bilstm, build, graph, words_of
 from penjing.text.encoded import Encoded
 from penjing.training.loop import Schedule, fit
 from penjing.training.predict import labels_loss, logits_of
@@ -25,12 +26,12 @@ Kind = Literal["single", "pairs", "tagging"]
 KINDS: tuple[Kind, ...] = ("single", "pairs", "tagging")
 ALL = pytest.mark.parametrize("kind", KINDS)
 BLUEPRINT = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32),), "sequence", 3)
-SMALL = BilstmSettings(width=12, hidden=7, dense=9)
+SMALL = Bilstm(width=12, hidden=7, dense=9)
 
 
-def student(kind: Kind, settings: BilstmSettings = SMALL) -> Any:
+def student(kind: Kind, settings: Bilstm = SMALL) -> Any:
     teacher = penjing_model(BLUEPRINT)
-    model = build(teacher, "token" if kind == "tagging" else "sequence", pairs=kind == "pairs", settings=settings)
+    model = build(teacher, per_token=kind == "tagging", pairs=kind == "pairs", settings=settings)
     return perturb(model, by=0.3)
 
 
@@ -91,7 +92,7 @@ def test_the_graph_answers_as_pytorch_does(kind: Kind, engine: Any) -> None:
     exported = graph(model)
     onnx.checker.check_model(exported, full_check=True)
     assert [value.name for value in exported.graph.input] == ["input_ids", *(["token_type_ids"] if kind == "pairs" else [])]
-    found = engine(exported.SerializeToString(), 1).logits(encoded)
+    found = engine(exported.SerializeToString(), FLOAT_FORMS[0], 1).logits(encoded)
     for a, b in zip(found, logits_of(model, encoded), strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -103,7 +104,9 @@ def test_a_pair_of_one_text_is_answered_alike_everywhere(engine: Any) -> None:
     whole = texts(lengths, pairs=False)
     for types in (whole.types, whole.types + np.int8(1)):
         encoded = Encoded(whole.ids, types, whole.offsets)
-        for a, b in zip(engine(graph(model).SerializeToString(), 1).logits(encoded), logits_of(model, encoded), strict=True):
+        for a, b in zip(
+            engine(graph(model).SerializeToString(), FLOAT_FORMS[0], 1).logits(encoded), logits_of(model, encoded), strict=True
+        ):
             np.testing.assert_allclose(a, b, atol=1e-4)
 
 
@@ -123,10 +126,10 @@ def test_words_are_the_teachers_up_to_their_scale() -> None:
 def test_a_student_has_the_labels_of_its_teacher_and_depends_on_the_seed_alone() -> None:
     names = {0: "bad", 1: "so so", 2: "good"}
     teacher = penjing_model(BLUEPRINT, id2label=names, label2id={name: i for i, name in names.items()})
-    first, state = build(teacher, "sequence", settings=SMALL), torch.get_rng_state()
+    first, state = build(teacher, settings=SMALL), torch.get_rng_state()
     assert first.config.id2label == names and not first.training
     torch.manual_seed(9)
-    again, other = (build(teacher, "sequence", settings=BilstmSettings(width=12, hidden=7, dense=9, seed=s)) for s in (0, 1))
+    again, other = (build(teacher, settings=SMALL, seed=s) for s in (0, 1))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
     assert not torch.equal(first.lstm.weight_hh_l0, other.lstm.weight_hh_l0)
     torch.set_rng_state(state)
@@ -137,7 +140,7 @@ def test_the_loop_trains_it(kind: Kind, tmp_path: Path) -> None:
     encoded = texts([6, 4, 8, 5] * 12)
     per_token = kind == "tagging"
     targets = [(row % 3 if per_token else row[-1:] % 3).astype(np.int64) for row in (encoded.row(i) for i in range(len(encoded)))]
-    model: BilstmPreTrainedModel = student(kind, BilstmSettings(width=12, hidden=16, dense=16))
+    model: BilstmPreTrainedModel = student(kind, Bilstm(width=12, hidden=16, dense=16))
 
     def right(model: Any) -> float:
         answers = logits_of(model, encoded)

@@ -13,7 +13,7 @@ from tokenizers import processors
 
 from penjing.engines.numpy import FILE, Learned
 from penjing.students import logistic, static, trees
-from penjing.students.fitted import FITTED, FITTED_TEXTS, Fitted, largest_difference
+from penjing.students.fitted import FITTED, FITTED_TEXTS, FittedArrays, largest_difference
 from penjing.text.encoded import Encoded, load_rows
 
 
@@ -36,15 +36,15 @@ def targets(encoded: Encoded, classes: int, absent: int | None) -> NDArray[Any]:
     return softmax(z, axis=1)
 
 
-def fitted(kind: str, classes: int, pairs: bool = False, absent: int | None = None) -> Fitted:
+def fitted(kind: str, classes: int, pairs: bool = False, absent: int | None = None) -> FittedArrays:
     encoded = texts(pairs=pairs)
     wanted = targets(encoded, classes, absent)
     if kind == "logistic":
         return logistic.fit(encoded, wanted)
     if kind == "trees":
-        return trees.fit(encoded, wanted, trees.TreesSettings(rounds=10, least=2))
+        return trees.fit(encoded, wanted, trees.Trees(rounds=10, least=2))
     vectors = np.random.default_rng(3).standard_normal((40, 8)).astype(np.float32)
-    return static.fit(encoded, wanted, vectors, (2, 3), pairs=pairs, settings=static.StaticSettings(epochs=2))
+    return static.fit(encoded, wanted, vectors, (2, 3), pairs=pairs, settings=static.Static(epochs=2))
 
 
 @pytest.mark.parametrize(("kind", "pairs"), [("logistic", False), ("trees", False), ("static", False), ("static", True)])

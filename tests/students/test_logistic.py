@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from penjing.engines.numpy import Learned, NumpyEngine, ngrams
 from penjing.errors import InputError
 from penjing.students import logistic
-from penjing.students.logistic import ABSENT, LogisticSettings, classes_of, margins, regression
+from penjing.students.logistic import ABSENT, Logistic, classes_of, margins, regression
 from penjing.text.encoded import Encoded
 
-SMALL = LogisticSettings(bits=12, orders=2, strength=100.0)
+SMALL = Logistic(bits=12, orders=2, strength=100.0)
 
 
 def fit(*given: Any, **options: Any) -> Learned:
@@ -84,7 +84,7 @@ def test_of_two_classes_the_difference_is_all_that_counts() -> None:
 def test_buckets_of_few_texts_are_left_out_and_do_not_count_as_used() -> None:
     train = texts(60)
     targets = probabilities(train, 2)
-    rows = [len(fit(train, targets, LogisticSettings(bits=12, orders=2, least=least)).arrays["weights"]) for least in (1, 2, 10)]
+    rows = [len(fit(train, targets, Logistic(bits=12, orders=2, least=least)).arrays["weights"]) for least in (1, 2, 10)]
     _, bucket = ngrams(train.ids, train.types, train.offsets, 12, 2)
     counts = np.bincount(bucket)
     assert rows == [int((counts >= least).sum()) for least in (1, 2, 10)]

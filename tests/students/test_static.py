@@ -14,11 +14,11 @@ from scipy.special import softmax
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.numpy import Learned, NumpyEngine, pair_features
 from penjing.students import static
-from penjing.students.static import StaticSettings, frequency_weights, principal, segments, token_states, token_vectors
+from penjing.students.static import Static, frequency_weights, principal, segments, token_states, token_vectors
 from penjing.text.encoded import Encoded
 
 BLUEPRINT = Blueprint(40, 12, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
-LINEAR = StaticSettings(epochs=0, hidden=0)
+LINEAR = Static(epochs=0, hidden=0)
 
 
 def fit(*given: Any, **options: Any) -> Learned:
@@ -94,7 +94,7 @@ def test_frequent_tokens_weigh_less() -> None:
 
 def test_a_linear_head_is_stored_as_logits_per_token_and_answers_the_same() -> None:
     encoded = texts()
-    wide, narrow = (fit(encoded, targets(encoded), vectors(), settings=StaticSettings(epochs=0, hidden=h)) for h in (4, 0))
+    wide, narrow = (fit(encoded, targets(encoded), vectors(), settings=Static(epochs=0, hidden=h)) for h in (4, 0))
     assert wide.arrays["vectors"].shape == (40, 8) and narrow.arrays["vectors"].shape == (40, 2)
     np.testing.assert_allclose(logits(wide, encoded), logits(narrow, encoded), atol=0.02)
     assert divergence(wide, encoded) < 0.85 * divergence(fit(encoded, targets(encoded), 0 * vectors(), settings=LINEAR), encoded)
@@ -102,7 +102,7 @@ def test_a_linear_head_is_stored_as_logits_per_token_and_answers_the_same() -> N
 
 def test_an_answer_hangs_neither_on_the_order_nor_on_special_tokens() -> None:
     encoded = texts()
-    learned = fit(encoded, targets(encoded), vectors(), settings=StaticSettings(epochs=1))
+    learned = fit(encoded, targets(encoded), vectors(), settings=Static(epochs=1))
     (a, b, c) = logits(learned, Encoded.of([[2, 7, 8, 9, 3], [2, 9, 7, 8, 3], [3, 2, 7, 8, 9, 2, 3]], [[0] * 5, [0] * 5, [0] * 7]))
     np.testing.assert_allclose(a, b, atol=1e-5)
     np.testing.assert_allclose(a, c, atol=1e-5)
@@ -127,9 +127,9 @@ def test_pairs_learn_whether_two_texts_are_alike() -> None:
     means = np.stack([vectors()[rows.row(i)].mean(0) for i in range(len(rows))])
     close = np.linalg.norm(means[::2] - means[1::2], axis=1)
     labels = np.eye(2)[(close < np.median(close)).astype(int)]
-    learned = fit(encoded, labels, vectors(), pairs=True, settings=StaticSettings(epochs=0, frequent=1e3))
+    learned = fit(encoded, labels, vectors(), pairs=True, settings=Static(epochs=0, frequent=1e3))
     assert (logits(learned, encoded).argmax(1) == labels.argmax(1)).mean() > 0.9
-    single = fit(encoded, labels, vectors(), settings=StaticSettings(epochs=0, frequent=1e3))
+    single = fit(encoded, labels, vectors(), settings=Static(epochs=0, frequent=1e3))
     assert (logits(single, encoded).argmax(1) == labels.argmax(1)).mean() < 0.8
 
 
@@ -139,14 +139,14 @@ def test_pairs_learn_whether_two_texts_are_alike() -> None:
 def test_training_helps_on_texts_that_were_not_seen() -> None:
     train, test = texts(1000), texts(200, seed=1)
     start, trained = (
-        fit(train, targets(train), vectors(), settings=StaticSettings(epochs=epochs, learning_rate=1e-2, hidden=64)) for epochs in (0, 6)
+        fit(train, targets(train), vectors(), settings=Static(epochs=epochs, learning_rate=1e-2, hidden=64)) for epochs in (0, 6)
     )
     assert divergence(trained, test) < 0.7 * divergence(start, test)
 
 
 def test_hidden_units_are_there_where_they_help_and_the_vectors_are_narrow_then() -> None:
     train, test, few = texts(1500), texts(300, seed=1), texts(40)
-    rate = StaticSettings(learning_rate=1e-2, width=6)
+    rate = Static(learning_rate=1e-2, width=6)
     learned, linear = (fit(train, targets(train), vectors(), settings=s) for s in (rate, replace(rate, hidden=0)))
     assert learned.arrays["hidden"].shape == (6, 64) and learned.arrays["vectors"].shape == (40, 6)
     assert divergence(learned, test) < 0.9 * divergence(linear, test)
@@ -157,14 +157,14 @@ def test_hidden_units_are_there_where_they_help_and_the_vectors_are_narrow_then(
 def test_training_that_does_not_help_is_not_kept() -> None:
     train = texts(200)
     random = softmax(np.random.default_rng(0).standard_normal((200, 2)), axis=1)
-    wild = StaticSettings(epochs=3, learning_rate=10.0, patience=3)
+    wild = Static(epochs=3, learning_rate=10.0, patience=3)
     kept = fit(train, random, vectors(), settings=wild)
     assert np.abs(logits(kept, train)).max() < 20
     assert not kept.arrays["out"].any()
 
 
 def test_the_seed_decides_and_the_global_one_stays() -> None:
-    train, short = texts(100), StaticSettings(epochs=2)
+    train, short = texts(100), Static(epochs=2)
 
     def learned(seed: int) -> NDArray[Any]:
         torch.manual_seed(seed)
@@ -174,5 +174,5 @@ def test_the_seed_decides_and_the_global_one_stays() -> None:
         return result.arrays["vectors"]
 
     assert np.array_equal(learned(0), learned(1))
-    other = fit(train, targets(train), vectors(), settings=StaticSettings(epochs=2, seed=1)).arrays["vectors"]
+    other = fit(train, targets(train), vectors(), settings=Static(epochs=2), seed=1).arrays["vectors"]
     assert not np.array_equal(learned(0), other)

@@ -11,10 +11,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from penjing.engines.numpy import Learned, NumpyEngine, ngrams
 from penjing.errors import InputError
 from penjing.students import logistic, trees
-from penjing.students.trees import TreesSettings, _options, presence, strongest
+from penjing.students.trees import Trees, _options, presence, strongest
 from penjing.text.encoded import Encoded
 
-SMALL = TreesSettings(bits=12, orders=1, features=15, rounds=12, leaves=6)
+SMALL = Trees(bits=12, orders=1, features=15, rounds=12, leaves=6)
 
 
 def fit(*given: Any, **options: Any) -> Learned:
@@ -80,7 +80,7 @@ def test_trees_learn_what_no_sum_over_ngrams_does() -> None:
     train, other = texts(800), texts(300, seed=1)
     right = soft(other, 2).argmax(1)
     found = logits(fit(train, soft(train, 2), SMALL), other).argmax(1)
-    linear = logits(logistic.fit(train, soft(train, 2), logistic.LogisticSettings(bits=12, orders=1)).learned, other).argmax(1)
+    linear = logits(logistic.fit(train, soft(train, 2), logistic.Logistic(bits=12, orders=1)).learned, other).argmax(1)
     assert (found == right).mean() > 0.95 > 0.85 > (linear == right).mean()
 
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Metric, WordAccuracy
+from penjing.tasks.metric import SumMetric
+from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Spearman, WordAccuracy
 from penjing.tasks.tags import entities
 
 IOB = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -20,7 +22,7 @@ BARE = ("O", "B", "I", "B-PER", "I-PER")
 DASHED = ("O", "B-geo-loc", "I-geo-loc", "B-geo", "I-geo")
 
 
-def points(metric: Metric, predicted: list[Any], gold: list[Any]) -> float:
+def points(metric: SumMetric, predicted: list[Any], gold: list[Any]) -> float:
     return float(metric.value(metric.statistics(predicted, gold).sum(0)))
 
 
@@ -112,7 +114,7 @@ def test_macro_f1_and_mcc_are_scikit_learns(drawn: list[tuple[str, str]]) -> Non
     st.sampled_from([Accuracy(), BinaryF1("a"), MacroF1("abc"), Mcc("abc")]),
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=2, max_size=30),
 )
-def test_a_slip_is_the_change_by_a_wrong_answer(metric: Metric, drawn: list[tuple[str, str]]) -> None:
+def test_a_slip_is_the_change_by_a_wrong_answer(metric: SumMetric, drawn: list[tuple[str, str]]) -> None:
     """Over the answers that were right: the mean over the other labels that are there."""
     predicted, gold = [p for p, _ in drawn], [g for _, g in drawn]
     stats = metric.statistics(predicted, gold)
@@ -130,3 +132,52 @@ def test_a_slip_of_words_is_one_word_or_entity() -> None:
     gold = [["B-x", "O"], ["O", "O"]]
     np.testing.assert_array_equal(WordAccuracy().slips(WordAccuracy().statistics(gold, gold)), [[-1, 0], [-1, 0]])
     np.testing.assert_array_equal(EntityF1().slips(EntityF1().statistics(gold, gold)), [[-1, -1, 0], [0, 1, 0]])
+
+
+# -- Spearman's correlation ------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=40))
+def test_spearman_is_scipys_of_numbers_and_of_labels_written_as_numbers(drawn: list[tuple[int, int]]) -> None:
+    predicted, gold = [p for p, _ in drawn], [g for _, g in drawn]
+    value = Spearman().quality(predicted, gold)
+    constant = len(set(predicted)) == 1 or len(set(gold)) == 1
+    assert value == pytest.approx(0 if constant else 100 * spearmanr(predicted, gold).statistic)
+    assert value == Spearman().quality([str(p) for p in predicted], [str(g) for g in gold])
+
+
+def correlated(random: np.random.Generator, n: int, *correlations: float) -> list[np.ndarray]:
+    """Gold numbers, and predictions of such correlations with them."""
+    gold = random.normal(size=n)
+    return [gold, *(rho * gold + np.sqrt(1 - rho**2) * random.normal(size=n) for rho in correlations)]
+
+
+@pytest.mark.parametrize("n,rho", [(40, 0.5), (100, 0.9)])
+def test_the_interval_of_spearman_covers(n: int, rho: float) -> None:
+    metric, random = Spearman(), np.random.default_rng(0)
+    gold, predicted = correlated(random, 200_000, rho)
+    truth = metric.quality(predicted, gold)
+    covered = []
+    for _ in range(120):
+        gold, predicted = correlated(random, n, rho)
+        low, high = metric.interval(metric.statistics(predicted, gold), metric.statistics(gold, gold))
+        assert low <= metric.quality(predicted, gold) <= high <= 100
+        covered.append(low <= truth <= high)
+    assert np.mean(covered) >= 0.89
+
+
+def test_the_interval_of_a_drop_in_spearman_covers_and_its_test_sees_it() -> None:
+    metric, random = Spearman(), np.random.default_rng(0)
+    gold, better, worse = correlated(random, 200_000, 0.9, 0.8)
+    truth = metric.quality(better, gold) - metric.quality(worse, gold)
+    covered, seen = [], []
+    for _ in range(60):
+        gold, better, worse = correlated(random, 100, 0.9, 0.8)
+        a, b = metric.statistics(better, gold), metric.statistics(worse, gold)
+        low, high = metric.drop_interval(a, b)
+        wide = metric.drop_interval(a, b, 0.99)
+        assert wide[0] <= low <= metric.points(a) - metric.points(b) <= high <= wide[1]
+        covered.append(low <= truth <= high)
+        seen.append(metric.p_value(a, b) < 0.05)
+    assert np.mean(covered) >= 0.88 and np.mean(seen) > 0.5
+    assert metric.p_value(a, a) == 1 and metric.drop_interval(a, a) == (0, 0)

@@ -1,6 +1,7 @@
 """Tasks: columns by convention, labels by name or number, truncation said, Chinese text, words over sub-words."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,17 @@ from conftest import tiny_tokenizer
 from tokenizers import BertWordPieceTokenizer
 
 from penjing.errors import InputError
-from penjing.tasks.task import IGNORED, Classification, Pair, Tagging, Task
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.sequence import Classification, Pair
+from penjing.tasks.tagging import Tagging
+from penjing.tasks.task import IGNORED, LabelNames, Task, TaskSettings
 
 SHARED = Path(os.environ.get("PENJING_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 
 
 def test_labels_are_learnt_in_order() -> None:
-    task = Classification()
-    task.learn_labels([{"label": n} for n in (10, 2, 1)])
-    assert task.labels == ["1", "2", "10"]
-    tagging = Tagging()
-    tagging.learn_labels([{"tags": ["B-b", "O", "I-a", "B-a", "I-b"]}])
-    assert tagging.labels == ["O", "B-a", "I-a", "B-b", "I-b"]
+    assert Classification().learned_labels([{"label": n} for n in (10, 2, 1)]) == ["1", "2", "10"]
+    assert Tagging().learned_labels([{"tags": ["B-b", "O", "I-a", "B-a", "I-b"]}]) == ["O", "B-a", "I-a", "B-b", "I-b"]
 
 
 def test_a_label_may_be_a_name_or_a_number_and_an_unknown_one_is_named() -> None:
@@ -41,20 +41,20 @@ def test_a_wrong_column_is_said_with_those_there_are() -> None:
 
 def test_a_long_text_is_cut_and_counted() -> None:
     rows = [{"text": "good " * 50, "label": 0}, {"text": "bad", "label": 1}]
-    examples = Classification(["a", "b"]).examples(rows, tiny_tokenizer(), 16)
+    examples = Encoder(Classification(["a", "b"]), tiny_tokenizer(), 16).examples(rows)
     assert examples.truncated == 1
     assert examples.encoded.lengths.tolist()[0] == 16
 
 
 def test_a_pair_has_two_token_types() -> None:
-    encoded, _, _ = Pair(["0", "1"]).encode(tiny_tokenizer(), [("good", "bad film")], 32)
+    encoded, _, _ = Encoder(Pair(["0", "1"]), tiny_tokenizer(), 32)([("good", "bad film")])
     assert set(encoded.types.tolist()) == {0, 1}
 
 
 def test_a_word_is_answered_by_its_first_token_and_what_is_cut_off_is_outside() -> None:
     task = Tagging(["O", "B-x", "I-x"])
     rows = [{"tokens": ["good", "goodbad", "film"], "tags": ["B-x", "I-x", "O"]}]
-    examples = task.examples(rows, tiny_tokenizer(), 32)
+    examples = Encoder(task, tiny_tokenizer(), 32).examples(rows)
     first = examples.first_tokens[0]
     assert first == sorted(first) and first[0] == 1
     targets = task.targets(examples)[0]
@@ -87,11 +87,11 @@ def test_chinese_text_with_the_vocabulary_of_bert_base_chinese() -> None:
     if not vocabulary.is_file():
         pytest.skip(f"{vocabulary} is not here: set PENJING_SHARED to the folder that holds data/")
     tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)._tokenizer
-    encoded, _, _ = Classification(["0", "1"]).encode(tokenizer, ["酒店很好，服务不错"], 32)
+    encoded, _, _ = Encoder(Classification(["0", "1"]), tokenizer, 32)(["酒店很好，服务不错"])
     assert len(encoded.row(0)) == 11 and tokenizer.token_to_id("[UNK]") not in encoded.row(0)
     words = list("高勇：男")
     task = Tagging(["O", "B-NAME", "I-NAME"])
-    _, first, _ = task.encode(tokenizer, [words], 32)
+    _, first, _ = Encoder(task, tokenizer, 32)([words])
     assert first == [[1, 2, 3, 4]]
 
 
@@ -161,18 +161,37 @@ def test_f1_is_of_the_positive_label_and_not_of_the_last(labels: list[str]) -> N
 
 def test_labels_that_are_set_anew_have_a_new_index() -> None:
     task = Classification(["no", "yes"])
-    examples = task.examples([{"text": "good", "label": "yes"}], tiny_tokenizer(), 16)
+    examples = Encoder(task, tiny_tokenizer(), 16).examples([{"text": "good", "label": "yes"}])
     assert task.targets(examples)[0].tolist() == [1]
-    task.labels = ["yes", "no"]
-    assert task.targets(examples)[0].tolist() == [0]
-    task.labels.reverse()  # a copy
-    assert task.targets(examples)[0].tolist() == [0] and task.labels == ["yes", "no"]
+    turned = task.with_labels(["yes", "no"])
+    assert turned.targets(examples)[0].tolist() == [0] and task.targets(examples)[0].tolist() == [1]
+    turned.labels.reverse()  # a copy
+    assert turned.targets(examples)[0].tolist() == [0] and turned.labels == ["yes", "no"]
+
+
+def test_a_task_never_changes() -> None:
+    task = Pair(["no", "yes"], metric="f1", columns=("a", "b"), label_map={"0": "no"})
+    for name, value in (("labels", ["a", "b"]), ("label_names", LabelNames(("a",))), ("settings", TaskSettings())):
+        with pytest.raises(AttributeError):
+            setattr(task, name, value)
+    other = task.with_labels(["a", "b"])
+    assert other.settings == task.settings and type(other) is Pair and task.labels == ["no", "yes"]
+    other = task.with_settings(TaskSettings(metric="mcc"))
+    assert (other.labels, other.metric().name, task.metric().name) == (task.labels, "mcc", "f1")
+    with pytest.raises(InputError, match="--positive: nothing asks for it"):
+        task.with_settings(TaskSettings(positive="yes"))
+
+
+def test_targets_of_texts_without_a_label_are_ignored() -> None:
+    task, tagging = Classification(["no", "yes"]), Tagging(["O", "B-x"])
+    none = replace(Encoder(task, tiny_tokenizer(), 16).examples([{"text": "good", "label": "yes"}] * 2), gold=["yes", None])
+    assert [each.tolist() for each in task.targets(none)] == [[1], [IGNORED]]
+    words = Encoder(tagging, tiny_tokenizer(), 16).examples([{"tokens": ["good"]}], labelled=False)
+    assert [each.tolist() for each in tagging.targets(words)] == [[IGNORED] * 3]
 
 
 def test_digits_that_are_no_numbers_are_names() -> None:
-    task = Classification()
-    task.learn_labels([{"label": name} for name in ("②", "①", "--1")])
-    assert task.labels == ["--1", "①", "②"]
+    assert Classification().learned_labels([{"label": name} for name in ("②", "①", "--1")]) == ["--1", "①", "②"]
 
 
 def test_an_unknown_tag_of_a_known_type_counts_as_missed_in_every_scheme() -> None:

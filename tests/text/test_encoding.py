@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from penjing.errors import InputError
-from penjing.tasks.task import Classification, Pair, Tagging
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.sequence import Classification, Pair
+from penjing.tasks.tagging import Tagging
 from penjing.text.encoding import NEVER, open_tokenizer, prepare, readable
 
 
@@ -45,7 +47,7 @@ def test_texts_are_cut_as_tokenizers_cuts_them(make: Any, first: str, second: st
     ours.enable_truncation(7, direction=side)  # whatever a file says, but for the side
     expected = theirs.encode(first, second)
     task: Any = Classification(["a", "b"]) if second is None else Pair(["a", "b"])
-    encoded, _, cut = task.encode(ours, [first if second is None else (first, second)], most)
+    encoded, _, cut = Encoder(task, ours, most)([first if second is None else (first, second)])
     assert encoded.ids.tolist() == expected.ids and encoded.types.tolist() == expected.type_ids
     assert cut == bool(expected.overflowing)
 
@@ -60,13 +62,13 @@ def test_a_word_is_answered_by_its_first_token_that_is_kept(words: list[str], mo
     for tokenizer in (theirs, ours):
         tokenizer.enable_truncation(most, direction=side)
     kept = theirs.encode(words, is_pretokenized=True).word_ids
-    encoded, (first,), _ = Tagging(["O", "B-x"]).encode(ours, [words], most)
+    encoded, (first,), _ = Encoder(Tagging(["O", "B-x"]), ours, most)([words])
     assert first == [kept.index(word) if word in kept else -1 for word in range(len(words))] and len(encoded.ids) == len(kept)
 
 
 def test_a_length_without_room_is_refused_where_a_text_does_not_fit() -> None:
     with pytest.raises(InputError, match="--max-length: 2 leaves no room beside the 2 special tokens"):
-        Classification(["a", "b"]).encode(tiny_tokenizer(), ["good"], 2)
+        Encoder(Classification(["a", "b"]), tiny_tokenizer(), 2)(["good"])
 
 
 def test_two_very_long_texts_are_cut_quickly_and_in_little_memory() -> None:
@@ -74,7 +76,7 @@ def test_two_very_long_texts_are_cut_quickly_and_in_little_memory() -> None:
     long = "good film " * 20_000
     tracemalloc.start()
     began = time.perf_counter()
-    encoded, _, cut = Pair(["a", "b"]).encode(tiny_tokenizer(), [(long, long), ("good", "bad")], 16)
+    encoded, _, cut = Encoder(Pair(["a", "b"]), tiny_tokenizer(), 16)([(long, long), ("good", "bad")])
     assert time.perf_counter() - began < 10 and tracemalloc.get_traced_memory()[1] < 200e6
     tracemalloc.stop()
     assert cut == 1 and encoded.lengths.tolist() == [16, 5]
@@ -98,7 +100,7 @@ def test_half_a_character_is_replaced_and_two_that_fit_are_joined() -> None:
     assert readable("bad \ud83d film") == "bad � film"
     assert readable("\ude00\ud83d") == "��"
     assert readable("\ud83d\ude00 \ufeff") == "😀 \ufeff"
-    ids = [Classification(["a", "b"]).encode(tiny_tokenizer(), [text], 16)[0].ids.tolist() for text in ("bad \ud83d film", "bad � film")]
+    ids = [Encoder(Classification(["a", "b"]), tiny_tokenizer(), 16)([text])[0].ids.tolist() for text in ("bad \ud83d film", "bad � film")]
     assert ids[0] == ids[1]
 
 
@@ -133,5 +135,5 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path: Path, content: by
 
 
 def test_lengths_are_those_of_an_array() -> None:
-    encoded, first, cut = Classification(["a", "b"]).encode(tiny_tokenizer(), [], 16)
+    encoded, first, cut = Encoder(Classification(["a", "b"]), tiny_tokenizer(), 16)([])
     assert (len(encoded), first, cut) == (0, [], 0) and encoded.lengths.dtype == np.int64

@@ -10,8 +10,11 @@ import pytest
 from conftest import tiny_tokenizer
 
 from penjing.errors import InputError
-from penjing.tasks.judge import flips, judge, scores_of
-from penjing.tasks.task import IGNORED, Classification, Pair, Tagging, Task
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.judging import flips, judge, scores_of
+from penjing.tasks.sequence import Classification, Pair
+from penjing.tasks.tagging import Tagging
+from penjing.tasks.task import IGNORED, Task
 from penjing.text.data import read_rows
 from penjing.text.labels import label_text
 from penjing.text.rows import Row
@@ -27,8 +30,8 @@ def rows(column: str, values: list[Any], **more: Any) -> list[Row]:
 def refused(task: Task, given: list[Row]) -> str:
     """What a task says of rows that it cannot learn from."""
     with pytest.raises(InputError) as caught:
-        task.learn_labels(given)
-        task.examples(given, tiny_tokenizer(), 16)
+        learned = task.with_labels(task.learned_labels(given))
+        Encoder(learned, tiny_tokenizer(), 16).examples(given)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -55,9 +58,8 @@ def test_labels_are_learnt_as_they_are_written() -> None:
         ([True, False], ["False", "True"]),
         ([1.0, 0, "2", -1], ["-1", "0", "1", "2"]),
     ):
-        task.learn_labels(rows("label", values))
-        assert task.labels == labels
-        assert set(task.gold_of(rows("label", values))) == set(labels)
+        assert task.learned_labels(rows("label", values)) == labels
+        assert set(task.with_labels(labels).gold_of(rows("label", values))) == set(labels)
 
 
 def test_a_label_is_known_by_name_number_or_without_the_spaces_of_the_models_own() -> None:
@@ -77,11 +79,12 @@ def test_a_label_is_known_by_name_number_or_without_the_spaces_of_the_models_own
 
 def test_the_map_of_labels_renames_what_the_data_call_otherwise() -> None:
     task = Classification(["negative", "positive"], label_map={"neg": "negative", "1": "positive", "gone": "negative"})
-    assert task.gold_of(rows("label", ["neg ", 1.0, "positive", 0])) == ["negative", "positive", "positive", "negative"]
-    assert task.unmapped == {"gone"}
+    given = rows("label", ["neg ", 1.0, "positive", 0])
+    assert task.gold_of(given) == ["negative", "positive", "positive", "negative"]
+    assert task.unmapped(given) == {"gone"} and task.unmapped(given[1:]) == {"gone", "neg"}
+    assert task.unmapped(given[1:], rows("label", ["gone"])) == {"neg"} and Classification(["a", "b"]).unmapped(given) == set()
     learns = Classification(label_map={"a": "x", "b": "x"})
-    learns.learn_labels(rows("label", ["a", "b", "c"]))
-    assert learns.labels == ["c", "x"]
+    assert learns.learned_labels(rows("label", ["a", "b", "c"])) == ["c", "x"]
     tags = Tagging(["O", "B-PER"], label_map={"B-PERSON": "B-PER"})
     assert tags.gold_of(rows("tags", [["B-PERSON", "O", -100]], tokens=["a", "b", "c"])) == [["B-PER", "O", None]]
 
@@ -140,23 +143,22 @@ def test_what_is_no_tag_or_word_is_refused(row: Row, said: str) -> None:
 
 def test_a_word_that_does_not_count_is_neither_learnt_nor_judged() -> None:
     given = [{"tokens": ["good", "bad", "film"], "tags": ["B-x", -100, "O"]}, {"tokens": ["good", "film"], "tags": ["-100", "O"]}]
-    task = Tagging()
-    task.learn_labels(given)
+    task = Tagging(Tagging().learned_labels(given))
     assert task.labels == ["O", "B-x"]
-    examples = task.examples(given, tiny_tokenizer(), 16)
+    examples = Encoder(task, tiny_tokenizer(), 16).examples(given)
     assert examples.gold == [["B-x", None, "O"], [None, "O"]]
     first = examples.first_tokens
     targets = task.targets(examples)
     assert [targets[0][token] for token in first[0]] == [1, IGNORED, 0] and [targets[1][token] for token in first[1]] == [IGNORED, 0]
     right = [np.eye(2, dtype=np.float32)[np.where(target == IGNORED, 1, target)] for target in targets]  # B-x where nothing counts
-    assert judge(task, examples, right)["quality"] == 100
+    assert judge(task, examples, right).quality == 100
     wrong = [np.zeros_like(row) + np.float32([1, 0]) for row in right]
     found = flips(task, examples, wrong, examples, right)
-    assert (found["worse"], found["better"], [row["examples"] for row in found["by_label"]]) == (1, 0, [1])
-    assert found["examples"][0]["gold"] == "B-x O" and found["examples"][0]["text"] == "good bad film"
-    assert scores_of(task, examples, right)["nll"] < scores_of(task, examples, wrong)["nll"]
+    assert (found.worse, found.better, [row.examples for row in found.by_label]) == (1, 0, [1])
+    assert found.examples[0].gold == "B-x O" and found.examples[0].text == "good bad film"
+    assert scores_of(task, examples, right).nll < scores_of(task, examples, wrong).nll
     words = Tagging(["O", "B-x"], metric="word-accuracy")
-    assert judge(words, examples, wrong)["quality"] == pytest.approx(200 / 3)
+    assert judge(words, examples, wrong).quality == pytest.approx(200 / 3)
 
 
 # -- texts and columns ---------------------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ def test_columns_are_found_in_later_rows_and_without_the_spaces_around_them() ->
     assert task.columns_of(given) == ("sentence",) and task.label_column_of(given) == " label "
     assert task.has_labels(given) and not task.has_labels(given[:1])
     with pytest.raises(InputError, match="row 1 has no  label ; every row needs one"):
-        task.learn_labels(given)
+        task.learned_labels(given)
 
 
 def test_a_missing_column_of_a_file_says_what_may_be_meant(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,17 +14,21 @@ from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.surgery import copy_of, cut
 from penjing.selection import LayerSelection, Selection
 from penjing.steps.cut import gates as gating
-from penjing.steps.cut.gates import Gates, GradualPrune, GradualSettings, HeadWeights, fold, learn_head_weights, learned_gates
-from penjing.steps.teach import distill
-from penjing.steps.teach.distill import Distill, DistillSettings
-from penjing.tasks.task import Classification, Examples, Tagging, Task
+from penjing.steps.cut.gates import Gates, HeadWeights, fold, learn_head_weights, learned_gates, target_part
+from penjing.steps.cut.gradual import GradualPrune, GradualSettings
+from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.tasks.sequence import Classification
+from penjing.tasks.task import Examples, Task
+from penjing.tasks.tagging import Tagging
 from penjing.text.encoded import Encoded
-from penjing.training.loop import Schedule, fit
+from penjing.training import loop
+from penjing.training.loop import Schedule
 from penjing.training.predict import divergence_of, logits_of
+from penjing.training.taught import Taught
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(3, 12), Layer(3, 12)), "sequence", 2)
 TASK = Classification(("no", "yes"))
@@ -226,7 +229,7 @@ def test_head_weights_never_lose() -> None:
 # -- pruning during training -------------------------------------------------------------------------------------
 
 
-def gradual(folder: Path, texts: int, kill_at: int | None = None) -> tuple[GradualPrune, torch.nn.Module]:
+def gradual(folder: Path, texts: int, kill_at: int | None = None) -> Taught:
     model, data = penjing_model(SMALL, 5), examples(texts)
 
     def progress(done: int, total: int, **figures: float) -> None:
@@ -234,44 +237,44 @@ def gradual(folder: Path, texts: int, kill_at: int | None = None) -> tuple[Gradu
             raise Killed
 
     settings = DistillSettings(Schedule(epochs=5, batch_size=8, learning_rate=1e-3, patience=100))
-    step = GradualPrune(Distill(TASK, model, [0, 1], settings, data, folder, progress), GradualSettings(0.4), 6)
-    evidence = step.observe(model, data)
-    return step, step.apply(model, step.plan(SMALL, evidence), evidence)
+    step = GradualPrune(
+        Distill(TASK, Teachers(model), settings, data, Place(folder), Selection.all(SMALL), progress=progress), GradualSettings(0.4), 6
+    )
+    return step.teach(model, step.observe(model, data))
 
 
 def test_gradual_pruning_meets_the_part_with_the_best_of_the_fixed(tmp_path: Path) -> None:
-    step, result = gradual(tmp_path, 96)
-    blueprint, length = blueprint_of(result), int(np.median(examples().encoded.lengths))
-    assert step.selection is not None and step.distill.history is not None
-    assert step.selection.plan(SMALL) == blueprint
+    taught = gradual(tmp_path, 96)
+    blueprint, length = blueprint_of(taught.model), int(np.median(examples().encoded.lengths))
+    assert taught.selection is not None
+    assert taught.selection.plan(SMALL) == blueprint
     assert 0.2 * SMALL.macs(length) < blueprint.macs(length) <= 0.4 * SMALL.macs(length)
-    assert step.distill.history.best_step >= 0.6 * step.distill.history.steps
+    assert taught.history.best_step >= 0.6 * taught.history.steps
 
 
 def test_a_killed_gradual_pruning_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill, "fit", partial(fit, save_every_s=0))
-    whole, expected = gradual(tmp_path / "whole", 32)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    whole = gradual(tmp_path / "whole", 32)
     for kill_at in (3, 12, 16):  # of 20 steps: while the target falls, as the gates are fixed, after it
         folder = tmp_path / str(kill_at)
         with pytest.raises(Killed):
             gradual(folder, 32, kill_at)
         assert (folder / "state.pt").is_file()
-        resumed, result = gradual(folder, 32)
+        resumed = gradual(folder, 32)
         assert resumed.selection == whole.selection
-        assert all(torch.equal(value, result.state_dict()[name]) for name, value in expected.state_dict().items())
+        assert all(torch.equal(value, resumed.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
 
 
 def test_the_target_falls_linearly_to_the_part() -> None:
-    settings = GradualSettings(0.4, warmup=0.5, prune_until=0.8)
-    assert [settings.target(done) for done in (0, 0.25, 0.5, 1)] == pytest.approx([1, 0.7, 0.4, 0.4])
-    assert GradualSettings(0.4, warmup=0).target(0) == pytest.approx(0.4)
+    assert [target_part(done, 0.4, 0.5) for done in (0, 0.25, 0.5, 1)] == pytest.approx([1, 0.7, 0.4, 0.4])
+    assert target_part(0, 0.4, 0.0) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
     "fields", [{"part": 0}, {"part": 1.1}, {"part": math.nan}, {"warmup": 0.7}, {"prune_until": 1.2}, {"warmup": -0.1}]
 )
 def test_settings_that_cannot_be_are_refused(fields: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=r"gradual pruning: .*(must be|must hold)"):
+    with pytest.raises(InputError, match=r"gradual: .*(must be|must hold)"):
         GradualSettings(**fields)
 
 

@@ -9,6 +9,7 @@ from conftest import penjing_model
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.text.encoded import Encoded
+from penjing.training import loop
 from penjing.training.batching import length_batches
 from penjing.training.loop import Schedule, fit, rate
 from penjing.training.predict import labels_loss
@@ -18,6 +19,11 @@ SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence"
 
 class Killed(Exception):
     pass
+
+
+@pytest.fixture(autouse=True)
+def saved_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
 
 
 @pytest.fixture
@@ -47,7 +53,6 @@ def _train(encoded: Encoded, state: Path, kill_at: int | None = None, patience: 
         schedule,
         state,
         progress=progress,
-        save_every_s=0,
     )
     return model, history, losses
 

@@ -1,7 +1,6 @@
 """Training in few bits: what was judged is what is stored, for every scheme, and a killed training goes on exactly."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,17 @@ from penjing.errors import InputError
 from penjing.maths.stored import BITS, Scheme, quantize
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
+from penjing.selection import Selection
 from penjing.steps.bits.lowbit import Codebook, Halves, Levels, LowBit, LowBitWeights
-from penjing.steps.teach import distill
-from penjing.steps.teach.distill import Distill, DistillSettings
-from penjing.tasks import judge
-from penjing.tasks.task import Classification, Examples
+from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.tasks import judging
+from penjing.tasks.sequence import Classification
+from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
+from penjing.training import loop
 from penjing.training.loop import Schedule, mixed_precision
 from penjing.training.predict import logits_of
+from penjing.training.taught import Taught
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
 TASK = Classification(["big", "small"])
@@ -158,11 +160,11 @@ def test_scales_are_found_anew_now_and_then_and_stand_still_in_the_end() -> None
 
 
 @pytest.fixture(scope="module")
-def train() -> Callable[..., tuple[PenjingPreTrainedModel, LowBit]]:
-    """(folder, scheme, …) → the model and the step that trained it: 6 steps, states matched."""
+def train() -> Callable[..., tuple[PenjingPreTrainedModel, Taught]]:
+    """(folder, scheme, …) → the model and what its training gave: 6 steps, states matched."""
     data, dev = examples(0, 48), examples(1, 12)
 
-    def run(folder: Path, scheme: Scheme, kill_at: int | None = None, **options: Any) -> tuple[PenjingPreTrainedModel, LowBit]:
+    def run(folder: Path, scheme: Scheme, kill_at: int | None = None, **options: Any) -> tuple[PenjingPreTrainedModel, Taught]:
         calls = [0]
 
         def progress(done: int, total: int, **figures: float) -> None:
@@ -172,43 +174,45 @@ def train() -> Callable[..., tuple[PenjingPreTrainedModel, LowBit]]:
 
         model = small()
         schedule = Schedule(epochs=1, batch_size=8, learning_rate=5e-3, patience=100)
-        teach = Distill(TASK, model, [0, 1], DistillSettings(schedule, dropout=0.1), dev, folder, progress)
+        teach = Distill(
+            TASK, Teachers(model), DistillSettings(schedule, dropout=0.1), dev, Place(folder), Selection.all(SMALL), progress=progress
+        )
         step = LowBit(teach, everywhere(scheme), **options)
         before = copy_of(model).state_dict()
         evidence = step.observe(model, data)
-        result = step.apply(model, step.plan(SMALL, evidence), evidence)
+        taught = step.teach(model, evidence)
         assert equal(before, model.state_dict())
-        return result, step
+        return taught.model, taught
 
     return run
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_the_model_has_the_values_that_are_stored_and_was_judged_with_them(train: Any, scheme: Scheme, tmp_path: Path) -> None:
-    model, step = train(tmp_path, scheme)
-    assert step.distill.history.steps == STEPS and not model.training
+    model, taught = train(tmp_path, scheme)
+    assert taught.history.steps == STEPS and not model.training
     state = model.state_dict()
-    assert state.keys() == small().state_dict().keys() and step.coded.keys() == everywhere(scheme).keys()
-    for name, coded in step.coded.items():
+    assert state.keys() == small().state_dict().keys() and taught.coded.keys() == everywhere(scheme).keys()
+    for name, coded in taught.coded.items():
         assert coded.bits == scheme.bits and coded.group == scheme.group
         np.testing.assert_array_equal(state[name].numpy(), coded.values())
         assert not np.array_equal(coded.values(), fake(small().get_parameter(name).detach(), scheme).numpy())
     if mixed_precision() == "no":
         dev = examples(1, 12)
-        assert judge.quality_of(TASK, dev, logits_of(model, dev.encoded)) == step.distill.history.best
+        assert judging.quality_of(TASK, dev, logits_of(model, dev.encoded)) == taught.history.best
 
 
 @pytest.mark.parametrize("options", [{"activation_bits": 8}, {"activation_bits": 4, "squash": True}, {"activation_bits": 1}], ids=str)
 def test_inputs_are_rounded_in_training_alone(train: Any, options: dict[str, Any], tmp_path: Path) -> None:
-    model, step = train(tmp_path, Scheme("linear", 4, 16), **options)
+    model, taught = train(tmp_path, Scheme("linear", 4, 16), **options)
     assert model.state_dict().keys() == small().state_dict().keys()
-    for name, coded in step.coded.items():
+    for name, coded in taught.coded.items():
         np.testing.assert_array_equal(model.state_dict()[name].numpy(), coded.values())
 
 
 def test_ternary_weights_become_sums_of_two_binary_ones(train: Any, tmp_path: Path) -> None:
-    model, step = train(tmp_path, Scheme("ternary", 2, 16), halves=True)
-    for name, coded in step.coded.items():
+    model, taught = train(tmp_path, Scheme("ternary", 2, 16), halves=True)
+    for name, coded in taught.coded.items():
         assert coded.codec == "codebook" and coded.parameters["table"].shape[1] == 4
         np.testing.assert_array_equal(model.state_dict()[name].numpy(), coded.values())
 
@@ -221,13 +225,13 @@ def test_ternary_weights_become_sums_of_two_binary_ones(train: Any, tmp_path: Pa
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
     train: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "fit", partial(distill.fit, save_every_s=0))
-    whole, step = train(tmp_path / "whole", **options)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    whole, taught = train(tmp_path / "whole", **options)
     kill_at = STEPS + 4 if "halves" in options else 4
     with pytest.raises(Killed):
         train(tmp_path / "killed", kill_at=kill_at, **options)
     resumed, again = train(tmp_path / "killed", **options)
-    assert again.distill.history.evaluations == step.distill.history.evaluations
+    assert again.history.evaluations == taught.history.evaluations
     assert equal(whole.state_dict(), resumed.state_dict())
 
 

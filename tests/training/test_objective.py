@@ -12,11 +12,13 @@ from torch import Tensor
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.model.surgery import copy_of, cut
-from penjing.model.watch import encoder_of, tapped
+from penjing.model.watch import STATES, Part, encoder_of, tapped
 from penjing.selection import LayerSelection, Selection
 from penjing.steps.teach.distill import DistillSettings
 from penjing.text.encoded import Encoded
-from penjing.training.objective import LOSSES, NARROW, Objective, layer_map, spread
+from penjing.training.layer_map import last_pair, layer_map
+from penjing.training.objective import Objective
+from penjing.training.state_losses import STATE_LOSSES, Adapter, Compared, Matching, PerPair, Relations, StateLoss
 from penjing.training.teacher import teacher_outputs
 
 DEEP = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32),) * 4, "sequence", 2)
@@ -34,6 +36,18 @@ def objective(name: str, student: Any, teacher: Any, pairs: list[tuple[int, int]
     return Objective({name: 1.0}, pairs, encoder_of(student), encoder_of(teacher), **options)
 
 
+def relation_heads(loss: Objective) -> int:
+    relations = loss.losses["relations"]
+    assert isinstance(relations, Relations)
+    return relations.heads(loss.taken["relations"], loss.matching)
+
+
+def levels_of(loss: Objective) -> list[Adapter]:
+    levels = loss.learned_for("levels")
+    assert isinstance(levels, torch.nn.ModuleList)
+    return [adapter for adapter in levels if isinstance(adapter, Adapter)]
+
+
 def value(loss: Objective, student: Any, teacher: Any, encoded: Encoded, tmp_path: Path) -> Tensor:
     rows = np.arange(len(encoded))
     feeds = {name: torch.from_numpy(array) for name, array in encoded.padded(rows, 0).items()}
@@ -43,7 +57,7 @@ def value(loss: Objective, student: Any, teacher: Any, encoded: Encoded, tmp_pat
     return loss(caught, outputs.batch_parts(rows, feeds), feeds["attention_mask"].bool())
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", STATE_LOSSES)
 def test_an_equal_student_has_nothing_to_learn(name: str, encoded: Encoded, tmp_path: Path) -> None:
     teacher = penjing_model(DEEP)
     loss = objective(name, teacher, teacher, layer_map("uniform", 4, 4))
@@ -52,7 +66,7 @@ def test_an_equal_student_has_nothing_to_learn(name: str, encoded: Encoded, tmp_
     assert value(loss, other, teacher, encoded, tmp_path).item() > 10 * value(loss, teacher, teacher, encoded, tmp_path).item() + 1e-4
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", STATE_LOSSES)
 def test_every_loss_falls_on_a_fixed_batch(name: str, encoded: Encoded, tmp_path: Path) -> None:
     teacher = penjing_model(DEEP)
     student = penjing_model(DEEP, seed=5)
@@ -69,11 +83,11 @@ def test_every_loss_falls_on_a_fixed_batch(name: str, encoded: Encoded, tmp_path
     assert values[-1] < 0.8 * values[0]
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("attention",)])
+@pytest.mark.parametrize("name", [name for name in STATE_LOSSES if name not in ("attention",)])
 def test_a_narrower_student_learns_or_is_refused_in_one_line(name: str, encoded: Encoded, tmp_path: Path) -> None:
     teacher, student = penjing_model(DEEP), penjing_model(NARROWER)
     pairs = layer_map("last", 2, 4)
-    if name in NARROW:
+    if STATE_LOSSES[name].unit_by_unit:
         with pytest.raises(InputError, match="states of one width"):
             objective(name, student, teacher, pairs)
         return
@@ -90,7 +104,7 @@ def test_attention_compares_head_with_head(encoded: Encoded) -> None:
 
 def test_padding_counts_for_nothing(encoded: Encoded, tmp_path: Path) -> None:
     teacher, student = penjing_model(DEEP), penjing_model(DEEP, seed=5)
-    for name in LOSSES:
+    for name in STATE_LOSSES:
         if name in ("rkd-distance", "rkd-angle"):
             continue  # of all texts together
         loss = objective(name, student, teacher, layer_map("uniform", 4, 4))
@@ -100,43 +114,18 @@ def test_padding_counts_for_nothing(encoded: Encoded, tmp_path: Path) -> None:
         assert min(apart) - 1e-3 <= both <= max(apart) + 1e-3, name
 
 
-def test_maps() -> None:
-    assert layer_map("uniform", 3, 6) == [(1, 2), (2, 4), (3, 6)]
-    assert layer_map("last", 3, 6) == [(1, 4), (2, 5), (3, 6)]
-    assert layer_map("first", 3, 6) == [(1, 1), (2, 2), (3, 3)]
-    assert layer_map("descent", 3, 6, [0, 2, 5]) == [(1, 2), (2, 5), (3, 6)]
-    assert layer_map("kept", 3, 6, [0, 2, 5]) == [(1, 1), (2, 3), (3, 6)]
-    assert layer_map("kept", 3, 6, [0, 1, 2]) == [(1, 1), (2, 2), (3, 6)]
-    assert layer_map("kept", 3, 6, [1, 3, 5]) == layer_map("kept", 3, 6, None) == layer_map("uniform", 3, 6)
-    assert layer_map("uniform", 12, 6) == [(j, (j + 1) // 2) for j in range(1, 13)]  # no layer is taught the embeddings
-    assert layer_map("descent", 3, 6, None) == layer_map("uniform", 3, 6)
-    assert layer_map("1:2,3:6", 3, 6) == [(1, 2), (3, 6)]
-    assert layer_map("0:0,1:2", 3, 6) == [(0, 0), (1, 2)]
-    for wrong in ("1:7", "4:1", "0:0", "a:b", "1:2:3"):
-        with pytest.raises(InputError, match="--layer-map"):
-            layer_map(wrong, 3, 6)
-    with pytest.raises(InputError, match="not deeper"):
-        layer_map("last", 6, 3)
-
-
-@pytest.mark.parametrize("count", [1, 3, 4, 9, 12])
-def test_levels_are_spread_and_hold_the_last(count: int) -> None:
-    pairs = [(i, i) for i in range(10)]
-    taken = spread(pairs, count)
-    assert len(taken) == min(count, 10) and taken[-1] == (9, 9) and taken == sorted(set(taken))
-
-
 def test_each_level_takes_what_the_one_before_gave(encoded: Encoded, tmp_path: Path) -> None:
     teacher, student = penjing_model(DEEP), penjing_model(DEEP, seed=5)
     loss = objective("levels", student, teacher, layer_map("uniform", 4, 4), levels=3)
-    assert len(loss.adapters) == 3
+    adapters = levels_of(loss)
+    assert len(adapters) == 3
     before = value(loss, student, teacher, encoded, tmp_path)
     with torch.no_grad():
-        loss.adapters[1].feed.weight += 1.0  # reads the first level's result, and so do the levels after it
+        adapters[1].feed.weight += 1.0  # reads the first level's result, and so do the levels after it
     assert not torch.isclose(before, value(loss, student, teacher, encoded, tmp_path))
     with torch.no_grad():
-        loss.adapters[1].feed.weight -= 1.0
-        loss.adapters[0].feed.weight += 1.0  # the first level has none before it
+        adapters[1].feed.weight -= 1.0
+        adapters[0].feed.weight += 1.0  # the first level has none before it
     torch.testing.assert_close(before, value(loss, student, teacher, encoded, tmp_path))
 
 
@@ -157,20 +146,20 @@ def test_a_learned_layer_map_takes_no_embeddings_and_no_layer_that_is_gone(encod
             for part in (layer.attention.output, layer.feed_forward.down):
                 part.weight.mul_(3), part.bias.add_(1)
     loss = objective("hidden", student, teacher, layer_map("learned", 4, 4), learned=True)
-    assert not {"states-0"} & {*loss.student_parts, *loss.teacher_parts}
+    assert not {Part(STATES, 0)} & {*loss.student_parts, *loss.teacher_parts}
     value(loss, student, teacher, encoded, tmp_path).backward()
     assert student.base_model.layers[0].feed_forward.down.weight.grad.abs().max() > 0
     layers = list(Selection.all(DEEP).layers)
     layers[1] = LayerSelection(1, (), ())
     gone = objective("hidden", cut(teacher, Selection(tuple(layers))), teacher, layer_map("learned", 4, 4), learned=True)
-    assert gone.existing == {1, 3, 4} and "states-2" in gone.teacher_parts
+    assert gone.matching.student.existing == {1, 3, 4} and Part(STATES, 2) in gone.teacher_parts
 
 
 @pytest.mark.parametrize(("width", "heads"), [(8, 8), (6, 2)])
 def test_relation_heads_are_finer_than_attention_heads_where_widths_allow(width: int, heads: int) -> None:
     student = penjing_model(Blueprint(60, 24, 2, 12, 12, width, (Layer(3, 20),), "sequence", 2))
-    assert objective("relations", student, penjing_model(DEEP), layer_map("last", 1, 4)).heads == heads
-    assert objective("relations", student, penjing_model(DEEP), layer_map("last", 1, 4), heads=1).heads == 1
+    assert relation_heads(objective("relations", student, penjing_model(DEEP), layer_map("last", 1, 4))) == heads
+    assert relation_heads(objective("relations", student, penjing_model(DEEP), layer_map("last", 1, 4), heads=1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -192,8 +181,49 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said:
         DistillSettings(**settings)
 
 
-def test_weights_over_the_steps() -> None:
-    annealed = DistillSettings(losses={"kl": 2.0, "hard": 1.0}, anneal=True)
-    assert annealed.answer_weights(0.0) == {"kl": 2.0, "hard": 0.0} and annealed.answer_weights(1.0) == {"kl": 0.0, "hard": 1.0}
-    staged = DistillSettings(losses={"kl": 2.0, "states": 1.0}, states_first=0.5)
-    assert staged.answer_weights(0.49) == {} and staged.answer_weights(0.5) == {"kl": 2.0}
+def test_a_loss_of_ones_own_stands_beside_those_by_name(encoded: Encoded, tmp_path: Path) -> None:
+    own = PerPair(lambda h, g: (h - g).abs().mean(), last_pair)
+    teacher, student = penjing_model(DEEP), penjing_model(DEEP, seed=5)
+    pairs = layer_map("uniform", 4, 4)
+    both = Objective({own: 2.0, "tokens": 1.0}, pairs, encoder_of(student), encoder_of(teacher))
+    alone = Objective({own: 1.0}, pairs, encoder_of(student), encoder_of(teacher))
+    assert alone.student_parts == [Part(STATES, 4)]
+    named = value(objective("tokens", student, teacher, pairs), student, teacher, encoded, tmp_path)
+    total = 2 * value(alone, student, teacher, encoded, tmp_path) + named
+    torch.testing.assert_close(value(both, student, teacher, encoded, tmp_path), total)
+
+
+class Projected(StateLoss):
+    """A loss that learns what it compares by."""
+
+    def learned(self, pairs: list[tuple[int, int]], matching: Matching) -> torch.nn.Module:
+        return torch.nn.Linear(matching.student.hidden, matching.teacher.hidden)
+
+    def value(self, batch: Compared, pairs: list[tuple[int, int]], learned: torch.nn.Module | None) -> Tensor:
+        h, g = batch.parts(STATES, pairs[-1])
+        assert learned is not None
+        return (learned(h.float()) - g)[batch.mask].square().mean()
+
+
+def test_a_loss_of_ones_own_may_learn_a_module_and_is_drawn_after_those_of_the_table(encoded: Encoded, tmp_path: Path) -> None:
+    teacher, student = penjing_model(DEEP), penjing_model(NARROWER)
+    pairs = layer_map("last", 2, 4)
+    torch.manual_seed(0)
+    alone = objective("hidden", student, teacher, pairs)
+    torch.manual_seed(0)
+    loss = Objective({Projected(): 1.0, "hidden": 1.0}, pairs, encoder_of(student), encoder_of(teacher))
+    assert len(loss.learned) == 2
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), loss.parameters(), strict=False))
+    value(loss, student, teacher, encoded, tmp_path).backward()
+    assert all(p.grad is not None for p in loss.parameters())
+
+
+def test_settings_take_losses_of_ones_own() -> None:
+    def distance(z: Tensor, t: Tensor) -> Tensor:
+        return (z - t).abs().mean()
+
+    own = PerPair(lambda h, g: (h - g).abs().mean())
+    settings = DistillSettings(losses={own: 2.0, distance: 1.0, "hard": 0.5})
+    assert settings.states == {own: 2.0} and settings.answers == {distance: 1.0, "hard": 0.5}
+    with pytest.raises(InputError, match="distance has the weight -1"):
+        DistillSettings(losses={distance: -1.0})

@@ -1,7 +1,6 @@
 """Quantization-aware training: what is trained is what is shipped, whatever the head, and a killed training goes on exactly."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,27 @@ from torch import Tensor
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.clock.machine import safe_weight_bits
-from penjing.engines.engine import Form, open_engine
-from penjing.engines.onnx.export import FUSED_INT8, PORTABLE_INT8, export
-from penjing.engines.onnx.graph import Ranges
+from penjing.engines.form import FUSED_INT8, PORTABLE_INT8, Form
+from penjing.engines.network import Ranges
+from penjing.engines.onnx.export import export
+from penjing.engines.opening import open_engine
 from penjing.maths.fake import symmetric_rows
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
+from penjing.model.watch import linear_layers
+from penjing.selection import Selection
 from penjing.steps.bits.calibrate import calibrate
-from penjing.steps.bits.qat import MOMENTUM, FakeQuantization, QuantizationAware, linear_layers
-from penjing.steps.teach import distill
-from penjing.steps.teach.distill import Distill, DistillSettings
-from penjing.tasks import judge
-from penjing.tasks.task import Classification, Examples, Pair, Tagging, Task
+from penjing.steps.bits.qat import MOMENTUM, FakeQuantization, QuantizationAware
+from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.tasks import judging
+from penjing.tasks.sequence import Classification, Pair
+from penjing.tasks.task import Examples, Task
+from penjing.tasks.tagging import Tagging
 from penjing.text.encoded import Encoded
+from penjing.training import loop
 from penjing.training.loop import Schedule, mixed_precision
 from penjing.training.predict import logits_of
+from penjing.training.taught import Taught
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
 TAGGER = Blueprint(60, 24, 2, 10, 16, 8, (Layer(2, 32), Layer(0, 32), Layer(1, 0)), "token", 3)
@@ -197,18 +202,18 @@ def test_ranges_follow_real_tokens_while_training_and_then_stand_still() -> None
 def examples(task: Task, seed: int, count: int) -> Examples:
     encoded = texts(seed, count)
     rows = [encoded.row(i) for i in range(count)]
-    if task.head == "token":
+    if task.head.name == "token":
         return Examples(encoded, rows, [[TAGS[t % 3] for t in row] for row in rows], [list(range(len(row))) for row in rows], 0)
     return Examples(encoded, rows, ["big" if row[1] > 20 else "small" for row in rows], [[]] * count, 0)
 
 
 @pytest.fixture(scope="module")
-def train() -> Callable[..., tuple[PenjingPreTrainedModel, QuantizationAware]]:
-    """(folder, task, …) → the float model and the step that trained it: 12 steps, states matched."""
+def train() -> Callable[..., tuple[PenjingPreTrainedModel, Taught]]:
+    """(folder, task, …) → the float model and what its training gave: 12 steps, states matched."""
 
     def run(
         folder: Path, task: Task, kill_at: int | None = None, blueprint: Blueprint = SMALL, **options: Any
-    ) -> tuple[PenjingPreTrainedModel, QuantizationAware]:
+    ) -> tuple[PenjingPreTrainedModel, Taught]:
         def progress(done: int, total: int, **figures: float) -> None:
             if done == kill_at:
                 raise Killed
@@ -216,50 +221,50 @@ def train() -> Callable[..., tuple[PenjingPreTrainedModel, QuantizationAware]]:
         model, data, dev = small(blueprint), examples(task, 0, 48), examples(task, 1, 12)
         schedule = Schedule(epochs=2, batch_size=8, learning_rate=5e-3, patience=100)
         how = DistillSettings(schedule, dropout=0.1)
-        teach = Distill(task, model, list(range(len(blueprint.layers))), how, dev, folder, progress)
+        teach = Distill(task, Teachers(model), how, dev, Place(folder), Selection.all(blueprint), progress=progress)
         step = QuantizationAware(teach, data, **options)
         before = copy_of(model).state_dict()
         evidence = step.observe(model, data)
-        result = step.apply(model, step.plan(blueprint, evidence), evidence)
+        taught = step.teach(model, evidence)
         assert equal(before, model.state_dict())
-        return result, step
+        return taught.model, taught
 
     return run
 
 
 @pytest.mark.parametrize("task", [Classification(["big", "small"]), Pair(["big", "small"]), Tagging(list(TAGS))], ids=lambda t: t.name)
 def test_what_was_trained_and_judged_is_what_is_exported(train: Any, task: Task, tmp_path: Path) -> None:
-    blueprint = TAGGER if task.head == "token" else SMALL
-    model, step = train(tmp_path / "work", task, blueprint=blueprint, bits=safe_weight_bits())
-    assert step.distill.history.steps == STEPS and not model.training
+    blueprint = TAGGER if task.head.name == "token" else SMALL
+    model, taught = train(tmp_path / "work", task, blueprint=blueprint, bits=safe_weight_bits())
+    assert taught.history.steps == STEPS and not model.training
     assert model.state_dict().keys() == small(blueprint).state_dict().keys()
     dev = examples(task, 1, 12)
-    theirs = exported(model, step.ranges, tmp_path, dev.encoded)
-    FakeQuantization(model, step.ranges, safe_weight_bits())
+    theirs = exported(model, taught.ranges, tmp_path, dev.encoded)
+    FakeQuantization(model, taught.ranges, safe_weight_bits())
     ours = logits_of(model, dev.encoded)
     agree(ours, theirs)
     assert [x.argmax(-1).tolist() for x in ours] == [x.argmax(-1).tolist() for x in theirs]
     if mixed_precision() == "no":
-        assert judge.quality_of(task, dev, theirs) == step.distill.history.best
+        assert judging.quality_of(task, dev, theirs) == taught.history.best
 
 
 def test_ranges_that_clip_on_purpose_stay(train: Any, tmp_path: Path) -> None:
     task = Classification(["big", "small"])
     start = calibrate(small(), examples(task, 0, 48).encoded, "percentile")
-    _, step = train(tmp_path, task, calibration="percentile")
-    assert flat(step.ranges) == pytest.approx(flat(start))
+    _, taught = train(tmp_path, task, calibration="percentile")
+    assert flat(taught.ranges) == pytest.approx(flat(start))
 
 
 def test_a_killed_training_ends_with_the_weights_and_ranges_of_one_that_was_not(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "fit", partial(distill.fit, save_every_s=0))
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     task = Classification(["big", "small"])
-    whole, step = train(tmp_path / "whole", task, calibration="moving-average")
+    whole, taught = train(tmp_path / "whole", task, calibration="moving-average")
     with pytest.raises(Killed):
         train(tmp_path / "killed", task, 8, calibration="moving-average")
     resumed, again = train(tmp_path / "killed", task, calibration="moving-average")
-    assert again.distill.history.evaluations == step.distill.history.evaluations
-    assert again.ranges == step.ranges and equal(whole.state_dict(), resumed.state_dict())
+    assert again.history.evaluations == taught.history.evaluations
+    assert again.ranges == taught.ranges and equal(whole.state_dict(), resumed.state_dict())
     start = calibrate(small(), examples(task, 0, 48).encoded, "moving-average")
-    assert all(step.ranges[name] != pytest.approx(start[name]) for name in linear_layers(whole) if name != "head.out")
+    assert all(taught.ranges[name] != pytest.approx(start[name]) for name in linear_layers(whole) if name != "head.out")

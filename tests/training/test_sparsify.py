@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ from torch.nn.utils import parametrize
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.maths.sparsity import SCOPES, keep_mask
-from penjing.model.checkpoint import read, write
+from penjing.model.checkpoint import read
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
+from penjing.model.writing import write
+from penjing.selection import Selection
 from penjing.steps.cut.sparsify import (
     IMPORTANCES,
     MOMENTUM,
@@ -29,15 +30,17 @@ from penjing.steps.cut.sparsify import (
     Masking,
     Sparsify,
     SparsifySettings,
-    matrices_of,
+    masked_modules,
     sparsify,
     sparsity_of,
 )
-from penjing.steps.teach import distill
-from penjing.steps.teach.distill import Distill, DistillSettings
-from penjing.tasks.task import Classification, Examples
+from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.tasks.sequence import Classification
+from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
+from penjing.training import loop
 from penjing.training.loop import Schedule
+from penjing.training.taught import Taught
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
 STEPS = 24
@@ -56,7 +59,7 @@ def small() -> PenjingPreTrainedModel:
 
 def _wanted(model: PenjingPreTrainedModel, settings: SparsifySettings) -> int:
     """Zeros that the settings ask for."""
-    sizes = [m.weight.shape for m in matrices_of(model, settings.embeddings)]
+    sizes = [m.weight.shape for m in masked_modules(model, settings.embeddings)]
     if settings.scope == "row":
         return sum(rows * round(settings.sparsity * columns) for rows, columns in sizes)
     if settings.scope == "layer":
@@ -66,7 +69,7 @@ def _wanted(model: PenjingPreTrainedModel, settings: SparsifySettings) -> int:
 
 def _zeros(model: PenjingPreTrainedModel, settings: SparsifySettings) -> int:
     """Zeros that there are, all of them +0.0."""
-    weights = [m.weight.detach() for m in matrices_of(model, settings.embeddings)]
+    weights = [m.weight.detach() for m in masked_modules(model, settings.embeddings)]
     assert not any((torch.signbit(w) & (w == 0)).any() for w in weights)
     return sum(int((w == 0).sum()) for w in weights)
 
@@ -88,7 +91,7 @@ def test_at_once_exactly_so_many_matrix_entries_become_zero_and_nothing_else_cha
     assert _zeros(sparse, settings) == _wanted(model, settings)
     assert _equal(before, model.state_dict())
     assert _equal(sparse.state_dict(), sparsify(sparse, settings, seed=3).state_dict())
-    matrices = {f"{name}.weight" for name, m in sparse.named_modules() if any(m is other for other in matrices_of(sparse, embeddings))}
+    matrices = {f"{name}.weight" for name, m in sparse.named_modules() if any(m is other for other in masked_modules(sparse, embeddings))}
     for name, value in sparse.state_dict().items():
         assert torch.equal(value, before[name]) or name in matrices
         assert torch.equal(value, torch.where(value == 0, value, before[name]))
@@ -96,7 +99,7 @@ def test_at_once_exactly_so_many_matrix_entries_become_zero_and_nothing_else_cha
 
 def test_the_matrices_are_the_linear_layers_of_the_encoder() -> None:
     model = small()
-    names = [name for name, m in model.named_modules() if any(m is other for other in matrices_of(model, embeddings=True))]
+    names = [name for name, m in model.named_modules() if any(m is other for other in masked_modules(model, embeddings=True))]
     blocks = [f"attention.{part}" for part in ("query", "key", "value", "output")] + ["feed_forward.up", "feed_forward.down"]
     assert sorted(names) == sorted(["encoder.embeddings.word", *(f"encoder.layers.{i}.{block}" for i in range(2) for block in blocks)])
 
@@ -113,8 +116,8 @@ def test_random_depends_on_the_seed_and_magnitude_keeps_the_largest() -> None:
     model = small()
     a, b = (sparsify(model, SparsifySettings(0.5, "random"), seed).state_dict() for seed in (0, 1))
     assert not _equal(a, b)
-    kept = torch.cat([m.weight.flatten() for m in matrices_of(sparsify(model, SparsifySettings(0.5)))]).abs()
-    whole = torch.cat([m.weight.flatten() for m in matrices_of(model)]).abs()
+    kept = torch.cat([m.weight.flatten() for m in masked_modules(sparsify(model, SparsifySettings(0.5)))]).abs()
+    whole = torch.cat([m.weight.flatten() for m in masked_modules(model)]).abs()
     assert kept[kept > 0].min() >= whole[kept == 0].max()
 
 
@@ -199,7 +202,7 @@ def test_regrow_keeps_the_count_and_moves_to_the_largest_gradients_from_zero(sco
 @pytest.mark.parametrize("importance", ["magnitude", "movement"])
 def test_at_a_constant_sparsity_magnitude_keeps_its_mask_and_movement_follows_its_scores(importance: str) -> None:
     model, settings = small(), replace(QUICK, importance=importance, schedule="one-shot")
-    largest = [m.weight != 0 for m in matrices_of(sparsify(model, replace(settings, importance="magnitude")))]
+    largest = [m.weight != 0 for m in masked_modules(sparsify(model, replace(settings, importance="magnitude")))]
     masking = Masking(model, settings, 0)
     masking.before_step(0, STEPS)
     assert all(torch.equal(m.mask, old) for m, old in zip(masking.masks, largest, strict=True))
@@ -235,13 +238,11 @@ def _examples(seed: int, texts: int) -> Examples:
 
 
 @pytest.fixture(scope="module")
-def train() -> Callable[..., tuple[PenjingPreTrainedModel, Sparsify]]:
-    """(settings, folder, …) → the sparse model and the step that trained it: 24 steps, two layers, states matched."""
+def train() -> Callable[..., tuple[PenjingPreTrainedModel, Taught]]:
+    """(settings, folder, …) → the sparse model and what its training gave: 24 steps, two layers, states matched."""
     data, dev = _examples(0, 48), _examples(1, 12)
 
-    def run(
-        settings: SparsifySettings, folder: Path, kill_at: int | None = None, **schedule: Any
-    ) -> tuple[PenjingPreTrainedModel, Sparsify]:
+    def run(settings: SparsifySettings, folder: Path, kill_at: int | None = None, **schedule: Any) -> tuple[PenjingPreTrainedModel, Taught]:
         def progress(done: int, total: int, **figures: float) -> None:
             if done == kill_at:
                 raise Killed
@@ -250,13 +251,22 @@ def train() -> Callable[..., tuple[PenjingPreTrainedModel, Sparsify]]:
         wanted = Schedule(**({"epochs": 4, "batch_size": 8, "learning_rate": 5e-3, "patience": 100} | schedule))
         task = Classification(["big", "small"])
         step = Sparsify(
-            Distill(task, model, [0, 1], DistillSettings(wanted, states_first=0.0, dropout=0.1), dev, folder, progress), settings
+            Distill(
+                task,
+                Teachers(model),
+                DistillSettings(wanted, states_first=0.0, dropout=0.1),
+                dev,
+                Place(folder),
+                Selection.all(SMALL),
+                progress=progress,
+            ),
+            settings,
         )
         before = copy_of(model).state_dict()
         evidence = step.observe(model, data)
-        result = step.apply(model, step.plan(SMALL, evidence), evidence)
+        taught = step.teach(model, evidence)
         assert _equal(before, model.state_dict())
-        return result, step
+        return taught.model, taught
 
     return run
 
@@ -267,13 +277,13 @@ def test_every_way_ends_with_exactly_the_sparsity_asked_in_a_plain_model(
     train: Any, importance: str, schedule: str, tmp_path: Path
 ) -> None:
     settings = replace(QUICK, importance=importance, schedule=schedule)
-    model, step = train(settings, tmp_path)
-    assert step.distill.history.steps == STEPS
+    model, taught = train(settings, tmp_path)
+    assert taught.history.steps == STEPS
     assert _zeros(model, settings) == _wanted(model, settings)
     fresh = small()
     assert model.state_dict().keys() == fresh.state_dict().keys() and not model.training
     assert not torch.equal(model.head.out.weight, fresh.head.out.weight)
-    assert step.distill.history.best_step >= (0 if schedule == "one-shot" else 0.7 * STEPS)
+    assert taught.history.best_step >= (0 if schedule == "one-shot" else 0.7 * STEPS)
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)
@@ -281,7 +291,7 @@ def test_every_way_ends_with_exactly_the_sparsity_asked_in_a_plain_model(
 def test_every_scope_and_the_embeddings(train: Any, importance: str, scope: str, tmp_path: Path) -> None:
     settings = replace(QUICK, importance=importance, scope=scope, embeddings=True)
     model, _ = train(settings, tmp_path, epochs=2)
-    masks = [m.weight != 0 for m in matrices_of(model, embeddings=True)]
+    masks = [m.weight != 0 for m in masked_modules(model, embeddings=True)]
     if scope == "row":  # words that no text has get no gradient: those that regrow stay at zero
         assert all((m.sum(1) <= m.shape[1] - round(0.8 * m.shape[1])).all() for m in masks)
     assert _zeros(model, settings) >= _wanted(model, settings)
@@ -293,21 +303,21 @@ def test_every_scope_and_the_embeddings(train: Any, importance: str, scope: str,
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
     train: Any, importance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "fit", partial(distill.fit, save_every_s=0))
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     settings = replace(QUICK, importance=importance, every=3)
-    whole, step = train(settings, tmp_path / "whole")
+    whole, taught = train(settings, tmp_path / "whole")
     for kill_at in (3, 13):
         folder = tmp_path / str(kill_at)
         with pytest.raises(Killed):
             train(settings, folder, kill_at)
         resumed, again = train(settings, folder)
-        assert again.distill.history.evaluations == step.distill.history.evaluations
+        assert again.history.evaluations == taught.history.evaluations
         assert _equal(whole.state_dict(), resumed.state_dict())
 
 
 def test_a_training_that_stops_early_is_still_as_sparse_as_asked(train: Any, tmp_path: Path) -> None:
-    model, step = train(replace(QUICK, end=1.0), tmp_path, minutes=1e-9)
-    assert step.distill.history.steps < STEPS
+    model, taught = train(replace(QUICK, end=1.0), tmp_path, minutes=1e-9)
+    assert taught.history.steps < STEPS
     assert _zeros(model, QUICK) == _wanted(model, QUICK)
 
 

@@ -9,13 +9,14 @@ import torch
 from conftest import penjing_model
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.model.watch import tapped
+from penjing.model.watch import Part, tapped
 from penjing.text.encoded import Encoded
 from penjing.training import teacher as module
 from penjing.training.teacher import Noise, ensemble, teacher_outputs
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
-PARTS = ("states-0", "states-2", "first-1", "queries-1", "keys-2", "values-2")
+STATES_1 = Part("states", 1)
+PARTS = (Part("states", 0), Part("states", 2), Part("first", 1), Part("queries", 1), Part("keys", 2), Part("values", 2))
 
 
 @pytest.fixture
@@ -37,10 +38,10 @@ def test_cached_parts_are_those_of_the_teacher(encoded: Encoded, tmp_path: Path)
     with torch.no_grad(), tapped(teacher, PARTS) as caught:
         logits = teacher(**feeds).logits
     assert np.abs(outputs.logits[rows] - logits.numpy()).max() < 0.05
-    for name in PARTS:
-        a, b = (each if name.startswith("first") else each[mask] for each in (found[name], caught[name]))
+    for part in PARTS:
+        a, b = (each if part.of_text else each[mask] for each in (found[part], caught[part]))
         assert a.shape == b.shape and float((a - b).abs().max()) < 0.05
-        assert name.startswith("first") or not found[name][~mask].any()
+        assert part.of_text or not found[part][~mask].any()
 
 
 def test_parts_that_are_too_many_are_computed_beside_the_student(encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +52,8 @@ def test_parts_that_are_too_many_are_computed_beside_the_student(encoded: Encode
     live = teacher_outputs(teacher, encoded, PARTS, tmp_path / "live")
     assert live.parts == {} and not list((tmp_path / "live").rglob("states*"))
     mask = feeds["attention_mask"].bool()
-    for name, value in live.batch_parts(rows, feeds).items():
-        a, b = (each if name.startswith("first") else each[mask] for each in (value, kept.batch_parts(rows, feeds)[name]))
+    for part, value in live.batch_parts(rows, feeds).items():
+        a, b = (each if part.of_text else each[mask] for each in (value, kept.batch_parts(rows, feeds)[part]))
         assert float((a - b).abs().max()) < 0.05
 
 
@@ -72,22 +73,22 @@ def test_what_a_killed_pass_left_counts_as_free(tmp_path: Path, monkeypatch: pyt
     left.mkdir()
     (left / "states-1.npy").write_bytes(bytes(600))
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    assert not module._beside(tmp_path, ["states-1"], 800)
-    assert module._beside(tmp_path, ["states-1"], 801)
+    assert not module._beside(tmp_path, [STATES_1], 800)
+    assert module._beside(tmp_path, [STATES_1], 801)
 
 
 def test_what_is_there_is_not_computed_again(encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = penjing_model(SMALL)
-    teacher_outputs(teacher, encoded, ["states-1"], tmp_path)
-    asked: list[list[str]] = []
+    teacher_outputs(teacher, encoded, [STATES_1], tmp_path)
+    asked: list[tuple[list[Part], bool]] = []
     real = module._compute
-    monkeypatch.setattr(module, "_compute", lambda *given: (asked.append(list(given[2])), real(*given)))
-    teacher_outputs(teacher, encoded, ["states-1"], tmp_path)
-    teacher_outputs(teacher, encoded, ["states-1", "keys-1"], tmp_path)
-    assert asked == [["keys-1"]]
+    monkeypatch.setattr(module, "_compute", lambda *given: (asked.append((list(given[2]), given[4] is not None)), real(*given)))
+    teacher_outputs(teacher, encoded, [STATES_1], tmp_path)
+    teacher_outputs(teacher, encoded, [STATES_1, Part("keys", 1)], tmp_path)
+    assert asked == [([Part("keys", 1)], False)]
     teacher.head.out.bias.data += 1
-    teacher_outputs(teacher, encoded, ["states-1"], tmp_path)
-    assert asked[-1] == ["logits", "states-1"]
+    teacher_outputs(teacher, encoded, [STATES_1], tmp_path)
+    assert asked[-1] == ([STATES_1], True)  # the logits too
 
 
 def test_a_kill_leaves_nothing_half_written(encoded: Encoded, tmp_path: Path) -> None:
@@ -101,20 +102,20 @@ def test_a_kill_leaves_nothing_half_written(encoded: Encoded, tmp_path: Path) ->
 
     hook = teacher.register_forward_hook(kill)
     with pytest.raises(KeyboardInterrupt):
-        teacher_outputs(teacher, encoded, ["states-1"], tmp_path)
+        teacher_outputs(teacher, encoded, [STATES_1], tmp_path)
     hook.remove()
     assert not list(tmp_path.rglob("*.npy"))
-    assert np.isfinite(teacher_outputs(teacher, encoded, ["states-1"], tmp_path).parts["states-1"]).all()
+    assert np.isfinite(teacher_outputs(teacher, encoded, [STATES_1], tmp_path).parts[STATES_1]).all()
 
 
 def test_noise_changes_the_answers_and_its_mean_is_a_distribution(encoded: Encoded, tmp_path: Path) -> None:
     teacher = penjing_model(SMALL)
     plain = teacher_outputs(teacher, encoded, (), tmp_path).logits
     assert np.array_equal(plain, teacher_outputs(teacher, encoded, (), tmp_path, noise=Noise(0.0, 9)).logits)
-    outputs = teacher_outputs(teacher, encoded, ["states-1"], tmp_path, noise=Noise(0.5, 3))
+    outputs = teacher_outputs(teacher, encoded, [STATES_1], tmp_path, noise=Noise(0.5, 3))
     noisy = outputs.logits
-    clean = teacher_outputs(teacher, encoded, ["states-1"], tmp_path).parts["states-1"]
-    assert np.array_equal(outputs.parts["states-1"], clean)
+    clean = teacher_outputs(teacher, encoded, [STATES_1], tmp_path).parts[STATES_1]
+    assert np.array_equal(outputs.parts[STATES_1], clean)
     np.testing.assert_allclose(np.exp(noisy).sum(-1), 1.0, atol=1e-4)
     assert np.abs(noisy - torch.log_softmax(torch.from_numpy(plain), -1).numpy()).max() > 0.01
 

@@ -1,4 +1,4 @@
-"""The command line: thin; names resolve here and nowhere else."""
+"""The command line: thin; options are made of the settings' fields, and commands call `job.api`."""
 
 import sys
 
@@ -8,11 +8,10 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # `python -m penjing.cli
 import io
 from typing import NoReturn
 
-from penjing.cli import compress, distill, one_step, view
 from penjing.cli.ending import SIGNALLED, Stopped, explained, fail, stoppable, unread
-from penjing.cli.options import app
+from penjing.cli.options import app, dashed
 
-__all__ = ["app", "compress", "distill", "main", "one_step", "view"]
+__all__ = ["app", "main"]
 
 
 @app.callback()
@@ -39,5 +38,6 @@ def main() -> NoReturn:
             raise
         unread()
     except Exception as error:
-        fail(*explained(error))
+        message, status = explained(error)
+        fail(dashed(message), status)
     sys.exit(status or 0)

@@ -10,7 +10,9 @@ from penjing.errors import InputError
 NAMES = {int: "a whole number", float: "a number"}
 
 
-def number(option: str, kind: type[int] | type[float], least: float | None = None, most: float = math.inf, help: str | None = None) -> Any:
+def number(
+    option: str, kind: type[int] | type[float], least: float | None = None, most: float = math.inf, help: str | None = None, panel: str | None = None,
+) -> Any:  # fmt: skip
     """An option that takes a number of this kind from `least` to `most`; with `least` None, above 0."""
 
     def parse(given: Any) -> float:
@@ -22,7 +24,7 @@ def number(option: str, kind: type[int] | type[float], least: float | None = Non
             return value
         raise InputError(f"{option}: {str(given)[:80]} is not allowed; give {NAMES[kind]} {allowed(least, most)}")
 
-    return typer.Option(option, parser=parse, metavar=f"<{kind.__name__}>", help=help)
+    return typer.Option(option, parser=parse, metavar=f"<{kind.__name__}>", help=help, rich_help_panel=panel)
 
 
 def allowed(least: float | None, most: float) -> str:

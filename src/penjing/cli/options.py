@@ -1,12 +1,12 @@
-"""What every command shares: the application, the words for its options, and how it speaks."""
+"""What every command shares: the application, its commands by module, and how it speaks."""
 
+import importlib
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
-from dataclasses import fields
-from functools import wraps
-from inspect import Parameter, signature
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,96 +14,90 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-from penjing.cli.numeric import number
 from penjing.errors import InputError
-from penjing.text.reading import Reading
+from penjing.files.run import claimed
+from penjing.files.whole import Json
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "train": ("training", "Fine-tune a teacher."),
+    "compress": ("compress", "The main job: a smaller, faster model for a budget, with the proof."),
+    "prune": ("by_hand", "Cut one thing by hand: heads, neurons, layers, units, tokens, single weights."),
+    "distill": ("by_hand", "Teach a small student, by any of the published losses."),
+    "quantize": ("by_hand", "Round the weights: to integers (faster), or to few bits (smaller)."),
+    "eval": ("view", "Quality with an interval, and what flipped against a teacher."),
+    "bench": ("view", "Latency and throughput side by side, each in a process of its own."),
+    "inspect": ("view", "What a model is, and what it costs."),
+    "methods": ("methods", "Every method, its paper, and when to use it."),
+    "demo": ("compress", "The whole job, offline."),
+}
+"""The module of each command, which is imported when the command is called, and what it does in a line."""
+
+
+class Commands(TyperGroup):
+    """The commands, each imported when it is called: what they compute with takes seconds to import."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One of them; None where there is none of the name."""
+        return command_named(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Name and line of each."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, cls=Commands)
 console = Console(stderr=True)
+
+
+@cache
+def command_named(name: str) -> Any:
+    """The command of this name, as Typer makes it; None where there is none."""
+    if name not in COMMANDS:
+        return None
+    importlib.import_module(f"penjing.cli.{COMMANDS[name][0]}")
+    info = next(each for each in app.registered_commands if (each.name or getattr(each.callback, "__name__", "")) == name)
+    return typer.main.get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None)
+
+
+# -- speaking --------------------------------------------------------------------------------------------------------
 
 
 def tell(text: str) -> None:
     """A line for the person who waits."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(dashed(text), soft_wrap=True, highlight=False, markup=False)
 
 
-def named_folder(given: str) -> Path:
-    """A folder that is named: "" would be the current one, which nobody asked for who left a variable empty."""
-    if not str(given).strip():
-        raise InputError("--out: it is empty; give a folder, or . for the current one")
-    return Path(given)
+def dashed(text: str) -> str:
+    """A message of the library in the words of the command line: fields that are options of the command that runs, at the begin ("epochs: 0 is…")
+    or in `marks`, as their options."""
+    options = _options_of(next((word for word in sys.argv[1:] if word in COMMANDS), ""))
+
+    def flag(name: str) -> str:
+        return options.get(name, name)
+
+    head, colon, rest = text.partition(": ")
+    names = head.split(", ")
+    if colon and all(name in options for name in names):
+        text = f"{', '.join(map(flag, names))}: {rest}"
+    return re.sub(r"`(\w+)`", lambda match: flag(match.group(1)), text)
 
 
-Model = Annotated[str, typer.Option("--model", help="Folder or hub id of the model.")]
-TaskName = Annotated[str, typer.Option("--task", help="classification, pair or tagging.")]
-TrainFile = Annotated[str, typer.Option("--train", help="Training data: JSON Lines, CSV, TSV, Parquet (also .gz), or a hub name.")]
-EvalFile = Annotated[str, typer.Option("--eval", help="Evaluation data, likewise; without it a tenth of the training data is held out.")]
-Out = Annotated[Path, typer.Option("--out", parser=named_folder, metavar="<folder>", help="Folder to write.")]
-Seed = Annotated[int, number("--seed", int, 0, 2**32 - 1)]  # what numpy can be seeded with
-MaxLength = Annotated[int, number("--max-length", int, 0, help="Tokens of a text at most; longer ones are cut. 0: the model's positions.")]
-TextColumns = Annotated[str, typer.Option("--text-columns", help="Column, or two with a comma between, that hold the text.")]
-LabelColumn = Annotated[str, typer.Option("--label-column", help="Column that holds the label.")]
-Metric = Annotated[str, typer.Option("--metric", help="accuracy, macro-f1, f1 (of one label) or mcc; of tags entity-f1,"
-    " entity-f1-strict or word-accuracy. Without it accuracy, and entity-f1 where the tags mark spans.")]  # fmt: skip
-Positive = Annotated[
-    str, typer.Option("--positive", help="With --metric f1: the label that it is of; without it, the one that names tell.")
-]
-Encoding = Annotated[str, typer.Option("--encoding", help="Of text files that are not UTF-8, as gbk, cp1252 or utf-16.")]
-Delimiter = Annotated[str, typer.Option("--delimiter", help="What stands between two fields of CSV and TSV, as ';' or tab.")]
-Header = Annotated[str, typer.Option("--header", help="Columns of CSV and TSV files whose first line does not name them, as text,label.")]
-LabelMap = Annotated[str, typer.Option("--label-map", help="What the model calls labels of the data, as a=negative,b=positive.")]
-Pickle = Annotated[bool, typer.Option("--pickle", help="Read pytorch_model.bin where there are no safetensors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Threads = Annotated[int, number("--threads", int, 0, os.cpu_count() or 1, help="Threads of every engine; 0: all cores.")]
-Epochs = Annotated[int, number("--epochs", int, 1, 10_000)]
-BatchSize = Annotated[int, number("--batch-size", int, 1, 100_000)]
-Rate = Annotated[float, number("--learning-rate", float, most=1)]
-Test = Annotated[list[str] | None, typer.Option("--test", help="Further data to report on.")]
-MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Points of the metric that may be lost.")]
-Confidence = Annotated[
-    float | None,
-    typer.Option(
-        "--confidence", help="With --max-drop, as 0.95: not what was lost but what may have been, the interval's end, is held against it."
-    ),
-]
-Wait = Annotated[float, number("--wait", float, 0, help="Seconds that each measurement waits for a quiet machine at most.")]
-TrainEpochs = Annotated[int | None, number("--epochs", int, 1, 10_000, help="Epochs of distillation.")]
-NoTraining = Annotated[bool, typer.Option("--no-training", help="Leave distillation out.")]
-Folder = Annotated[str, typer.Argument(help="What compress wrote, or a model folder.")]
-DataFile = Annotated[str, typer.Option("--data", help="Data: JSON Lines, CSV, TSV, Parquet (also .gz), or a hub name.")]
-Engine = Annotated[str | None, typer.Option("--engine", help="openvino, onnxruntime or torch; without it, the fastest.")]
-AnyTask = Annotated[str, typer.Option("--task", help="classification, pair or tagging; where the folder does not say.")]
+@cache
+def _options_of(command: str) -> Mapping[str, str]:
+    """The option of each field that a command takes; where an option has another name than its field, both are known."""
+    found = command_named(command)
+    flags = {parameter.name: parameter.opts[0] for parameter in found.params if parameter.opts[0].startswith("--")} if found else {}
+    return flags | {flag.removeprefix("--").replace("-", "_"): flag for flag in flags.values()}
 
 
-_READING: dict[str, Any] = {
-    "max_length": MaxLength, "text_columns": TextColumns, "encoding": Encoding, "delimiter": Delimiter, "header": Header,
-    "label_column": LabelColumn, "label_map": LabelMap, "metric": Metric, "positive": Positive,
-}  # fmt: skip
-_OF_LABELS = ("label_column", "label_map", "metric", "positive")
-
-
-def reads(*, labels: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorates a command that reads data: its `reading` is made of options, of those on labels where it reads `labels`."""
-    options = {name: kind for name, kind in _READING.items() if labels or name not in _OF_LABELS}
-    defaults = {field.name: field.default for field in fields(Reading)}
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def reading(**given: Any) -> None:
-            how = Reading(**{name: given.pop(name) for name in options if name in given})
-            command(reading=how, **given)
-
-        added = [Parameter(name, Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind) for name, kind in options.items()]
-        own = signature(command).parameters.values()
-        parameters = [each for one in own for each in (added if one.name == "reading" else [one.replace(kind=Parameter.KEYWORD_ONLY)])]
-        reading.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
-        return reading
-
-    return decorate
-
-
-def say(result: dict[str, Any], as_json: bool, text: str) -> None:
+def say(result: Json, as_json: bool, text: str) -> None:
     """The result for a machine, or for a person."""
     if as_json:
         say_json(result)
@@ -111,7 +105,7 @@ def say(result: dict[str, Any], as_json: bool, text: str) -> None:
         print(text)
 
 
-def say_json(result: dict[str, Any]) -> None:
+def say_json(result: Json) -> None:
     """One JSON object; with every character that is not ASCII escaped, where the output's encoding lacks one of them."""
     text = json.dumps(result, ensure_ascii=False)
     try:
@@ -121,11 +115,37 @@ def say_json(result: dict[str, Any]) -> None:
     print(text)
 
 
-def cores() -> int:
-    """Processors that this process may use: its affinity, and a container's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return count
+# -- options that are no settings ------------------------------------------------------------------------------------
+
+
+def named_folder(given: str) -> Path:
+    """A folder that is named: "" would be the current one, which nobody asked for who left a variable empty."""
+    if not str(given).strip():
+        raise InputError("--out: it is empty; give a folder, or . for the current one")
+    return Path(given)
+
+
+def claims(own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command that writes a folder: it holds its `out` from its first moment to its last; `own` as in `claimed`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def holding(**options: Any) -> None:
+            with claimed(options["out"], own, tell):
+                command(**options)
+
+        return holding
+
+    return decorate
+
+
+DATA, OUTPUT = "Data", "Output"
+Model = Annotated[str, typer.Option("--model", help="Folder or hub id of the model.", rich_help_panel=DATA, metavar="<text>")]
+Out = Annotated[Path, typer.Option("--out", parser=named_folder, metavar="<folder>", help="Folder to write.", rich_help_panel=OUTPUT)]
+Pickle = Annotated[bool, typer.Option("--pickle", help="Read pytorch_model.bin where there are no safetensors.", rich_help_panel=DATA)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.", rich_help_panel=OUTPUT)]
+Folder = Annotated[str, typer.Argument(help="What compress wrote, or a model folder.")]
+DataFile = Annotated[
+    str,
+    typer.Option("--data", help="Data: JSON Lines, CSV, TSV, Parquet (also .gz), or a hub name.", rich_help_panel=DATA, metavar="<text>"),
+]

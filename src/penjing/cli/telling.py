@@ -1,40 +1,106 @@
-"""How a report is told in lines, for every command that makes one."""
+"""A report told in lines, for every command that makes one."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penjing.engines.clock.measurement import Figures
+    from penjing.report.record import Report, ShapeRow, Stored
 
 
-def lost(report: dict[str, Any]) -> str:
+# -- a report of each command ----------------------------------------------------------------------------------
+
+
+def compressed(report: Report, out: Path) -> str:
+    """A compression in a few lines."""
+    from penjing.report.verdict import untouched
+
+    lines = [f"{faster(report)}, {smaller(report)}", lost(report), scores(report), places(out)]
+    if report.met is None:
+        nothing = "nothing was asked, so nothing was cut: give --speedup, --latency-ms, --size-mb or --max-drop"
+        lines.insert(0, nothing if untouched(report) else "no limit was asked")
+    return "\n".join(lines)
+
+
+def distilled(report: Report, out: Path) -> str:
+    """What is left of the teacher's quality, size and time."""
+    result, teacher = report.result, report.teacher
+    lines = [
+        lost(report),
+        f"{teacher.parameters / 1e6:.1f} -> {result.parameters / 1e6:.1f} million parameters, {smaller(report)}",
+        f"{faster(report)}; {_throughput(teacher.baseline.figures)} -> {_throughput(result.figures)} texts/s",
+        places(out),
+    ]
+    return "\n".join(lines)
+
+
+def pruned(report: Report, out: Path) -> str:
+    """What was cut and lost, and what it brings: the clock against the uncut model in the same form, then against eager PyTorch."""
+    parameters = report.result.parameters / report.teacher.parameters
+    macs = "" if report.result.macs is None else f"{report.result.macs:.2f} of the multiply-accumulates and "
+    lines = [lost(report), f"{macs}{parameters:.2f} of the parameters are left", *map(_shape, report.shapes), faster(report)]
+    if (stored := report.stored) and stored.sparsity is not None:
+        lines.append(
+            f"{100 * stored.sparsity:.1f} % of the pruned matrices and {100 * stored.zeros:.1f} % of all weights are zero:"
+            f" {_on_disk(stored)}; the engines' speed stays as it is"
+        )
+    lines.append(places(out))
+    return "\n".join(lines)
+
+
+def quantized(report: Report, out: Path) -> str:
+    """What was lost, and what it brings: bytes where it is stored, the clock where it is real."""
+    result = report.result
+    lines = [lost(report), f"the whole deployment: {smaller(report)}", faster(report)]
+    if report.stored:
+        lines.append(f"weights: {_on_disk(report.stored)}; floats again once loaded, so the clock stays")
+    else:
+        left = f"; in float: {', '.join(result.float_layers)}" if result.float_layers else ""
+        lines.append(f"int8 kernels of this processor: {result.kernels}{left}")
+    for form in report.forms:
+        mark = "*" if form.chosen else " "
+        lines.append(f"{mark} {form.name}: {form.held_out_quality:.2f} on texts held out, {_times(form.figures)}")
+    for name, other in report.baselines.items():
+        lines.append(f"  {name.replace('_', ' ')}, uncut: {other.quality.quality:.2f}, {_times(other.figures)}")
+    lines.append(places(out))
+    return "\n".join(lines)
+
+
+# -- lines of all ------------------------------------------------------------------------------------------------
+
+
+def lost(report: Report) -> str:
     """Quality before and after, and what may have been lost."""
-    result, before = report["result"], report["teacher"]
-    low, high = result["drop_ci95"]
+    judged, before = report.result.judged, report.teacher.baseline.quality.quality
+    low, high = judged.drop_ci95
     return (
-        f"{report['metric']} {before['quality']:.2f} -> {result['quality']:.2f}: {result['drop']:.2f} points lost, at most {high:.2f}"
+        f"{report.metric} {before:.2f} -> {judged.quality:.2f}: {judged.drop:.2f} points lost, at most {high:.2f}"
         f" (95 %: {low:.2f} ... {high:.2f})"
     )
 
 
-def faster(report: dict[str, Any]) -> str:
+def faster(report: Report) -> str:
     """The latency against eager PyTorch, engine alone and end to end; no speed-up where the machine was too busy for one."""
-    result, eager = report["result"], report["teacher"]
-    times = f"{eager['latency_ms']:.2f} -> {result['latency_ms']:.2f} ms, p99 {result['latency_p99_ms']:.2f}"
+    result, after, eager = report.result, report.result.figures, report.teacher.baseline.figures
+    times = f"{eager.latency_ms:.2f} -> {after.latency_ms:.2f} ms, p99 {after.latency_p99_ms:.2f}"
     whole = ""
-    if result["end_to_end_ms"] is not None and eager["end_to_end_ms"] is not None:
-        whole = f"; end to end {eager['end_to_end_ms']:.2f} -> {result['end_to_end_ms']:.2f}"
-        if result["steady"]:
-            whole += f", {eager['end_to_end_ms'] / result['end_to_end_ms']:.1f}x"
-    if result["speedup_vs_eager"] is None:
-        return f"{result['form']}: the machine was too busy to say how much faster than eager PyTorch it is ({result['disturbance']}; {times}{whole})"
-    return f"{result['form']}: {result['speedup_vs_eager']:.1f}x faster than eager PyTorch ({times}{whole})"
+    if after.end_to_end_ms is not None and eager.end_to_end_ms is not None:
+        whole = f"; end to end {eager.end_to_end_ms:.2f} -> {after.end_to_end_ms:.2f}"
+        if after.steady:
+            whole += f", {eager.end_to_end_ms / after.end_to_end_ms:.1f}x"
+    if result.speedup_vs_eager is None:
+        return f"{result.form}: the machine was too busy to say how much faster than eager PyTorch it is ({result.disturbance}; {times}{whole})"
+    return f"{result.form}: {result.speedup_vs_eager:.1f}x faster than eager PyTorch ({times}{whole})"
 
 
-def scores(report: dict[str, Any]) -> str:
+def scores(report: Report) -> str:
     """What the temperature of the scores does."""
-    found = report["scores"]
-    before, after = found["before"]["ece"], found["after"]["ece"]
-    if found["temperature"] == 1.0:
+    temperature, before, after = report.scores.temperature, report.scores.before.ece, report.scores.after.ece
+    if temperature == 1.0:
         return f"scores: as they come, {100 * before:.1f} points from what they say on average (ECE)"
-    return f"scores: at temperature {found['temperature']:.2f}, {100 * before:.1f} -> {100 * after:.1f} points from what they say on average (ECE)"
+    return f"scores: at temperature {temperature:.2f}, {100 * before:.1f} -> {100 * after:.1f} points from what they say on average (ECE)"
 
 
 def places(out: Path) -> str:
@@ -42,8 +108,48 @@ def places(out: Path) -> str:
     return f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}"
 
 
-def smaller(report: dict[str, Any]) -> str:
+def smaller(report: Report) -> str:
     """The deployment's size."""
-    before, after = report["teacher"]["bytes"], report["result"]["bytes"]
+    before, after = report.teacher.baseline.bytes, report.result.bytes
     ratio = f"{before / after:.1f}x smaller" if before >= after else f"{after / before:.1f}x larger"
     return f"{ratio} ({before / 1e6:.1f} -> {after / 1e6:.1f} MB)"
+
+
+def missed(report: Report, out: Path) -> str:
+    """Which gates were not passed, and what to do, where the budget was not met."""
+    gates = [gate for gate in report.gates if gate.decides and not gate.passed]
+    failed = ", ".join(
+        f"{gate.name} {'unknown' if gate.value is None else format(gate.value, '.2f')} (limit {gate.limit:g})" for gate in gates
+    )
+    busy = any(gate.value is None for gate in gates)
+    fix = "ask again on a quiet machine, with another --out" if busy else "ask for less or allow more"
+    return f"the budget was not met: {failed}; the best that was found is in {out}, so {fix}"
+
+
+# -- parts of lines ----------------------------------------------------------------------------------------------
+
+
+def _shape(row: ShapeRow) -> str:
+    own = ", the data's own lengths" if row.own else ""
+    expected = f"{1 / row.macs:.2f}x" if row.macs else "no end"
+    ratio = f"{row.speedup:.2f}x faster than uncut" if row.steady else "not steady enough for a speed-up"
+    return (
+        f"{row.form}, {row.tokens} tokens{own}: {row.teacher_ms:.2f} -> {row.latency_ms:.2f} ms, {ratio}"
+        f" where the multiply-accumulates say {expected}"
+    )
+
+
+def _on_disk(stored: Stored) -> str:
+    return (
+        f"{stored.dense_bytes / 1e6:.1f} -> {stored.packed_bytes / 1e6:.1f} MB stored,"
+        f" loads in {stored.dense_load_s:.2f} -> {stored.packed_load_s:.2f} s"
+    )
+
+
+def _times(figures: Figures) -> str:
+    return f"{figures.latency_ms:.2f} ms, {_throughput(figures)} texts/s"
+
+
+def _throughput(figures: Figures) -> str:
+    """Texts per second; a dash where it was not measured."""
+    return "-" if figures.throughput_per_s is None else f"{figures.throughput_per_s:.0f}"

@@ -18,20 +18,20 @@ features of a text (W, or 4·W of a pair), H hidden units, C classes. D is C, or
 import json
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.engines.engine import Engine, Form
+from penjing.engines.engine import Engine
+from penjing.engines.form import Form
 from penjing.errors import InputError, reason_of, shown
 from penjing.files.whole import write_bytes
-from penjing.text.encoded import Feeds
+from penjing.text.encoded import Array, Feeds
 
-Array = NDArray[Any]
 FORMAT = 1
 FILE = "student.safetensors"
 NUMPY_FORM = Form("numpy", "numpy", FILE, batch=64)
@@ -193,7 +193,7 @@ class Kind(ABC):
 
 
 @final
-class Logistic(Kind):
+class LogisticArrays(Kind):
     """z = b + Σ w over the n-grams of a text / √(how many they are)."""
 
     settings: ClassVar[dict[str, type]] = {"bits": int, "orders": int}
@@ -220,7 +220,7 @@ class Logistic(Kind):
 
 
 @final
-class Trees(Kind):
+class TreesArrays(Kind):
     """z = b + Σ the value of the leaf that each tree leads to; every split asks whether an n-gram is there."""
 
     settings: ClassVar[dict[str, type]] = {"bits": int, "orders": int, "depth": int}
@@ -258,7 +258,7 @@ class Trees(Kind):
 
 
 @final
-class Static(Kind):
+class StaticArrays(Kind):
     """x·linear + ReLU(x·hidden + hidden_bias)·out + bias, where x is the mean of a text's vectors, of a pair [u, v, |u - v|, u·v].
 
     `specials` are tokens that no mean counts.
@@ -299,19 +299,30 @@ def pair_features(u: Array, v: Array) -> Array:
     return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
-KINDS: dict[str, type[Kind]] = {"logistic": Logistic, "trees": Trees, "static": Static}
+KINDS: dict[str, type[Kind]] = {"logistic": LogisticArrays, "trees": TreesArrays, "static": StaticArrays}
 
 
 @final
 class NumpyEngine(Engine):
     """A student, from its file or as it was learned; nothing of it changes while it answers."""
 
-    batch = NUMPY_FORM.batch
+    name = "numpy"
+    graphs = False
 
-    def __init__(self, model: Path | Learned) -> None:
-        learned = model if isinstance(model, Learned) else Learned.read(model)
+    def __init__(self, learned: Learned, form: Form = NUMPY_FORM) -> None:
+        super().__init__(form)
         self.student = KINDS[learned.kind](learned)
         self.ports = (None, max(2, len(learned.arrays["bias"])))
+
+    @classmethod
+    def open(cls, model: Path | bytes, form: Form, threads: int) -> Self:
+        assert isinstance(model, Path), "it runs no graph"
+        return cls(Learned.read(model), form)
+
+    @classmethod
+    def forms(cls, int8: bool) -> Sequence[Form]:
+        """None: what it runs is a student of its own kinds."""
+        return ()
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
         z = self.student.answer(feeds["input_ids"], feeds["token_type_ids"])

@@ -2,16 +2,17 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penjing.engines.engine import Engine, cannot_load, check_ports
+from penjing.engines.form import Form, forms_of_engine
 from penjing.text.encoded import Feeds
 
 
@@ -46,8 +47,8 @@ class Compiled:
     ever needed at once.
     """
 
-    model: Any
-    idle: list[Any] = field(default_factory=list)
+    model: openvino.CompiledModel
+    idle: list[openvino.InferRequest] = field(default_factory=list)
 
     def infer(self, inputs: Feeds) -> NDArray[np.float32]:
         """The logits, copied out of the request."""
@@ -62,17 +63,20 @@ class Compiled:
 
 @final
 class OpenVinoEngine(Engine):
-    """An ONNX model, a file or its bytes; with `bucket`, one compiled model per length rounded up (one for single texts, one for
+    """An ONNX model, a file or its bytes; with a bucket, one compiled model per length rounded up (one for single texts, one for
     batches), made when first met, while other lengths go on. The model is read once: its copies share the weights."""
 
-    def __init__(self, model: Path | bytes, threads: int, bucket: int = 0, bfloat16: bool = False) -> None:
-        self.bucket = bucket
+    name = "openvino"
+
+    def __init__(self, model: Path | bytes, form: Form, threads: int) -> None:
+        super().__init__(form)
+        bucket = self.bucket = form.bucket
         self.core = openvino.Core()
         self.options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if form.bfloat16 else "f32",
         }
         self.compiled: dict[tuple[int, int], Compiled] = {}
         self.compiling: dict[tuple[int, int], threading.Lock] = {}
@@ -91,6 +95,14 @@ class OpenVinoEngine(Engine):
             self.limits = [(TABLES[name], count) for name, count in rows.items() if TABLES[name] in self.inputs]
         except Exception as error:
             raise cannot_load("OpenVINO", model, error) from error
+
+    @classmethod
+    def open(cls, model: Path | bytes, form: Form, threads: int) -> Self:
+        return cls(model, form, threads)
+
+    @classmethod
+    def forms(cls, int8: bool) -> Sequence[Form]:
+        return forms_of_engine(cls.name, int8)
 
     def _compiled(self, batch: int, length: int) -> Compiled:
         key = (1 if batch == 1 else -1, length) if self.bucket else (-1, -1)

@@ -12,17 +12,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from penjing.errors import InputError, reason_of
-from penjing.files.whole import full, sweep, whole_folder, write_json
+from penjing.files.whole import Json, full, sweep, whole_folder, write_json
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
+Tell = Callable[[str], None]
+"""Told a line for the person who waits."""
 RECORD = "record.json"
 ASKED = "run.json"
 """What a run was asked; by it a run that goes on knows its folder."""
@@ -152,12 +154,25 @@ def fingerprint(*paths: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class StepRecord:
+    """What the report tells of a step: its seconds, of a model that it made the quality and the bytes, and a line."""
+
+    name: str
+    seconds: float
+    quality: float | None
+    bytes: int | None
+    note: str | None
+
+
 class Run:
     """`folder/run.json` says what was asked; `folder/steps/NN-name/` holds a step's record and its files."""
 
-    def __init__(self, folder: Path, asked: dict[str, Any], tell: Callable[[str], None] = lambda text: None) -> None:
-        self.folder, self.tell, self.count = folder, tell, 0
-        self.records: list[dict[str, Any]] = []
+    def __init__(self, folder: Path, asked: Json, tell: Tell = lambda text: None) -> None:
+        self.folder = folder
+        self.tell = tell
+        self.count = 0
+        self.records = list[StepRecord]()
         vacant(folder, ASKED)
         for place in (folder, folder / "steps", folder / "partial"):
             sweep(place)
@@ -169,8 +184,8 @@ class Run:
                 raise InputError(f"--out: {folder} holds a run that was asked otherwise ({changed}); give another folder, or remove it")
         write_json(about, asked)
 
-    def step(self, name: str, work: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], Path]:
-        """The record and folder of a step: as it was left by an earlier run, or made now by `work(folder)`."""
+    def step(self, name: str, work: Callable[[Path], Json]) -> tuple[Json, Path]:
+        """What a step kept, and its folder: as it was left by an earlier run, or made now by `work(folder)`."""
         self.count += 1
         place = self.folder / "steps" / f"{self.count:02d}-{name}"
         if (place / RECORD).is_file():
@@ -179,12 +194,12 @@ class Run:
         else:
             began = time.monotonic()
             with whole_folder(place) as temporary:
-                record = {"name": name} | work(temporary)
+                record = Json({"name": name}) | work(temporary)
                 record["seconds"] = round(time.monotonic() - began, 2)
                 write_json(temporary / RECORD, record)
             self.tell(f"{name}: {record['seconds']:.0f} s  {record.get('note', '')}")
-        self.records.append(record)
-        return record, place
+        self.records.append(StepRecord(name, record["seconds"], record.get("quality"), record.get("bytes"), record.get("note")))
+        return {key: value for key, value in json.loads(json.dumps(record)).items() if key not in ("name", "seconds")}, place
 
     @property
     def partial(self) -> Path:
@@ -196,7 +211,7 @@ class Run:
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or (path.name == RECORD and type(content.get("seconds")) is not float):

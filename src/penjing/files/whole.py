@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+Json = dict[str, Any]
+"""A JSON object, where it crosses the border to a file, a process or a page; inside, records have types."""
 NO_ROOM = 64 * 1024
 """Bytes; with less left a disk counts as full."""
 

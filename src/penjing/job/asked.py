@@ -4,13 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from penjing.engines.engine import EngineName
+from penjing.engines.clock.trial import Trial
+from penjing.engines.opening import EngineKind
 from penjing.errors import InputError
+from penjing.files.options import option
+from penjing.files.run import Tell
+from penjing.files.whole import Json
 from penjing.job.recipe import Recipe
-from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps.teach.teaching import Material, Teaching
+from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.teaching import Material
 from penjing.tasks.data import Data
 from penjing.tasks.task import Examples
 from penjing.training.objective import HARD
@@ -21,24 +25,25 @@ from penjing.training.texts import TextSettings
 class Budget:
     """What the user wants; None where it is left open."""
 
-    speedup: float | None = None
-    latency_ms: float | None = None
-    size_mb: float | None = None
-    max_drop: float | None = None
-    confidence: float | None = None
-    """Where it is given, what may have been lost (the end of the interval of so much confidence) is held against `max_drop`; else what was."""
+    speedup: float | None = option(None, "Times faster than eager PyTorch, at least.", panel="budget")
+    latency_ms: float | None = option(None, "Milliseconds of a text, at most.", panel="budget")
+    size_mb: float | None = option(None, "Megabytes of the deployment, at most.", panel="budget")
+    max_drop: float | None = option(None, "Points of the metric that may be lost.", panel="budget")
+    confidence: float | None = option(
+        None, "With `max_drop`, as 0.95: not what was lost but what may have been, the interval's end, is held against it.", panel="budget"
+    )
 
     def __post_init__(self) -> None:
         for name in ("speedup", "latency_ms", "size_mb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise InputError(f"--{name.replace('_', '-')}: {value} is not allowed; give a number above 0")
+                raise InputError(f"{name}: {value} is not allowed; give a number above 0")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise InputError(f"--max-drop: {self.max_drop} is not allowed; give points of the metric, from 0 to 100")
+            raise InputError(f"max_drop: {self.max_drop} is not allowed; give points of the metric, from 0 to 100")
         if self.confidence is not None and not 0.5 <= self.confidence < 1:
-            raise InputError(f"--confidence: {self.confidence} is out of range; give at least 0.5 and less than 1, as 0.95")
+            raise InputError(f"confidence: {self.confidence} is out of range; give at least 0.5 and less than 1, as 0.95")
         if self.confidence is not None and self.max_drop is None:
-            raise InputError("--confidence: nothing asks for it; give --max-drop")
+            raise InputError("confidence: nothing asks for it; give `max_drop`")
 
     @property
     def nothing(self) -> bool:
@@ -53,7 +58,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that `compress` needs to know."""
+    """Everything that a compression needs to know.
+
+    asked: what a run that goes on must have been asked. tests: further data to report on. material: what distillation takes beside the training
+    data. wait_s: seconds that each measurement waits for a quiet machine at most.
+    """
 
     model: Path
     data: Data
@@ -61,35 +70,34 @@ class Job:
     recipe: Recipe
     out: Path
     threads: int
-    engine: EngineName | None = None
+    engine: EngineKind | None = None
     seed: int = 0
     tests: Sequence[tuple[str, Examples]] = ()
-    asked: dict[str, Any] = field(default_factory=dict)
+    asked: Json = field(default_factory=dict)
     command: str = ""
-    corpus: Path | None = None
-    """Further texts, a line each, whose tokens are kept where the vocabulary is pruned."""
     material: Material = field(default_factory=Material)
     wait_s: float = 30.0
-    """Seconds that each measurement waits for a quiet machine at most."""
 
     def __post_init__(self) -> None:
-        recipe = self.recipe
-        if self.material.student and recipe.prune and recipe.prune.cuts:
-            raise InputError("--student: it is taken as it is; leave out what is cut")
-        if self.material.companions and recipe.teaching != "distill":
-            raise InputError(f"--with: several tasks are distilled alone, not with {recipe.teaching}; leave one of them out")
-        distill, texts = self.recipe.distill, self.recipe.texts
-        more = "--unlabelled" if self.material.unlabelled else "--augment, --copies" if texts and texts.copies else ""
-        if more and distill and not distill.states and set(distill.answers) == {HARD}:
-            raise InputError(f"{more}: these texts have no labels, and nothing but labels is taught; give --losses kl=1, or leave it out")
-        if self.material.companions and (texts or self.material.unlabelled or self.material.teachers):
+        recipe, material = self.recipe, self.material
+        prune, taught = recipe.get(PruneSettings), recipe.get(Distillation)
+        if material.student and prune and prune.cuts:
+            raise InputError("student: it is taken as it is; leave out what is cut")
+        if material.companions and recipe.takers:
+            raise InputError(f"with: several tasks are distilled alone, not with {recipe.takers[0].name}; leave one of them out")
+        texts = taught.texts if taught else TextSettings()
+        more = "unlabelled" if material.unlabelled else "augment, copies" if texts.copies else ""
+        if more and taught and not taught.how.states and set(taught.how.answers) == {HARD}:
+            raise InputError(f"{more}: these texts have no labels, and nothing but labels is taught; give losses of kl, or leave it out")
+        if material.companions and (texts != TextSettings() or material.unlabelled or material.teachers):
             raise InputError(
-                "--with: several tasks are taught on their own texts, each by its own teacher; leave out --part, --augment,"
-                " --copies, --unlabelled and --teacher"
+                "with: several tasks are taught on their own texts, each by its own teacher; leave out `part`, `augment`, `copies`,"
+                " `unlabelled` and `teacher`"
             )
+        if not self.budget.unbounded and any(item.structural for item in recipe.steps):
+            raise InputError("recipe: it tells what is cut, and the budget too; leave out `speedup`, `latency_ms`, `size_mb`, or that part")
 
-
-def teaching_of(job: Job, data: Data, teacher: PenjingPreTrainedModel, partial: Path) -> Teaching:
-    """How the job's student is taught, where `teacher` encodes the data as `data`."""
-    recipe = job.recipe
-    return Teaching(data, teacher, recipe.distill, recipe.texts or TextSettings(), job.material, job.seed, partial)
+    def trial(self, tell: Tell) -> Trial:
+        """How the job measures."""
+        data = self.data
+        return Trial(data.task, self.threads, self.seed, data.task.two_texts, data.max_length, self.wait_s, tell)

@@ -1,4 +1,4 @@
-"""A recipe that fits a size."""
+"""A recipe for a size: few bits, fewer tokens and a factorised word embedding where the size that is asked needs them."""
 
 from dataclasses import replace
 
@@ -6,7 +6,12 @@ from penjing.blueprint import Blueprint
 from penjing.job.asked import Budget
 from penjing.job.recipe import Recipe
 from penjing.search.size import OVERHEAD
+from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import MIXED, StoreSettings
+from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.cut.sparsify import SparsifySettings
+from penjing.steps.cut.vocabulary import VocabularySettings
+from penjing.steps.reshape.factorise import FactoriseSettings
 
 
 def within(recipe: Recipe, budget: Budget, blueprint: Blueprint, tokenizer: int, bits: int) -> Recipe:
@@ -18,12 +23,15 @@ def within(recipe: Recipe, budget: Budget, blueprint: Blueprint, tokenizer: int,
         tokenizer: bytes of the tokenizer's file.
         bits: of a weight as it is without that: 8 in int8, else 32.
     """
-    fits = budget.size_mb is None or replace(blueprint, bits=bits).bytes + tokenizer + OVERHEAD <= 1e6 * budget.size_mb
-    if fits or recipe.sparsify or (recipe.quantize and recipe.quantize.training):
+    if budget.size_mb is None:
         return recipe
-    prune = recipe.prune
-    return replace(
-        recipe,
-        prune=replace(prune, vocabulary=0.0) if prune and prune.vocabulary is None else prune,
-        store=recipe.store or StoreSettings(MIXED, training=recipe.teaching == "distill" and recipe.distill is not None),
-    )
+    fits = replace(blueprint, bits=bits).bytes + tokenizer + OVERHEAD <= 1e6 * budget.size_mb
+    quantize = recipe.get(QuantizeSettings)
+    if not fits and not recipe.get(SparsifySettings) and not (quantize and quantize.training):
+        if recipe.get(PruneSettings) and not recipe.get(VocabularySettings):
+            recipe = recipe.with_(VocabularySettings())
+        if not recipe.get(StoreSettings):
+            recipe = recipe.with_(StoreSettings(MIXED, training=recipe.taught and not recipe.takers))
+    if recipe.get(StoreSettings) and not recipe.get(FactoriseSettings):
+        recipe = recipe.with_(FactoriseSettings())
+    return recipe

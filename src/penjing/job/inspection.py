@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from penjing.engines.engine import DESCRIPTION, forms_of, read_description
+from penjing.engines.description import DESCRIPTION, Description
 from penjing.errors import InputError
-from penjing.model.checkpoint import Opened, locate, opened
+from penjing.model.checkpoint import Checkpoint, locate, open_checkpoint
 from penjing.model.tokenizing import FILES, tokenizer_at
 from penjing.model.weights import INDEX, weight_files
 from penjing.serving.predictor import engine_folder
@@ -22,16 +22,16 @@ def inspection(folder: str) -> dict[str, Any]:
     A tokenizer that cannot be read is said (`tokenizer.error`), and no error: the model is still shown.
     """
     path = Path(folder) / "model" if (Path(folder) / "model" / "config.json").is_file() else locate(folder)
-    known = opened(path)
-    blueprint, configuration = known.blueprint, known.configuration
-    family = configuration.family.model_type if configuration.family else known.config.origin.get("model_type")
+    known = open_checkpoint(path)
+    matched, blueprint = known.matched, known.blueprint
+    family = known.family.model_type if known.family else known.config.origin.get("model_type")
     exported = engine_folder(Path(folder))
     return {
-        "folder": str(path), "format": "penjing" if configuration.family is None else "transformers", "family": family,
-        "head": blueprint.head, "outputs": blueprint.outputs, "labels": known.labels, "problem_type": configuration.problem_type,
+        "folder": str(path), "format": "penjing" if known.is_own else "transformers", "family": family,
+        "head": blueprint.head.name, "outputs": blueprint.outputs, "labels": known.labels, "problem_type": known.problem_type,
         "answers": _answers(known), "blueprint": blueprint.to_dict(), "parameters": blueprint.parameters, "bytes": blueprint.bytes,
-        "macs_32": blueprint.macs(32), "macs_128": blueprint.macs(128), "tokenizer": _tokenizer(path),
-        "unused": {"weights": list(known.unused), "files": _unread(path)},
+        "macs_32": blueprint.macs(32), "macs_128": blueprint.macs(128), "tokenizer": _tokenizer(known),
+        "unused": {"weights": list(matched.unused), "files": _unread(path)},
         "engine": _engine(exported) if (exported / DESCRIPTION).is_file() else None,
     }  # fmt: skip
 
@@ -63,21 +63,21 @@ def inspection_lines(found: dict[str, Any]) -> str:
     return "\n".join(f"{name if i == 0 else '':<15} {line}" for name, lines in rows for i, line in enumerate(lines))
 
 
-def _answers(known: Opened) -> str:
+def _answers(known: Checkpoint) -> str:
     """What the outputs are."""
-    head, kind = known.blueprint.head, known.configuration.problem_type
-    if head not in ("sequence", "token"):
-        return {"none": "an encoder, to be trained", "masked": "a language model", "question": "a span of the text"}[head]
+    head, kind = known.blueprint.head, known.problem_type
+    if not head.labelled:
+        return {"states": "an encoder, to be trained", "word": "a language model", "span": "a span of the text"}[head.answers]
     if kind == "multi_label_classification":
         return "several labels at once, which no task takes"
     if known.blueprint.outputs < 2 or kind == "regression":
         return "numbers (regression), which no task takes"
-    return f"one label of several, of each {'text' if head == 'sequence' else 'word'}"
+    return f"one label of several, of each {'word' if head.per_token else 'text'}"
 
 
-def _tokenizer(path: Path) -> dict[str, Any]:
+def _tokenizer(known: Checkpoint) -> dict[str, Any]:
     try:
-        made, tokenizer, longest = tokenizer_at(path), tokenizer_of(path), longest_text(path, 0)
+        made, tokenizer, longest = tokenizer_at(known.folder), tokenizer_of(known), longest_text(known, 0)
     except InputError as error:
         return {"error": str(error)}
     lower = tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str("Aa") == "aa"
@@ -94,9 +94,9 @@ def _unread(path: Path) -> list[str]:
 
 
 def _engine(exported: Path) -> dict[str, Any]:
-    about = read_description(exported)
+    about = Description.read(exported)
     return {
-        "task": about["task"], "metric": about.get("metric"), "max_length": about["max_length"], "forms": [form.name for form in forms_of(about)],
+        "task": about.task, "metric": about.metric or None, "max_length": about.max_length, "forms": [form.name for form in about.forms],
     }  # fmt: skip
 
 

@@ -1,551 +1,321 @@
 """The main job: a fine-tuned model and a budget go in; a smaller, faster one comes out, checked and exported."""
 
-import dataclasses
 import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 
 from penjing.engines.clock.machine import machine, versions
-from penjing.engines.engine import Form
-from penjing.engines.onnx.export import FLOAT_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, export, forms_for, rounding_of
-from penjing.engines.onnx.graph import Ranges
+from penjing.engines.clock.trial import Trial
+from penjing.engines.form import Form, rounding_of
+from penjing.engines.onnx.export import export
+from penjing.engines.opening import engine_class, engine_name, forms_for
 from penjing.errors import BudgetError, InputError
-from penjing.files.run import Run, fingerprint
-from penjing.files.whole import whole_folder, write_json, write_text
-from penjing.job import choice, proof, verification
-from penjing.job.asked import Job, teaching_of
-from penjing.job.delivery import Outcome, deliver, deliver_model, export_forms, report_of
+from penjing.files.records import from_json, to_json
+from penjing.files.run import Run, Tell, fingerprint
+from penjing.files.whole import Json, whole_folder, write_json, write_text
+from penjing.job.asked import Job
+from penjing.job.baseline import Original, Reference, measure_baseline
+from penjing.job.choosing import Candidate, choose, conformity_of, sample
+from penjing.job.delivery import Inside, deliver, report_of
+from penjing.job.exporting import export_engine, export_in_float
 from penjing.job.fit_size import within
-from penjing.job.recipe import teaching_step
-from penjing.maths.stored import Scheme
-from penjing.model.checkpoint import blueprint_at, blueprint_of, check_head, locate, read, write
-from penjing.model.coded import Coded
-from penjing.model.packing import PACKED, load_coded
-from penjing.model.tokenizing import copy_tokenizer
+from penjing.job.gates import int8_limit
+from penjing.job.planning import BudgetPlanner, Undecided
+from penjing.job.product import EncoderProduct
+from penjing.job.proving import Further, Shipped, on_other_data, shapes, stored, verify
+from penjing.model.building import blueprint_of
+from penjing.model.checkpoint import Checkpoint, open_checkpoint
 from penjing.report.page import page
-from penjing.search import plan as plans
-from penjing.search.size import least_bits, mixed, rank_for, room_for_blocks
+from penjing.report.record import BaselineRecord, Choice, Report, StudentRow, Verified
 from penjing.selection import Selection
-from penjing.steps.bits.gptq import round_model
-from penjing.steps.bits.lowbit import LowBit
-from penjing.steps.bits.qat import QuantizationAware
-from penjing.steps.bits.quantize import Quantize
-from penjing.steps.bits.sensitivity import best_calibration, left_float
-from penjing.steps.bits.smooth import smooth
-from penjing.steps.bits.store import MIXED, uniform
-from penjing.steps.cut.gates import learn_head_weights
-from penjing.steps.cut.importance import Importance
-from penjing.steps.cut.prune import Prune, PruneSettings, criterion
-from penjing.steps.cut.repair import Repair
-from penjing.steps.cut.sparsify import sparsify, sparsity_of
-from penjing.steps.cut.vocabulary import PruneVocabulary
-from penjing.steps.reshape.factorise import Factorise
-from penjing.steps.step import Step
-from penjing.steps.teach.multitask import Multitask
-from penjing.steps.teach.teaching import Teaching, shown
-from penjing.tasks.judge import quality_of
-from penjing.tasks.sources import encoded_by, tokenizer_file, tokenizer_of, with_tokenizer
-from penjing.tasks.task import Examples
-from penjing.text.vocabulary import write_pruned
-from penjing.training.objective import HARD
-from penjing.training.predict import logits_of
+from penjing.steps.bits.quantize import QuantizeSettings
+from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.cut.sparsify import SparsifySettings, sparsity_of
+from penjing.steps.product import Product
+from penjing.steps.stage import Context, Note, Stage, Work
+from penjing.steps.teach.distillation import ALSO, Distillation
+from penjing.students.stage import StudentProduct, StudentSettings
 from penjing.training.texts import Texts
 
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Where a drop alone is asked: parts of the layers that are tried, until one keeps the quality on texts held out."""
-PLAN_TEXTS = 256
-"""Training texts that the plans for a budget are repaired on, and texts held out, at most, that they are compared on."""
 BASELINE_TEXTS = 512
 """Training texts that the teacher's int8 is calibrated on."""
-HESSIAN_TEXTS, SENSITIVITY_TEXTS, ROUNDING_TEXTS = 128, 128, 256
-"""Training texts that the Hessian is estimated on; texts held out that int8 is held against float on; training texts that rounding looks at."""
+Progress = Callable[[str], Any]
+"""From the title of a training to a context that is told how far it is."""
 
 
-ALSO = "also"
-"""The folder of the models of further tasks that share the encoder."""
-Tell = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Attempt:
     """A result that was made and exported, and how its form was chosen."""
 
-    outcome: Outcome
+    work: Work
+    product: Product
     exported: Path
-    choice: dict[str, Any]
+    choice: Choice
 
 
-def compress(job: Job, tell: Tell = lambda text: None, progress: Callable[[str], Any] | None = None) -> dict[str, Any]:
-    """Run the steps in order, each whole or not at all, and write model/, engine/, report.json, report.html.
+def compress(job: Job, tell: Tell = lambda text: None, progress: Progress | None = None) -> Report:
+    """Go through the stages in order, each whole or not at all, and write model/, engine/, report.json, report.html.
 
-    Returns the report; `report["met"]` says whether the budget was met. Where it was not, what is written is the best
-    that was found.
+    `met` of the report tells whether the budget was met. Where it was not, what is written is the best that was found.
     """
-    torch.set_num_threads(job.threads)
-    return _Compression(job, tell, progress).run()
+    with torch_threads(job.threads):
+        checkpoint = open_checkpoint(job.model)
+        job = checked(job, checkpoint, tell)
+        trial, run = job.trial(tell), Run(job.out, job.asked | run_on(job), tell)
+        context, work = begun(job, checkpoint, run, progress)
+        reference = baseline(job, context, work, trial)
+        context = replace(context, planner=BudgetPlanner(job.recipe, job.budget, reference.record, checkpoint.folder, trial))
+        attempt = best_attempt(job, context, work, reference, trial)
+        verified = proof(job, context, attempt, reference, trial)
+        return delivered(job, context, attempt, verified, tell)
 
 
-class _Compression:
-    """One run: the steps share the teacher, the data and the folder."""
-
-    def __init__(self, job: Job, tell: Tell, progress: Callable[[str], Any] | None) -> None:
-        task, quantize, self.blueprint = job.data.task, job.recipe.quantize, blueprint_at(job.model)
-        self.int8 = quantize is not None and job.engine != "torch"
-        self.forms = forms_for(job.engine, int8=self.int8, rounding=quantize.rounding if quantize else None)
-        self.portable = PORTABLE_INT8 if self.int8 else PORTABLE_FLOAT
-        given = job.model / "tokenizer.json"
-        size = given.stat().st_size if given.is_file() else 0
-        job = dataclasses.replace(job, recipe=within(job.recipe, job.budget, self.blueprint, size, 8 if self.int8 else 32))
-        self.job, self.tell, self.progress = job, tell, progress
-        check_head(job.model, task.head, task.name)
-        prune, layers = job.recipe.prune, self.blueprint.layers
-        if not job.budget.unbounded and (job.recipe.gradual or (prune and prune.cuts)):
-            raise InputError(
-                "--recipe: it says what is cut, and the budget too; leave out --speedup, --latency-ms, --size-mb, or that part"
-            )
-        if prune and (self.to_budget or prune.latency is not None) and len(set(layers)) > 1:
-            raise InputError(f"model: the layers of {job.model} differ; compress the teacher that it came from, or leave out prune")
-        if prune and prune.layers is not None and prune.layers > len(layers):
-            raise InputError(f"--layers: {prune.layers} is more than the model has; give 1 to {len(layers)}")
-        if job.recipe.distill and not job.material.student:
-            job.recipe.distill.check_fits((prune and prune.layers) or len(layers), self.blueprint)
-        if prune and prune.hidden and not job.recipe.distill:
-            tell("--hidden without training: the residual width is what every layer was trained on, so expect to lose much")
-        self.teacher = read(locate(job.model), head=job.data.task.head, labels=job.data.task.labels)
-        # Where the vocabulary is pruned, these three become what the rest of the job works on.
-        self.base, self.data, self.tokenizer = self.teacher, job.data, locate(job.model)
-        self.folder = Run(job.out, job.asked | run_on(job), tell)
-        self.blueprint = blueprint_of(self.teacher)
-        self.trial = proof.trial_of(job, tell)
-        self.tests = list(job.tests)
-        self.gold = self.texts.judging.gold
-
-    # -- the order -------------------------------------------------------------------------------------------
-
-    def run(self) -> dict[str, Any]:
-        job = self.job
-        pruned = None
-        if job.recipe.prune and job.recipe.prune.vocabulary is not None:
-            pruned = self.folder.step("vocabulary", self.prune_vocabulary)[1]
-        baseline, place = self.folder.step("baseline", self.baseline)
-        judging = self.judging  # as the teacher's own tokenizer encodes it
-        if pruned:
-            self.adopt(pruned / "model")
-        known = proof.Known(locate(job.model), self.teacher_tokenizer(), self.blueprint, place, baseline, job.data.eval, judging)
-        observed = self.folder.step("observe", lambda _: self.observe())[0] if self.cuts else {}
-        attempt = self.best_attempt(known, observed)
-        if attempt.choice["chosen"] is None:
-            deliver_model(attempt.outcome, job.out, self.tokenizer, self.packs)
-            apart = ", ".join(f"{engine} {value:.2g}" for engine, value in attempt.choice["parity"].items())
-            raise BudgetError(
-                f"parity: no form computes what the model does (its logits differ by {apart}; allowed is {proof.PARITY:g}), so none is shipped;"
-                f" the model is in {job.out / 'model'}: export it with another --engine"
-            )
-        verified, _ = self.folder.step("verify", lambda _: self.verify(attempt, known))
-        report = self.report(attempt, verified)
-        for folder in sorted((job.out / "steps").glob(f"*-distill/{ALSO}")):
-            with whole_folder(job.out / ALSO) as copy:
-                shutil.copytree(folder, copy, dirs_exist_ok=True)
-        write_json(job.out / "report.json", report)
-        write_text(job.out / "report.html", page(report))
-        self.folder.finish()
-        return report
-
-    def best_attempt(self, known: proof.Known, observed: dict[str, Any]) -> Attempt:
-        """The first attempt that keeps the quality on texts held out; where none does, the one that lost least there.
-
-        There is one alone, but where a drop is asked and neither a speed nor a size.
-        """
-        budget, depths = self.job.budget, DEPTHS if self.cuts and self.to_budget and self.job.budget.unbounded else (None,)
-        lost = "drop" if budget.confidence is None else "drop_at_most"
-        attempts: list[Attempt] = []
-        for number, depth in enumerate(depths):
-            attempts.append(self.attempt(known, observed, depth, f"-{number + 1}" if number else ""))
-            found = attempts[-1].choice
-            if len(depths) == 1 or (found["chosen"] and found[lost] <= (budget.max_drop or 0.0)):
-                return attempts[-1]
-        return min(attempts, key=lambda each: each.choice[lost] if each.choice["chosen"] else np.inf)
-
-    def attempt(self, known: proof.Known, observed: dict[str, Any], depth: float | None, suffix: str) -> Attempt:
-        """Plan, cut, distil, quantize and export, for the budget or for a part of the depth, and choose the form."""
-        recipe, step = self.job.recipe, self.folder.step
-        student, selection, whole = self.teaching.student(), Selection.all(blueprint_of(self.base)), not self.cuts
-        if self.cuts:
-            plan, _ = step(f"plan{suffix}", lambda _: self.plan(known.baseline, observed, depth))
-            selection = Selection.from_dict(plan["selection"])
-            whole = selection == Selection.all(blueprint_of(self.base))
-            if not whole:
-                _, place = step(f"prune{suffix}", lambda folder: self.prune(folder, selection, observed))
-                student = read(place / "model")
-        schemes: dict[str, Scheme] = {}
-        rank = self.rank() if recipe.store else 0
-        if rank:
-            _, place = step(f"factorise{suffix}", lambda folder: self.factorise(folder, student, rank))
-            student = read(place / "model")
-        if recipe.store and not recipe.gradual:
-            schemes = self.schemes(student, suffix)
-        taught: dict[str, Any] = {}
-        if self.learns(whole and not rank):
-            taught, place = step(f"{recipe.teaching}{suffix}", lambda folder: self.teach(folder, student, selection, schemes))
-            student = read(place / "model")
-        coded = None
-        if recipe.store:
-            if recipe.gradual:  # the matrices that are left are known only now
-                schemes = self.schemes(student, suffix)
-            if not recipe.store.training:
-                _, place = step(f"store{suffix}", lambda folder: self.store(folder, student, schemes))
-            student, coded = read(place / "model"), load_coded(place / "model" / PACKED)
-        ranges, float_layers = None, frozenset[str]()
-        if self.int8:
-            assert recipe.quantize
-            if recipe.quantize.smooth:
-                _, place = step(f"smooth{suffix}", lambda folder: self.smooth(folder, student))
-                student = read(place / "model")
-            quantized, _ = step(f"quantize{suffix}", lambda _: self.quantize(student, taught))
-            ranges, float_layers = _ranges(quantized), frozenset(quantized["float_layers"])
-        layers = [] if self.job.material.student else [layer.layer for layer in selection.layers]
-        outcome = Outcome(student, coded, layers, ranges, float_layers)
-        forms = [dataclasses.replace(form, packed=form.engine != "torch") for form in self.forms] if coded else self.forms
-        _, exported = step(f"export{suffix}", lambda folder: self.export(folder, outcome, forms))
-        chosen, place = step(f"choose{suffix}", lambda folder: self.choose(folder, outcome, exported, forms, known))
-        if chosen["chosen"] and self.int8 and rounding_of(Form(**chosen["chosen"])) == "float":
-            outcome, exported = dataclasses.replace(outcome, ranges=None, float_layers=frozenset()), place / "engine"
-        return Attempt(outcome, exported, chosen)
-
-    # -- the steps -------------------------------------------------------------------------------------------
-
-    def baseline(self, folder: Path) -> dict[str, Any]:
-        """The teacher as it is, and what the engines' int8 makes of it."""
-        texts = self.texts
-        return proof.baseline(
-            self.job, self.judging, self.teacher, texts.calibration(BASELINE_TEXTS), self.forms, folder, self.teacher_tokenizer(), self.trial
-        )  # fmt: skip
-
-    @property
-    def teaching(self) -> Teaching:
-        """How the student is taught by what is worked on."""
-        return teaching_of(self.job, self.data, self.base, self.folder.partial)
-
-    @property
-    def texts(self) -> Texts:
-        """The training texts, as what is worked on encodes and answers them."""
-        return self.teaching.texts
-
-    @property
-    def judging(self) -> Examples:
-        """The training texts held out that everything but the weights is chosen on, as what is worked on encodes them; where they have no
-        labels, with the teacher's answers."""
-        return dataclasses.replace(self.data.train.take(self.data.sides.judging), gold=self.gold)
-
-    @property
-    def cuts(self) -> bool:
-        """Whether parts of the encoder are cut at once, by the budget or by hand."""
-        recipe, budget = self.job.recipe, self.job.budget
-        asked = recipe.prune is not None and (recipe.prune.cuts or (self.to_budget and not budget.nothing))
-        return asked and not recipe.gradual
-
-    def learns(self, whole: bool) -> bool:
-        """Whether something is taught; the `whole` model, in float, would be taught by itself."""
-        recipe, material = self.job.recipe, self.job.material
-        if recipe.distill is None:
-            return recipe.sparsify is not None
-        more = material.student or material.companions or material.teachers or material.general or material.unlabelled
-        return not whole or recipe.teaching != "distill" or HARD in recipe.distill.answers or bool(more or recipe.distill.noise)
-
-    @property
-    def packs(self) -> bool:
-        """Whether the model is written packed."""
-        return self.job.recipe.sparsify is not None
-
-    @property
-    def to_budget(self) -> bool:
-        """Whether it is for the budget to say what is cut: nothing else does, or a speed or size is asked beside it."""
-        return not self.job.recipe.by_hand or not self.job.budget.unbounded
-
-    def prune_vocabulary(self, folder: Path) -> dict[str, Any]:
-        """Leave out the tokens that the texts never produce, or the rarest; the tokenizer is rewritten to match."""
-        job, size = self.job, self.blueprint.vocabulary
-        step = PruneVocabulary(job.data.task, tokenizer_of(self.tokenizer_file().parent), self.settings.vocabulary or None, job.corpus)
-        counts = step.observe(self.teacher, job.data.train)
-        selection = step.plan(self.blueprint, counts)
-        model = step.apply(self.teacher, selection, counts)
-        tokens = selection.tokens or ()
-        with tempfile.TemporaryDirectory() as made:
-            copy_tokenizer(self.tokenizer, Path(made))
-            write(model, folder / "model")
-            write_pruned(Path(made), folder / "model", tokens)
-        before = self.judging
-        after = encoded_by(tokenizer_of(folder / "model"), job.data, before)
-        quality = quality_of(job.data.task, after, logits_of(model, after.encoded))
-        longer = after.encoded.lengths.mean() / before.encoded.lengths.mean()
-        saved = (size - len(tokens)) * self.blueprint.word_width * 4 / 1e6
-        note = f"{len(tokens)} of {size} tokens, {saved:.1f} MB less; texts {100 * (longer - 1):+.1f} % tokens; {quality:.2f}"
-        return {"tokens": tokens, "quality": quality, "note": note}
-
-    def adopt(self, folder: Path) -> None:
-        """Work on from the model and tokenizer in `folder`."""
-        self.base, self.tokenizer = read(folder), folder
-        tokenizer = tokenizer_of(folder)
-        self.tests = [(name, encoded_by(tokenizer, self.job.data, examples)) for name, examples in self.job.tests]
-        self.data = with_tokenizer(self.job.data, tokenizer)
-
-    def observe(self) -> dict[str, Any]:
-        """What each head, neuron and layer of the teacher is worth."""
-        importance = self.pruner().observe(self.base, self.texts.calibration(self.settings.texts))
-        order = f"; layers missed least first: {importance.removed}" if importance.removed else ""
-        return {"importance": importance.to_dict(), "note": f"{self.settings.importance} on {self.settings.texts} texts{order}"}
-
-    @property
-    def settings(self) -> PruneSettings:
-        """Those of prune."""
-        assert self.job.recipe.prune
-        return self.job.recipe.prune
-
-    def pruner(self, texts: int | None = None) -> Prune:
-        settings, depth = self.settings, len(self.blueprint.layers)
-        return Prune(
-            self.data.task, criterion(settings), self.texts.calibration(texts or settings.texts).encoded, cast(Repair, settings.repair),
-            depth - (settings.layers or depth) if settings.cuts and settings.keep == "measured" else 0 if settings.cuts else None, self.job.seed,
-        )  # fmt: skip
-
-    def plan(self, baseline: Mapping[str, Any], observed: dict[str, Any], depth: float | None) -> dict[str, Any]:
-        """What to keep: by hand, a part of the depth, or what meets the budget in the form that runs fastest."""
-        importance, budget, blueprint = Importance.from_dict(observed["importance"]), self.job.budget, blueprint_of(self.base)
-        if depth is not None:
-            selection = plans.for_depth(blueprint, importance, depth)
-            return {"selection": selection.to_dict(), "note": plans.describe(selection, blueprint)}
-        bench = plans.Bench(
-            self.base, locate(self.job.model), Form(**baseline["form"]), _ranges(baseline), self.data.eval.encoded, self.job.data.eval.encoded,
-            self.trial,
-        )  # fmt: skip
-        if self.settings.cuts:
-            return plans.by_hand(self.settings, bench, importance)
-
-        def finished(selection: Selection) -> Any:
-            return self.pruner(PLAN_TEXTS).apply(self.base, selection, importance)
-
-        limit_bytes = 1e6 * budget.size_mb - baseline["extra_bytes"] if budget.size_mb else float("inf")
-        bits = 8 if self.int8 else 32
-        if self.room and self.job.recipe.store:
-            bits = least_bits(self.job.recipe.store)
-            limit_bytes = room_for_blocks(blueprint, self.rank(), self.room, bits)
-            if budget.speedup is None and budget.latency_ms is None and dataclasses.replace(blueprint, bits=bits).bytes <= limit_bytes:
-                return {"selection": Selection.all(blueprint).to_dict(), "note": "nothing needs to be cut for this size"}
-        judging = self.judging
-        return plans.for_budget(
-            bench, importance, baseline["eager_ms"], self.limit_ms, limit_bytes, bits, judging.take(np.arange(len(judging))[:PLAN_TEXTS]), finished
-        )  # fmt: skip
-
-    def limit_ms(self, eager_ms: float) -> float:
-        """The latency that is asked, where eager PyTorch takes `eager_ms`."""
-        budget = self.job.budget
-        limits = [eager_ms / budget.speedup if budget.speedup else np.inf, budget.latency_ms or np.inf]
-        return float(min(limits))
-
-    def prune(self, folder: Path, selection: Selection, observed: dict[str, Any]) -> dict[str, Any]:
-        """The exact cut, and the repair of what is left."""
-        pruner = self.pruner()
-        model = pruner.apply(self.base, selection, Importance.from_dict(observed["importance"]))
-        if self.settings.head_weights:
-            model = learn_head_weights(model, self.data.task, self.texts.calibration(self.settings.texts), self.job.seed, teacher=self.base)
-        errors = pruner.reconstruction.errors if pruner.reconstruction else []
-        before, after = (float(np.mean([pair[i] for pair in errors])) if errors else 0.0 for i in (0, 1))
-        fitted = f"; repaired: mean error of a block {before:.3f} -> {after:.3f}" if errors else ""
-        return self.keep(folder, model, f"cut, not yet trained{fitted}") | {"errors": errors}
-
-    def teach(self, folder: Path, student: Any, selection: Selection, schemes: dict[str, Scheme]) -> dict[str, Any]:
-        """Teach the student, by itself or while more of it is cut or rounded; the cache and the training state live in partial/
-        until the step is whole."""
-        job, recipe = self.job, self.job.recipe
-        if recipe.sparsify and not recipe.distill:
-            return self.keep(folder, sparsify(student, recipe.sparsify, job.seed), "at once, not trained")
-        assert recipe.distill
-        with shown(self.progress, recipe.teaching) as report:
-            dev, train = self.teaching.split()
-            distill = self.teaching.distill(dev, selection, report)
-            own, theirs = (int(np.median(data.eval.encoded.lengths)) for data in (self.data, job.data))
-            if recipe.gradual:  # the part that is kept is of the teacher's costs at its own lengths
-                longer = self.blueprint.macs(theirs) / self.blueprint.macs(own)
-                gradual = dataclasses.replace(recipe.gradual, part=min(1.0, recipe.gradual.part * longer))
-                recipe = dataclasses.replace(recipe, gradual=gradual)
-            step: Step[Any, Any] = teaching_step(recipe, distill, self.texts.calibration, own, schemes)
-            companions = self.teaching.companions(selection)
-            if companions:
-                step = Multitask(distill, companions)
-            evidence = step.observe(student, train)
-            result = step.apply(student, step.plan(blueprint_of(student), evidence), evidence)
-        assert distill.history is not None
-        note = f"{distill.history.steps} steps"
-        if isinstance(step, Multitask):
-            note += "; " + ", ".join(self.teaching.keep_companions(folder / ALSO, step))
-        if isinstance(step, QuantizationAware):
-            note = f"before rounding; {note}, {distill.history.best:.2f} in int8 on texts held out"
-        elif isinstance(step, LowBit) and recipe.store and recipe.store.activation_bits:
-            note = (
-                f"inputs in float; {note}, {distill.history.best:.2f} with inputs in {recipe.store.activation_bits} bits on texts held out"
-            )
-        record = self.keep(folder, result, note, step.coded if isinstance(step, LowBit) else None)
-        for state in self.folder.partial.glob("state*.pt"):
-            state.unlink()
-        rounded = {"ranges": step.ranges} if isinstance(step, QuantizationAware) else {}
-        return record | {"history": vars(distill.history)} | rounded
-
-    def rank(self) -> int:
-        """That of the word embedding, where the size that is asked leaves no room for it in full; 0: in full."""
-        store = self.job.recipe.store
-        return rank_for(blueprint_of(self.base), self.room, least_bits(store)) if self.room and store else 0
-
-    @property
-    def room(self) -> float | None:
-        """Bytes that the size which is asked leaves for the weights."""
-        size = self.job.budget.size_mb
-        return None if size is None else 1e6 * size - self.tokenizer_file().stat().st_size
-
-    def factorise(self, folder: Path, student: Any, rank: int) -> dict[str, Any]:
-        """The word embedding as two factors."""
-        step = Factorise(rank)
-        counts = step.observe(student, self.data.train)
-        model = step.apply(student, step.plan(blueprint_of(student), counts), counts)
-        return self.keep(folder, model, f"word embedding of rank {rank} in place of {blueprint_of(student).embedding}")
-
-    def schemes(self, student: Any, suffix: str) -> dict[str, Scheme]:
-        """How each matrix is stored."""
-        allotted, _ = self.folder.step(f"bits{suffix}", lambda _: self.allot(student))
-        return {name: Scheme(**fields) for name, fields in allotted["schemes"].items()}
-
-    def allot(self, student: Any) -> dict[str, Any]:
-        """The scheme of each matrix: one for all, or as many bits as its Hessian and the size that is asked allow."""
-        settings = self.job.recipe.store
-        assert settings
-        if settings.scheme != MIXED:
-            schemes, note = uniform(student, settings), f"{settings.scheme}, {settings.width} bits, groups of {settings.group}"
-        else:
-            schemes = mixed(student, settings, self.data.task, self.texts.calibration(HESSIAN_TEXTS), self.room, self.job.seed)
-            counts = Counter(scheme.bits for scheme in schemes.values())
-            note = ", ".join(f"{n} matrices in {bits} bits" for bits, n in sorted(counts.items()))
-        return {"schemes": {name: dataclasses.asdict(scheme) for name, scheme in schemes.items()}, "note": note}
-
-    def store(self, folder: Path, student: Any, schemes: dict[str, Scheme]) -> dict[str, Any]:
-        """The weights rounded, at once."""
-        model, coded = round_model(student, self.texts.calibration(ROUNDING_TEXTS).encoded, schemes, self.job.seed)
-        return self.keep(folder, model, "rounded, not trained", coded)
-
-    def keep(self, folder: Path, model: Any, note: str, coded: dict[str, Coded] | None = None) -> dict[str, Any]:
-        """Write a step's model and say how good it is on training texts held out."""
-        packed = coded is not None or self.job.recipe.sparsify is not None
-        write(model, folder / "model", tokenizer=self.tokenizer, packed=packed, coded=coded)
-        judging = self.judging
-        quality = quality_of(self.data.task, judging, logits_of(model, judging.encoded))
-        size = sum(file.stat().st_size for file in (folder / "model").iterdir())
-        return {"quality": quality, "bytes": size, "note": f"{self.data.task.metric().name} {quality:.2f} on texts held out, {note}"}
-
-    def smooth(self, folder: Path, student: Any) -> dict[str, Any]:
-        """Outliers of the activations moved into the weights."""
-        settings = self.job.recipe.quantize
-        assert settings
-        model = smooth(student, self.texts.calibration(settings.texts).encoded, settings.smooth)
-        return self.keep(folder, model, f"the same function, smoothed ({settings.smooth})")
-
-    def quantize(self, student: Any, taught: dict[str, Any]) -> dict[str, Any]:
-        """Ranges of the activations, learned or calibrated, and the layers that rounding would harm too much."""
-        settings = self.job.recipe.quantize
-        assert settings
-        if "ranges" in taught:
-            return {
-                "ranges": taught["ranges"],
-                "float_layers": [],
-                "note": f"{len(taught['ranges'])} inputs, in the ranges of the training",
-            }
-        calibration, seen, judging = settings.calibration, self.texts.calibration(settings.texts), self.judging
-        apart = judging.take(np.arange(len(judging))[:SENSITIVITY_TEXTS])
-        if calibration == "measured":
-            calibration, ranges = (
-                ("mse", Quantize().observe(student, seen)) if settings.scheme == "dynamic" else best_calibration(student, seen, apart)
-            )
-        else:
-            ranges = Quantize(calibration).observe(student, seen)
-        moved, found = left_float(student, apart, None if settings.scheme == "dynamic" else ranges, settings.divergence)
-        float_layers = sorted(found)
-        note = f"{len(ranges)} inputs calibrated ({calibration}); the answers move by {moved:.4f} nats"
-        left = f"; left in float: {', '.join(float_layers)}" if float_layers else ""
-        return {"ranges": ranges, "float_layers": float_layers, "divergence": moved, "note": note + left}
-
-    def export(self, folder: Path, outcome: Outcome, forms: Sequence[Form]) -> dict[str, Any]:
-        """Every form's file, the tokenizer, and what the folder says of itself."""
-        size = export_forms(outcome, folder, self.data, forms, self.portable, self.tokenizer_file())
-        return {"bytes": size, "note": f"{size / 1e6:.1f} MB of weights"}
-
-    def tokenizer_file(self) -> Path:
-        """The tokenizer.json, made into partial/ where the folder has none."""
-        return tokenizer_file(self.tokenizer, self.folder.partial / "tokenizer")
-
-    def teacher_tokenizer(self) -> Path:
-        """The teacher's own, likewise."""
-        return tokenizer_file(locate(self.job.model), self.folder.partial / "tokenizer")
-
-    def choose(self, folder: Path, outcome: Outcome, exported: Path, forms: Sequence[Form], known: proof.Known) -> dict[str, Any]:
-        """Hold every form against the model, on texts held out, and choose the one to ship; float32 where no int8 may be."""
-        job, trial, model, judging = self.job, self.trial, outcome.model, self.judging
-        few, quantize, beside = choice.sample(judging, job.seed), job.recipe.quantize, folder / "engine"
-
-        def in_float() -> list[Form]:
-            if not self.int8 or (quantize and quantize.scheme != "any"):
-                return []
-            engines = {form.engine for form in forms}
-            found = [dataclasses.replace(form, packed=outcome.coded is not None) for form in FLOAT_FORMS if form.engine in engines]
-            in_full = dataclasses.replace(outcome, ranges=None, float_layers=frozenset())
-            shutil.copytree(exported, beside, dirs_exist_ok=True)
-            export_forms(in_full, beside, self.data, found, PORTABLE_FLOAT, self.tokenizer_file())
-            return found
-
-        far = choice.parity(trial, model, few, forms)
-        integers = choice.apart(trial, model, few, exported, forms, outcome.ranges, outcome.float_layers) if self.int8 else {}
-        return choice.choose(
-            trial, known, judging, logits_of(model, judging.encoded), self.data.eval.encoded, (exported, beside), forms, far, integers,
-            proof.int8_limit(job.budget), job.budget.confidence, in_float,
-        )  # fmt: skip
-
-    def verify(self, attempt: Attempt, known: proof.Known) -> dict[str, Any]:
-        """Everything that is said of the result, on data that nothing was chosen by."""
-        job, recipe, trial, exported, student = self.job, self.job.recipe, self.trial, attempt.exported, attempt.outcome.model
-        train, own = job.data.train, logits_of(student, self.data.eval.encoded)
-        found = verification.verify(trial, known, self.data.eval, own, exported, attempt.choice, train, job.budget.confidence)
-        form = Form(**found["chosen"])
-        if recipe.by_hand and not (known.exported / form.file).exists():  # float32 stands in for int8: the uncut model in it too
-            export(self.teacher, known.exported, [form.file], segments=trial.segments)
-        pairs = zip(job.tests, self.tests, strict=True)
-        stored: dict[str, Any] | None = None
-        if attempt.outcome.coded is not None or recipe.sparsify:
-            stored = verification.stored(student, attempt.outcome.coded, self.folder.partial)
-            stored |= {"sparsity": sparsity_of(student, recipe.sparsify.embeddings)} if recipe.sparsify else {}
-        return found | {
-            "tests": [verification.on_other_data(trial, known, exported, form, name, old, new, train) for (name, old), (_, new) in pairs],
-            "shapes": verification.shapes(trial, known, self.data.eval.encoded, student, exported, form) if recipe.by_hand else [],
-            "stored": stored,
-        }
-
-    def report(self, attempt: Attempt, verified: dict[str, Any]) -> dict[str, Any]:
-        """Gates and report; write model/ and engine/."""
-        job, outcome = self.job, attempt.outcome
-        if not verified["steady"]:
-            self.tell(f"the machine was busy ({verified['disturbance']}), so no speed-up is claimed: measure again when it is quiet")
-        theirs, own = (int(np.median(data.eval.encoded.lengths)) for data in (job.data, self.data))
-        report = report_of(job, self.data, self.blueprint, outcome.inside(self.blueprint, theirs, own), verified, self.folder.records)
-        deliver(outcome, report, verified, attempt.exported, job.out, self.data, self.tokenizer, self.packs)
-        return report
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Within, PyTorch computes on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def run_on(job: Job) -> dict[str, Any]:
+# -- before anything is done -----------------------------------------------------------------------------------------
+
+
+def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
+    """The job with the recipe that fits the size which is asked; an `InputError` where the model cannot be compressed so."""
+    blueprint, data = checkpoint.blueprint, job.data
+    given = checkpoint.folder / "tokenizer.json"
+    size = given.stat().st_size if given.is_file() else 0
+    job = replace(job, recipe=within(job.recipe, job.budget, blueprint, size, 8 if in_integers(job) else 32))
+    recipe, layers = job.recipe, blueprint.layers
+    checkpoint.check_head(data.task.head, data.task.name)
+    prune, student, distillation = recipe.get(PruneSettings), recipe.get(StudentSettings), recipe.distillation
+    if student:
+        student.student.check_engine(None if job.engine is None else engine_name(job.engine))
+        assert distillation
+        student.student.check(data, distillation, job.material)
+        return job
+    if prune and (to_budget(job) or prune.latency is not None) and len(set(layers)) > 1:
+        raise InputError(f"model: the layers of {job.model} differ; compress the teacher that it came from, or leave out prune")
+    if prune and prune.layers is not None and prune.layers > len(layers):
+        raise InputError(f"layers: {prune.layers} is more than the model has; give 1 to {len(layers)}")
+    if distillation and not job.material.student:
+        distillation.check_fits((prune and prune.layers) or len(layers), blueprint)
+    if prune and prune.hidden and not distillation:
+        tell("`hidden` without training: the residual width is what every layer was trained on, so expect to lose much")
+    return job
+
+
+def in_integers(job: Job) -> bool:
+    """Whether integers are exported: the recipe quantizes, and an engine that is asked for has forms in int8."""
+    quantize = job.recipe.get(QuantizeSettings)
+    if quantize is None or job.engine == "torch":
+        return False
+    return job.engine is None or any(rounding_of(form) != "float" for form in engine_class(job.engine).forms(True))
+
+
+def to_budget(job: Job) -> bool:
+    """Whether it is for the budget to decide what is cut: something is asked, and nothing else does, or a speed or size beside it."""
+    return not job.budget.nothing and (not job.recipe.by_hand or not job.budget.unbounded)
+
+
+def run_on(job: Job) -> Json:
     """What a run that goes on must find as it was: the model's files, the versions, and the processor, whose integers and times are kept."""
     here = machine()
-    return {"inputs": fingerprint(locate(job.model)), "versions": versions(), "processor": [here["cpu"], *here["instructions"]]}
+    return {"inputs": fingerprint(job.model), "versions": versions(), "processor": [here.cpu, *here.instructions]}
 
 
-def _ranges(record: Mapping[str, Any]) -> Ranges:
-    return {name: (low, high) for name, (low, high) in record["ranges"].items()}
+def begun(job: Job, checkpoint: Checkpoint, run: Run, progress: Progress | None) -> tuple[Context, Work]:
+    """What the stages work with, and what they begin with: the teacher, or the student that is given."""
+    data, budget = job.data, job.budget
+    teacher = checkpoint.read(head=data.task.head, labels=data.task.labels)
+    gold = Texts(data, teacher, job.seed).judging.gold
+    context = Context(
+        run, teacher, checkpoint.folder, data, gold, job.recipe.steps, job.material, job.seed, in_integers(job), Undecided(), to_budget(job),
+        engine=None if job.engine is None else engine_name(job.engine), size_bytes=1e6 * budget.size_mb if budget.size_mb else None,
+        progress=progress,
+    )  # fmt: skip
+    selection = Selection.all(checkpoint.blueprint)
+    work = Work(teacher, teacher, data, tuple(job.tests), checkpoint.folder, selection)
+    taught = job.recipe.get(Distillation) or Distillation()
+    return context, replace(work, model=context.teaching(work, taught.how, taught.texts).student())
+
+
+# -- the teacher -----------------------------------------------------------------------------------------------------
+
+
+def baseline(job: Job, context: Context, work: Work, trial: Trial) -> Reference:
+    """The teacher as it is, and what the engines' int8 makes of it. One serves every result."""
+    original = Original(
+        context.folder, context.tokenizer_file(context.folder), context.teacher, job.data.eval, context.judging(work),
+        context.calibration(work, BASELINE_TEXTS),
+    )  # fmt: skip
+    forms = teacher_forms(job)
+    kept, place = context.run.step("baseline", lambda folder: to_json(measure_baseline(trial, original, forms, folder)))
+    return Reference.of(original, place, from_json(BaselineRecord, kept, str(place)))
+
+
+def teacher_forms(job: Job) -> list[Form]:
+    """The forms of an encoder that a result, or what it is held against, may have."""
+    if job.recipe.get(StudentSettings):
+        return forms_for(None if job.engine == "numpy" else job.engine, int8=False)  # which runs no encoder
+    quantize = job.recipe.get(QuantizeSettings)
+    return forms_for(job.engine, int8=in_integers(job), rounding=quantize.rounding if quantize and in_integers(job) else None)
+
+
+# -- making ----------------------------------------------------------------------------------------------------------
+
+
+def best_attempt(job: Job, context: Context, work: Work, reference: Reference, trial: Trial) -> Attempt:
+    """The first attempt that keeps the quality on texts held out; where none does, the one that lost least there.
+
+    There is one alone, but where a drop is asked and neither a speed nor a size.
+    """
+    budget = job.budget
+    cuts = job.recipe.get(PruneSettings) is not None and context.to_budget and budget.unbounded
+    depths = DEPTHS if cuts else (None,)
+    stages = job.recipe.stages()
+    shared = list(takewhile(lambda stage: stage.shared, stages))
+    work = carried_out(shared, work, context)
+    attempts: list[Attempt] = []
+    for number, depth in enumerate(depths):
+        here = replace(context, depth=depth, suffix=f"-{number + 1}" if number else "")
+        attempts.append(attempt(job, stages[len(shared) :], work, here, reference, trial))
+        found = attempts[-1].choice
+        if len(depths) == 1 or found.lost(budget.confidence) <= (budget.max_drop or 0.0):
+            return attempts[-1]
+    return min(attempts, key=lambda each: each.choice.lost(budget.confidence))
+
+
+def carried_out(stages: Sequence[Stage[Any]], work: Work, context: Context) -> Work:
+    """The work after these stages."""
+    for stage in stages:
+        work = stage(work, context)
+    return work
+
+
+def attempt(job: Job, stages: Sequence[Stage[Any]], work: Work, context: Context, reference: Reference, trial: Trial) -> Attempt:
+    """Go through the stages, export, and choose the form; float32 where no int8 may be shipped."""
+    work = carried_out(stages, work, context)
+    product = product_of(job, work, context)
+    step, tokenizer = context.run.step, context.tokenizer_file(work.tokenizer)
+
+    def write(folder: Path) -> Json:
+        size = export_engine(product, folder, work.data, tokenizer)
+        return to_json(Note(f"{size / 1e6:.1f} MB of weights", bytes=size))
+
+    _, exported = step(f"export{context.suffix}", write)
+
+    def look(folder: Path) -> Json:
+        judging, beside = context.judging(work), folder / "engine"
+        conformity = conformity_of(product, sample(judging, job.seed), exported, trial.threads)
+        candidate = Candidate(
+            exported, product.forms, judging, product.logits(judging.encoded), work.data.eval.encoded, conformity, beside,
+            lambda: export_in_float(product, exported, beside, work.data, tokenizer),
+        )  # fmt: skip
+        return to_json(choose(trial, reference, candidate, int8_limit(job.budget), job.budget.confidence))
+
+    kept, place = step(f"choose{context.suffix}", look)
+    choice = from_json(Choice, kept, str(place))
+    in_float = product.in_float()
+    if in_float and choice.chosen and rounding_of(choice.chosen) == "float":
+        return Attempt(work, in_float, place / "engine", choice)
+    return Attempt(work, product, exported, choice)
+
+
+def product_of(job: Job, work: Work, context: Context) -> Product:
+    """What the stages have made."""
+    if work.student:
+        return work.student
+    quantize = job.recipe.get(QuantizeSettings)
+    layers = [] if job.material.student else [layer.layer for layer in work.selection.layers]
+    return EncoderProduct(
+        work.model, work.coded, layers, work.ranges if context.int8 else None, work.float_layers, job.engine,
+        quantize.rounding if quantize and context.int8 else None, context.packs, job.data.task.two_texts,
+    )  # fmt: skip
+
+
+# -- proving ---------------------------------------------------------------------------------------------------------
+
+
+def proof(job: Job, context: Context, attempt: Attempt, reference: Reference, trial: Trial) -> Verified:
+    """Everything that is reported of the result, on data that nothing was chosen by."""
+    work, product = attempt.work, attempt.product
+    if attempt.choice.chosen is None:
+        _refuse(job, context, attempt)
+    shipped = Shipped(attempt.exported, attempt.choice, work.data.eval, product.logits(work.data.eval.encoded))
+    train, by_hand = job.data.train, job.recipe.by_hand
+
+    def prove(folder: Path) -> Json:
+        verified = verify(trial, reference, shipped, train, job.budget.confidence)
+        if by_hand and not (reference.exported / shipped.form.file).exists():  # float32 stands in for int8: the uncut model in it too
+            export(context.teacher, reference.exported, [shipped.form], segments=trial.segments)
+        further = [Further(name, before, after) for (name, before), (_, after) in zip(job.tests, work.tests, strict=True)]
+        tests = tuple(on_other_data(trial, reference, shipped, each, train) for each in further)
+        rows = shapes(trial, reference, shipped, product.blueprint) if by_hand and isinstance(product, EncoderProduct) else ()
+        return to_json(replace(verified, tests=tests, shapes=tuple(rows), stored=_stored(job, context, attempt)))
+
+    kept, place = context.run.step("verify", prove)
+    return from_json(Verified, kept, str(place))
+
+
+def _stored(job: Job, context: Context, attempt: Attempt) -> Any:
+    """The weights on disk, where that is what was asked for."""
+    sparsify = job.recipe.get(SparsifySettings)
+    if attempt.work.coded is None and not sparsify:
+        return None
+    model = attempt.work.model
+    sparsity = sparsity_of(model, sparsify.embeddings) if sparsify else None
+    return stored(model, attempt.work.coded, context.run.partial, sparsity)
+
+
+def _refuse(job: Job, context: Context, attempt: Attempt) -> None:
+    """Write the model, and raise: no form of it computes what it does."""
+    attempt.product.write_model(job.out / "model", attempt.work.tokenizer, {})
+    apart = ", ".join(f"{engine} {value:.2g}" for engine, value in attempt.choice.parity.items())
+    raise BudgetError(
+        f"parity: no form computes what the model does (its logits differ by {apart}; allowed is {attempt.choice.parity_limit:g}), so none is"
+        f" shipped; the model is in {job.out / 'model'}: export it with another `engine`"
+    )
+
+
+# -- delivering ------------------------------------------------------------------------------------------------------
+
+
+def delivered(job: Job, context: Context, attempt: Attempt, verified: Verified, tell: Tell) -> Report:
+    """Write model/, engine/ and the report."""
+    work, run = attempt.work, context.run
+    if not verified.steady:
+        tell(f"the machine was busy ({verified.disturbance}), so no speed-up is claimed: measure again when it is quiet")
+    report = report_of(job, work.data, blueprint_of(context.teacher), inside(context, attempt), verified, run.records)
+    deliver(attempt.product, report, verified, attempt.exported, job.out, work.data, work.tokenizer)
+    for folder in sorted((job.out / "steps").glob(f"*-{Distillation.name}/{ALSO}")):
+        with whole_folder(job.out / ALSO) as copy:
+            shutil.copytree(folder, copy, dirs_exist_ok=True)
+    write_json(job.out / "report.json", to_json(report))
+    write_text(job.out / "report.html", page(report))
+    run.finish()
+    return report
+
+
+def inside(context: Context, attempt: Attempt) -> Inside:
+    """What the report tells of the result beside its figures."""
+    product, work = attempt.product, attempt.work
+    if isinstance(product, StudentProduct):
+        return Inside(product.parameters, student=StudentRow(product.student.name, product.head, product.student.transformers))
+    assert isinstance(product, EncoderProduct)
+    own, theirs = context.lengths(work)
+    macs = product.blueprint.macs(own) / max(1, blueprint_of(context.teacher).macs(theirs))
+    layers = sorted(product.float_layers)
+    return Inside(product.parameters, macs, product.blueprint, product.layers, product.ranges is not None, layers)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 import numpy as np
+from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 
 from penjing.maths.rounding import affine, affine_round
@@ -36,7 +37,7 @@ class Histogram:
         self.counts: NDArray[np.int64] = np.zeros(2 << BITS, np.int64)
         self.low, self.high = np.inf, -np.inf
 
-    def add(self, values: NDArray[np.float32]) -> None:
+    def add(self, values: Float[np.ndarray, "..."]) -> None:
         """Count values of any shape; they must be finite."""
         if not values.size:
             return
@@ -61,14 +62,14 @@ class Histogram:
         return float(np.ldexp(1.0, self.exponent))
 
     @property
-    def edges(self) -> NDArray[np.float64]:
-        """(bins + 1,)"""
+    def edges(self) -> Float64[np.ndarray, "_"]:
+        """The edges of the bins (bins + 1,)."""
         edges: NDArray[np.float64] = self.width * (np.arange(len(self.counts) + 1) - (1 << BITS)).astype(np.float64)
         return edges
 
     @property
-    def centres(self) -> NDArray[np.float64]:
-        """(bins,)"""
+    def centres(self) -> Float64[np.ndarray, "_"]:
+        """The centres of the bins (bins,)."""
         return self.edges[:-1] + self.width / 2
 
 

@@ -6,13 +6,14 @@ Shapes: N groups of g values each, clustered by themselves, into tables of k ent
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 ITERATIONS = 30
 """At most so many steps of Lloyd's algorithm."""
 
 
-def cluster(w: Tensor, k: int, seed: int = 0) -> tuple[Tensor, bool]:
+def cluster(w: Float[Tensor, "N g"], k: int, seed: int = 0) -> tuple[Float[Tensor, "N k"], bool]:
     """Tables (N, k) for values (N, g), ascending, and whether they hold every value.
 
     A group of at most k distinct values has these, and +inf after them. Any other has the best of the results of Lloyd's algorithm
@@ -35,7 +36,7 @@ def cluster(w: Tensor, k: int, seed: int = 0) -> tuple[Tensor, bool]:
     return (torch.where(few, _distinct(values, k), table) if few.any() else table), False
 
 
-def assign(w: Tensor, table: Tensor) -> Tensor:
+def assign(w: Float[Tensor, "N g"], table: Float[Tensor, "N k"]) -> UInt8[Tensor, "N g"]:
     """The number (N, g), uint8, of the entry of each group's ascending table (N, k) that is nearest to each value (N, g)."""
     return torch.searchsorted(_boundaries(table), w.contiguous(), right=True, out_int32=True).to(torch.uint8)
 

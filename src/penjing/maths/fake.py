@@ -8,15 +8,16 @@ import math
 from typing import Any, cast, final
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
+def straight_through(x: Float[Tensor, "*shape"], rounded: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The values of `rounded`, with ∂/∂x = 1."""
     return cast(Tensor, _StraightThrough.apply(x, rounded))
 
 
-def symmetric_rows(w: Tensor, bits: int = 8) -> Tensor:
+def symmetric_rows(w: Float[Tensor, "*rows K"], bits: int = 8) -> Float[Tensor, "*rows K"]:
     """S·q of each row, q = round(w/S), S = max|w| / (2^(bits-1) - 1): what `rounding.symmetric` leaves. No gradient."""
     w, levels = w.detach().float(), 2 ** (bits - 1) - 1
     if not w.numel():
@@ -26,12 +27,12 @@ def symmetric_rows(w: Tensor, bits: int = 8) -> Tensor:
     return (w / scale).round_().clamp_(-levels, levels).mul_(scale)
 
 
-def affine(x: Tensor, scale: float, zero: int, bits: int = 8) -> Tensor:
+def affine(x: Float[Tensor, "*shape"], scale: float, zero: int, bits: int = 8) -> Float[Tensor, "*shape"]:
     """S·(q - Z), q = round(x/S) + Z clipped to 0 … 2^bits - 1; ∂/∂x = 1 where nothing is clipped, else 0 (Jacob et al. 2018, section 3)."""
     return cast(Tensor, _Affine.apply(x.float(), scale, -zero, 2**bits - 1 - zero))
 
 
-def affine_texts(x: Tensor, mask: Tensor | None = None, bits: int = 8) -> Tensor:
+def affine_texts(x: Float[Tensor, "B *S W"], mask: Bool[Tensor, "B _"] | None = None, bits: int = 8) -> Float[Tensor, "B *S W"]:
     """S·(q - Z), S and Z from the extremes of each text by itself, as engines round activations as they come; ∂/∂x = 1.
 
     Args:
@@ -47,7 +48,9 @@ def affine_texts(x: Tensor, mask: Tensor | None = None, bits: int = 8) -> Tensor
     return straight_through(x, affine_rounded(r, least, most, bits))
 
 
-def affine_rounded(x: Tensor, low: Tensor, high: Tensor, bits: int = 8) -> Tensor:
+def affine_rounded(
+    x: Float[Tensor, "..."], low: Float[Tensor, "*ends"], high: Float[Tensor, "*ends"], bits: int = 8
+) -> Float[Tensor, "..."]:  # fmt: skip
     """`maths.rounding.affine_round` in torch; low, high: any shape that broadcasts against x. No gradient of its own."""
     low, high, levels = low.clamp(max=0), high.clamp(min=0), 2**bits - 1
     scale = torch.where(high > low, (high - low) / levels, 1.0)
@@ -55,7 +58,7 @@ def affine_rounded(x: Tensor, low: Tensor, high: Tensor, bits: int = 8) -> Tenso
     return scale * ((x / scale).round().add(zero).clamp(0, levels) - zero)
 
 
-def sign(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+def sign(x: Float[Tensor, "*shape"], alpha: Float[Tensor, ""], beta: Float[Tensor, ""]) -> Float[Tensor, "*shape"]:
     """α·sign(x - β), sign(0) = 1, with the gradient of α·clip(u, -1, 1) in x and β, u = (x - β)/α (Qin et al. 2022, section 3.1).
 
     ∂/∂α = sign(u) - u·1{|u| ≤ 1}, as for a learned step (Esser et al. 2020, section 2.1; Liu et al. 2022, BiT, section 3.2); the
@@ -64,18 +67,20 @@ def sign(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     return cast(Tensor, _Sign.apply(x.float(), alpha, beta))
 
 
-def grid_codes(w: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
+def grid_codes(
+    w: Float[Tensor, "*weights"], scale: Float[Tensor, "..."], zero: Float[Tensor, "..."], top: int
+) -> Float[Tensor, "*weights"]:  # fmt: skip
     """q = round(w/S + Z) within 0 … top, as floats: the nearest of the values S·(q - Z). What is given broadcasts."""
     return (w / torch.where(scale > 0, scale, 1.0)).add_(zero).round_().clamp_(0, top)  # zeros alone have a scale of zero
 
 
-def power_codes(w: Tensor, scale: Tensor, m: int) -> Tensor:
+def power_codes(w: Float[Tensor, "*weights"], scale: Float[Tensor, "..."], m: int) -> Float[Tensor, "*weights"]:
     """m + sign(w)·(e + m), as floats: of the values ±S·2^e, e in 1 - m … 0, the nearest in its logarithm; m for zero alone."""
     e = (w.abs() / scale).log2_().round_().clamp_(1 - m, 0)
     return e.add_(m).mul_(w.sign()).add_(m)
 
 
-def tanh_normalised(w: Tensor) -> Tensor:
+def tanh_normalised(w: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """max|w| · tanh(w) / max|tanh(w)|: DoReFa's squashing before rounding (Zhou et al. 2016, equation 9), in the range of w.
 
     Both maxima count as constants.
@@ -84,7 +89,7 @@ def tanh_normalised(w: Tensor) -> Tensor:
     return torch.tanh(w) * (largest / torch.tanh(largest)) if largest > 0 else w
 
 
-def looked_up(table: Tensor, index: Tensor) -> Tensor:
+def looked_up(table: Float[Tensor, "entries"], index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """table[index] for a flat table and int32 index of any shape; ∂/∂table sums over a cluster (Han et al. 2016, section 3.3)."""
     return cast(Tensor, _LookedUp.apply(table, index))
 

@@ -8,16 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from penjing.errors import InputError
 from penjing.maths.clustering import assign
-from penjing.maths.repair import ridged
+from penjing.maths.repair import RIDGE, ridged
 from penjing.maths.stored import Scheme, quantize
 from penjing.model.coded import Coded
 
-RIDGE = 1e-2
-"""Added to the diagonal of H, as a part of its mean, before it is inverted (Frantar et al. 2023, section 3.3)."""
 BLOCK = 128
 """Columns that are worked on together, so that the rest is a product of matrices."""
 SWEEPS = 3
@@ -25,7 +24,7 @@ SWEEPS = 3
 
 
 @torch.no_grad()
-def quantize_with_inputs(w: Tensor, gram: Tensor, scheme: Scheme, seed: int = 0) -> Coded:
+def quantize_with_inputs(w: Float[Tensor, "R K"], gram: Float[Tensor, "_ _"], scheme: Scheme, seed: int = 0) -> Coded:
     """The codes of w (R, K), on the values that `quantize(w, scheme, seed)` may take, with little error on inputs of gram H (K, K).
 
     No row has a larger error (w - q)·H·(w - q)ᵀ than plain rounding gives it. First column after column, each error passed

@@ -10,13 +10,14 @@ for cross-entropy the Fisher information, never negative (Kunstner et al. 2019, 
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 Product = Callable[[Sequence[Tensor]], list[Tensor]]
 """v → H·v, both as tensors of the parameters' shapes."""
 
 
-def product_of(loss: Tensor, w: Sequence[Tensor]) -> Product:
+def product_of(loss: Float[Tensor, ""], w: Sequence[Float[Tensor, "..."]]) -> Product:
     """v → H·v = ∂(gᵀv)/∂w (Pearlmutter 1994, section 2, by a second backward pass) of a loss that depends on w.
 
     The graph is kept, so that many products share it, until the function is dropped. Every operation must have a second
@@ -33,7 +34,9 @@ def product_of(loss: Tensor, w: Sequence[Tensor]) -> Product:
     return product
 
 
-def row_traces(product: Product, w: Sequence[Tensor], probes: int, generator: torch.Generator) -> list[Tensor]:
+def row_traces(
+    product: Product, w: Sequence[Float[Tensor, "..."]], probes: int, generator: torch.Generator
+) -> list[Float[Tensor, "_"]]:  # fmt: skip
     """Estimates of the trace of H over each row (all axes but the first) of each parameter: (rows,) per parameter.
 
     The mean over `probes` of v ⊙ H·v, v of random signs in all parameters at once (Hutchinson 1990; Yao et al. 2020,
@@ -48,7 +51,9 @@ def row_traces(product: Product, w: Sequence[Tensor], probes: int, generator: to
     return [total / probes for total in totals]
 
 
-def top_eigenvalue(product: Callable[[Tensor], Tensor], v: Tensor, iterations: int = 50, tolerance: float = 1e-2) -> float:
+def top_eigenvalue(
+    product: Callable[[Tensor], Tensor], v: Float[Tensor, "..."], iterations: int = 50, tolerance: float = 1e-2
+) -> float:  # fmt: skip
     """The eigenvalue λ of largest magnitude, with its sign, of the block of H where the start `v` is not zero.
 
     Power iteration v ← H·v / ‖H·v‖ (Q-BERT, Shen et al. 2020, section 3.1) with λ = vᵀH·v, until ‖H·v - λ·v‖ ≤ `tolerance`·|λ|:
@@ -66,7 +71,7 @@ def top_eigenvalue(product: Callable[[Tensor], Tensor], v: Tensor, iterations: i
     return value
 
 
-def output_directions(logits: Tensor, generator: torch.Generator) -> Tensor:
+def output_directions(logits: Float[Tensor, "*labelled C"], generator: torch.Generator) -> Float[Tensor, "*labelled C"]:
     """u = A·r with AAᵀ = diag(p) - ppᵀ, A = (I - p·1ᵀ)·diag(√p), and r random signs: E[(Jᵀu)(Jᵀu)ᵀ] is the Gauss-Newton part.
 
     logits (..., C) → the same shape: the gradient of Σ u·z by w is Jᵀu, summed over all that is labelled.
@@ -76,7 +81,7 @@ def output_directions(logits: Tensor, generator: torch.Generator) -> Tensor:
     return signed - p * signed.sum(-1, keepdim=True)
 
 
-def row_squares(K: Tensor, delta: Tensor) -> Tensor:
+def row_squares(K: Float[Tensor, "B S S"], delta: Float[Tensor, "B S R"]) -> Float[Tensor, "B R"]:
     """‖row of ∂L/∂W‖² for each text, (B, rows), from what the layer y = W·x sees: K (B, S, S) = xᵀx of the tokens, δ = ∂L/∂y (B, S, rows).
 
     The gradient of a text is Σ δ·xᵀ over its tokens; it is never made.

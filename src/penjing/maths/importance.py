@@ -5,10 +5,11 @@ W (H, K) the matrix that closes a block, A (K, K) the second moments of its inpu
 """
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 
-def gate_gradients(a: Tensor, g: Tensor, width: int) -> Tensor:
+def gate_gradients(a: Float[Tensor, "B S W"], g: Float[Tensor, "B S W"], width: int) -> Float[Tensor, "B groups"]:
     """∂L/∂m of a gate m on each group of `width` features, for each text: Σ over its tokens and the group of a·g.
 
     a: activations, g: their gradients, both (B, S, groups·width) → (B, groups) (Michel et al. 2019, equation 3).
@@ -17,13 +18,13 @@ def gate_gradients(a: Tensor, g: Tensor, width: int) -> Tensor:
     return product.view(product.shape[0], -1, width).sum(-1)
 
 
-def sensitivity(G: Tensor) -> Tensor:
+def sensitivity(G: Float[Tensor, "N groups"]) -> Float[Tensor, "groups"]:
     """Mean over texts of |∂L/∂m|, divided by its norm over the layer: (N, groups) → (groups,) (Michel et al. 2019, section 4.1)."""
     mean = G.abs().mean(0)
     return mean / mean.norm().clamp_min(1e-12)
 
 
-def fisher(G: Tensor) -> Tensor:
+def fisher(G: Float[Tensor, "N groups"]) -> Float[Tensor, "groups"]:
     """Diagonal of the empirical Fisher information: mean over texts of the squared gate gradients.
 
     (N, groups) → (groups,) (Kwon et al. 2022, equation 8).
@@ -31,13 +32,13 @@ def fisher(G: Tensor) -> Tensor:
     return torch.mean(G.square(), dim=0)
 
 
-def relative_relevance(R: Tensor) -> Tensor:
+def relative_relevance(R: Float[Tensor, "N groups"]) -> Float[Tensor, "groups"]:
     """Each group's part of the relevance of its layer, mean over texts: (N, groups) → (groups,) (Voita et al. 2019, section 4.1)."""
     part = R.abs()
     return torch.mean(part / part.sum(1, keepdim=True).clamp_min(1e-12), dim=0)
 
 
-def eliminate(F: Tensor) -> Tensor:
+def eliminate(F: Float[Tensor, "groups groups"]) -> Float64[Tensor, "groups"]:
     """Cost of each group when groups go one by one, each time the one that adds least to rᵀFr, r the groups that are gone.
 
     F (groups, groups) → (groups,), rising in the order of elimination: the order is the cost's. The block Fisher
@@ -55,7 +56,9 @@ def eliminate(F: Tensor) -> Tensor:
     return _rising(order, costs)
 
 
-def eliminate_by_reconstruction(W: Tensor, A: Tensor, C: Tensor, width: int, chunk: int) -> Tensor:
+def eliminate_by_reconstruction(
+    W: Float[Tensor, "H K"], A: Float[Tensor, "K K"], C: Float[Tensor, "H H"], width: int, chunk: int
+) -> Float64[Tensor, "groups"]:  # fmt: skip
     """Cost of each group of `width` columns when groups go one by one and what is left takes over what it can.
 
     The cost of group S is ½·tr(C·W_S·((A⁻¹)_SS)⁻¹·W_Sᵀ), the error that remains after the best correction of the others,

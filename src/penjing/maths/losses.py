@@ -8,6 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 NEAR = 1e-3
@@ -16,12 +17,12 @@ NEAR = 1e-3
 # -- answers -----------------------------------------------------------------------------------------------------
 
 
-def soft_cross_entropy(z: Tensor, t: Tensor, temperature: float = 1.0) -> Tensor:
+def soft_cross_entropy(z: Float[Tensor, "N C"], t: Float[Tensor, "N C"], temperature: float = 1.0) -> Float[Tensor, ""]:
     """-T²·Σ softmax(t/T) log softmax(z/T) (Hinton et al. 2015, section 2): `soft_kl` and the teacher's own entropy."""
     return temperature**2 * F.cross_entropy(z / temperature, F.softmax(t / temperature, dim=-1))
 
 
-def soft_kl(z: Tensor, t: Tensor, temperature: float = 1.0) -> Tensor:
+def soft_kl(z: Float[Tensor, "N C"], t: Float[Tensor, "N C"], temperature: float = 1.0) -> Float[Tensor, ""]:
     """T²·KL(softmax(t/T) ‖ softmax(z/T)), mean over rows; z, t (N, C) (Hinton et al. 2015, section 2).
 
     T² keeps the gradient's scale whatever the temperature.
@@ -30,12 +31,12 @@ def soft_kl(z: Tensor, t: Tensor, temperature: float = 1.0) -> Tensor:
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def logits_mse(z: Tensor, t: Tensor) -> Tensor:
+def logits_mse(z: Float[Tensor, "N C"], t: Float[Tensor, "N C"]) -> Float[Tensor, ""]:
     """‖z - t‖² (Tang et al. 2019, section 3.2)."""
     return (z - t).square().sum(-1).mean()
 
 
-def soft_kl_entropy(z: Tensor, t: Tensor, temperature: float = 1.0, alpha: float = 0.1) -> Tensor:
+def soft_kl_entropy(z: Float[Tensor, "N C"], t: Float[Tensor, "N C"], temperature: float = 1.0, alpha: float = 0.1) -> Float[Tensor, ""]:
     """T²·(KL(teacher ‖ student) + α·H(student)), both at temperature T: with α > 0 the student is pushed to be surer than its teacher."""
     log_p = F.log_softmax(z / temperature, dim=-1)
     entropy = -(log_p.exp() * log_p).sum(-1).mean()
@@ -45,7 +46,7 @@ def soft_kl_entropy(z: Tensor, t: Tensor, temperature: float = 1.0, alpha: float
 # -- states ------------------------------------------------------------------------------------------------------
 
 
-def state_mse(h: Tensor, g: Tensor) -> Tensor:
+def state_mse(h: Float[Tensor, "N H"], g: Float[Tensor, "N H"]) -> Float[Tensor, ""]:
     """‖h - g‖² / ‖g‖², each summed over all tokens: hidden states h of the student, g of the teacher, both (N, H).
 
     The division makes layers of different scale weigh alike (Romero et al. 2015, equation 3, normalised).
@@ -53,17 +54,17 @@ def state_mse(h: Tensor, g: Tensor) -> Tensor:
     return (h - g).square().sum() / g.square().sum().clamp_min(1e-12)
 
 
-def mse(h: Tensor, g: Tensor) -> Tensor:
+def mse(h: Float[Tensor, "N H"], g: Float[Tensor, "N H"]) -> Float[Tensor, ""]:
     """(h - g)², mean over tokens and units (Jiao et al. 2020, equations 8 and 9; Kurtic et al. 2023, appendix: per token, no map)."""
     return F.mse_loss(h, g)
 
 
-def cosine(h: Tensor, g: Tensor) -> Tensor:
+def cosine(h: Float[Tensor, "N H"], g: Float[Tensor, "N H"]) -> Float[Tensor, ""]:
     """1 - cos(h, g) (Sanh et al. 2019, section 2: L_cos)."""
     return 1 - F.cosine_similarity(h, g, dim=-1).mean()
 
 
-def patient(h: Tensor, g: Tensor) -> Tensor:
+def patient(h: Float[Tensor, "N H"], g: Float[Tensor, "N H"]) -> Float[Tensor, ""]:
     """‖h/‖h‖ - g/‖g‖‖²/H of the first tokens' states (Sun et al. 2019, equation 7: patient knowledge distillation).
 
     The equation sums over the units, and the paper's weights of 10 … 1000 are for their mean, as the authors' program has it.
@@ -74,21 +75,25 @@ def patient(h: Tensor, g: Tensor) -> Tensor:
 # -- attention ---------------------------------------------------------------------------------------------------
 
 
-def scores(q: Tensor, k: Tensor, heads: int) -> Tensor:
+def scores(q: Float[Tensor, "B S W"], k: Float[Tensor, "B S W"], heads: int) -> Float[Tensor, "B heads S S"]:
     """q·kᵀ/√w of each head, before softmax: q, k (B, S, heads·w) → (B, heads, S, S) (Vaswani et al. 2017, equation 1)."""
     batch, length, width = q.shape
     q, k = (x.reshape(batch, length, heads, width // heads).transpose(1, 2) for x in (q, k))
     return q @ k.transpose(2, 3) / math.sqrt(width // heads)
 
 
-def attention_mse(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+def attention_mse(
+    a: Float[Tensor, "B heads S S"], b: Float[Tensor, "B heads S S"], mask: Bool[Tensor, "B S"]
+) -> Float[Tensor, ""]:  # fmt: skip
     """(a - b)², scores (B, heads, S, S) of student and teacher before softmax, mean over heads and pairs of real tokens
     (Jiao et al. 2020, equation 7)."""
     pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(a)
     return (a - b)[pairs].square().mean()
 
 
-def relation_kl(x: Tensor, y: Tensor, mask: Tensor, heads: int) -> Tensor:
+def relation_kl(
+    x: Float[Tensor, "B S W"], y: Float[Tensor, "B S W2"], mask: Bool[Tensor, "B S"], heads: int
+) -> Float[Tensor, ""]:  # fmt: skip
     """KL(R(y) ‖ R(x)), R(x) = softmax(x·xᵀ/√w) of each relation head, mean over heads and real tokens
     (Wang et al. 2021, MiniLMv2, section 3.1).
 
@@ -105,7 +110,7 @@ def relation_kl(x: Tensor, y: Tensor, mask: Tensor, heads: int) -> Tensor:
 # -- relations ---------------------------------------------------------------------------------------------------
 
 
-def rkd_distance(h: Tensor, g: Tensor) -> Tensor:
+def rkd_distance(h: Float[Tensor, "B H"], g: Float[Tensor, "B H2"]) -> Float[Tensor, ""]:
     """Huber loss of the distances between texts, each divided by their mean (Park et al. 2019, section 3.2.1); h (B, H), g (B, H')."""
     if len(h) < 2:
         return h.sum() * 0
@@ -117,7 +122,7 @@ def _distances(x: Tensor) -> Tensor:
     return between / between.mean().clamp_min(1e-12)
 
 
-def rkd_angle(h: Tensor, g: Tensor) -> Tensor:
+def rkd_angle(h: Float[Tensor, "B H"], g: Float[Tensor, "B H2"]) -> Float[Tensor, ""]:
     """Huber loss of the cosines of the angles that triples of distinct texts form (Park et al. 2019, section 3.2.2, equation 6).
 
     h (B, H), g (B, H'). The mean over distinct triples does not depend on how many texts there are; over all B³, as the authors'
@@ -136,13 +141,16 @@ def _angles(x: Tensor) -> Tensor:
     return sides @ sides.transpose(1, 2)
 
 
-def flow(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+def flow(x: Float[Tensor, "B S H"], y: Float[Tensor, "B S H"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B H H"]:
     """Σ x yᵀ over the tokens of a text, divided by their number: states (B, S, H) of two layers → (B, H, H) (Yim et al. 2017, equation 1)."""
     inside = mask[..., None]
     return (x * inside).transpose(1, 2) @ (y * inside) / mask.sum(1)[:, None, None]
 
 
-def fsp(h: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+def fsp(
+    h: tuple[Float[Tensor, "B S H"], Float[Tensor, "B S H"]], g: tuple[Float[Tensor, "B S H"], Float[Tensor, "B S H"]],
+    mask: Bool[Tensor, "B S"],
+) -> Float[Tensor, ""]:  # fmt: skip
     """(flow(h) - flow(g))²: how the states of one layer become those of another (Yim et al. 2017, FSP matrices).
 
     The mean over the entries, so that a weight means the same at every width; the sum of their equation 2 is H·H' times that.
@@ -150,7 +158,7 @@ def fsp(h: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor], mask: Tensor) -> Ten
     return F.mse_loss(flow(*h, mask), flow(*g, mask))
 
 
-def nst(h: Tensor, g: Tensor, mask: Tensor) -> Tensor:
+def nst(h: Float[Tensor, "B S H"], g: Float[Tensor, "B S H2"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, ""]:
     """Squared maximum mean discrepancy of the units' activations over a text, kernel (x·y)² (Huang & Wang 2017, section 3).
 
     A unit is a sample: its activation on each token of the text, of length one; h (B, S, H), g (B, S, H').

@@ -8,13 +8,16 @@ rows of no weight are taken along too, each to the nearest point that the others
 """
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 ROWS = 1 << 14
 """Rows that are summed at once in double precision: the copy stays small where the vocabulary is large."""
 
 
-def low_rank(W: Tensor, importance: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def low_rank(
+    W: Float[Tensor, "V E"], importance: Float[Tensor, "V"], rank: int
+) -> tuple[Float[Tensor, "V r"], Float[Tensor, "r E"]]:  # fmt: skip
     """A (V, r) and B (r, E) with A·B = W·Q·Qᵀ; at r = E that is W.
 
     A = W·Q·S⁻¹ and B = S·Qᵀ, with S diagonal such that every column of A has the root mean square of W's entries. So no column
@@ -27,7 +30,7 @@ def low_rank(W: Tensor, importance: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return A / S, S[:, None] * Q.T
 
 
-def principal_directions(W: Tensor, importance: Tensor, rank: int) -> Tensor:
+def principal_directions(W: Float[Tensor, "V E"], importance: Float[Tensor, "V"], rank: int) -> Float64[Tensor, "E r"]:
     """Q (E, r), orthonormal, in double precision: the eigenvectors of Wᵀ·D²·W of the r largest eigenvalues, the largest first."""
     parts = zip(W.split(ROWS), importance.split(ROWS), strict=True)
     M = sum(((w.double() * λ.double()[:, None]).T @ w.double() for w, λ in parts), W.new_zeros(W.shape[1], W.shape[1]).double())

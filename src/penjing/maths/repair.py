@@ -5,13 +5,14 @@ A = Σ a·aᵀ (K, K), B = Σ R·aᵀ (H, K). The error is Σ ‖R - D·a‖² f
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 RIDGE = 1e-2
-"""Added to the diagonal of second moments, as a part of its mean."""
+"""Added to the diagonal of second moments, as a part of its mean, before they are inverted (as Frantar et al. 2023, section 3.3)."""
 
 
-def best_update(A: Tensor, B: Tensor, ridge: float) -> Tensor:
+def best_update(A: Float[Tensor, "K K"], B: Float[Tensor, "H K"], ridge: float) -> Float[Tensor, "H K"]:
     """D that minimises Σ ‖R - D·a‖² + λ·‖D‖², λ = `ridge`·mean diagonal of A: the error is never above that of D = 0.
 
     With what is cut gone from a, and R what it gave, W + D is the optimal-brain-surgeon update (Kurtić et al. 2023,
@@ -20,7 +21,9 @@ def best_update(A: Tensor, B: Tensor, ridge: float) -> Tensor:
     return torch.linalg.solve(ridged(A, ridge), B.T).T
 
 
-def best_scales(W: Tensor, A: Tensor, B: Tensor, width: int, ridge: float) -> Tensor:
+def best_scales(
+    W: Float[Tensor, "H K"], A: Float[Tensor, "K K"], B: Float[Tensor, "H K"], width: int, ridge: float
+) -> Float[Tensor, "groups"]:  # fmt: skip
     """Scales (K / width,) of the groups of `width` inputs, W·diag(scales): the same least squares with one number per group.
 
     The mask tuning of Kwon et al. 2022, section 4.3.
@@ -34,6 +37,6 @@ def best_scales(W: Tensor, A: Tensor, B: Tensor, width: int, ridge: float) -> Te
     return 1 + torch.linalg.solve(ridged(M, ridge), c)
 
 
-def ridged(A: Tensor, ridge: float) -> Tensor:
+def ridged(A: Float[Tensor, "K K"], ridge: float) -> Float[Tensor, "K K"]:
     """A + λ·I, λ = `ridge`·mean diagonal of A: positive definite, with a ridge, even where A is zero."""
     return A + (ridge * A.diagonal().mean().clamp_min(1e-12)) * torch.eye(len(A), dtype=A.dtype)

@@ -1,9 +1,12 @@
 """How far scores can be believed: calibration of probabilities against what was right."""
 
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from penjing.files.whole import Json
 
 Floats = NDArray[np.float64]
 
@@ -24,24 +27,40 @@ def brier(probabilities: Floats, targets: NDArray[np.int64]) -> float:
     return float(((probabilities - np.eye(probabilities.shape[1])[targets]) ** 2).sum(1).mean())
 
 
-def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> list[dict[str, Any]]:
-    """The bins of equal width that hold examples: their edges, how many, mean confidence, and the share that is right.
+@final
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """A bin of a reliability diagram: its edges, how many examples it holds, their mean confidence, and the share that is right."""
+
+    low: float
+    high: float
+    examples: int
+    confidence: float
+    accuracy: float
+
+    def to_json(self) -> Json:
+        """The fields as a JSON object."""
+        return asdict(self)
+
+
+def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> list[ReliabilityBin]:
+    """The bins of equal width that hold examples.
 
     confidence: (N,), in 0 … 1; an edge belongs to the bin below it (Guo et al. 2017, section 2).
     """
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     rows = [(i, place == i) for i in range(bins)]
     return [
-        {"low": i / bins, "high": (i + 1) / bins, "examples": int(of.sum()),
-         "confidence": float(confidence[of].mean()), "accuracy": float(right[of].mean())}
-        for i, of in rows if of.any()
-    ]  # fmt: skip
+        ReliabilityBin(i / bins, (i + 1) / bins, int(of.sum()), float(confidence[of].mean()), float(right[of].mean()))
+        for i, of in rows
+        if of.any()
+    ]
 
 
 def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> float:
     """Mean distance of confidence from accuracy over the bins, weighted by their examples (Guo et al. 2017, equation 3): 0 … 1."""
     rows = reliability(confidence, right, bins)
-    return sum(row["examples"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(confidence)
+    return sum(row.examples * abs(row.confidence - row.accuracy) for row in rows) / len(confidence)
 
 
 WARMEST = 100.0

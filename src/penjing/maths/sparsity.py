@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 SCOPES = ("global", "layer", "row")
@@ -41,7 +42,7 @@ def cosine_decay(step: float, last: float, initial: float) -> float:
     return initial / 2 * (1 + math.cos(math.pi * step / last)) if step < last else 0.0
 
 
-def keep_mask(scores: Sequence[Tensor], sparsity: float, scope: str) -> list[Tensor]:
+def keep_mask(scores: Sequence[Float[Tensor, "_ _"]], sparsity: float, scope: str) -> list[Bool[Tensor, "_ _"]]:
     """Which entries of each matrix are kept: all but the round(sparsity·n) lowest of the n in each scope (see `SCOPES`).
 
     scores: (rows, columns), no NaN → masks of the same shapes, True where kept. Of equal scores the first are kept, in row-major

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from penjing.errors import InputError
@@ -74,7 +75,7 @@ class Scheme:
 
 
 @torch.no_grad()
-def quantize(w: Tensor, scheme: Scheme, seed: int = 0) -> Coded:
+def quantize(w: Float[Tensor, "..."], scheme: Scheme, seed: int = 0) -> Coded:
     """The codes of a tensor of any shape, taken as float32. A weight that is not finite is an `InputError`.
 
     seed: draws one of the starts of k-means; nothing else is drawn.
@@ -255,7 +256,9 @@ def _filled(table: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def split_ternary(w: Tensor, ternary: Tensor, group: int = 0) -> tuple[Tensor, Tensor]:
+def split_ternary(
+    w: Float[Tensor, "*shape"], ternary: Float[Tensor, "*shape"], group: int = 0
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:  # fmt: skip
     """Two latent tensors with the sum `w`, whose binary values have the sum `ternary` (Bai et al. 2021, section 3.2).
 
     w₁ = a·w and w₂ = (1 - a)·w where the ternary value is not zero; else b + w and -b where w > 0, and b and -b + w where not.

@@ -1,94 +1,28 @@
-"""Hugging Face ↔ ours: read any supported checkpoint, write one that Hugging Face loads.
+"""An opened checkpoint: what its configuration and the names of its weights say, each read once, and the model that it holds.
 
-Reading gives our encoder with the checkpoint's weights, in float32. Writing gives a plain Hugging Face checkpoint
-where the blueprint is uniform, and else our own, with modeling_penjing.py beside it.
+A folder of Hugging Face's or of our own format gives our encoder with the checkpoint's weights, in float32.
 """
 
-import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from penjing.blueprint import Blueprint, Head, Layer
+from penjing.blueprint import HEADS, Blueprint, Head, head_named
 from penjing.errors import InputError, reason_of
-from penjing.files.whole import whole_folder
-from penjing.model.coded import Coded
-from penjing.model.configuration import SUFFIXES, Configuration, first_position, numbered, outputs_of, read_configuration, translate
-from penjing.model.families import FAMILIES, Family
-from penjing.model.modeling_penjing import (
-    PenjingConfig,
-    PenjingForMaskedLM,
-    PenjingForQuestionAnswering,
-    PenjingForSequenceClassification,
-    PenjingForTokenClassification,
-    PenjingModel,
-    PenjingPreTrainedModel,
-)
-from penjing.model.packing import PACKED, save_packed
-from penjing.model.tokenizing import copy_tokenizer
+from penjing.model.building import build
+from penjing.model.configuration import Configuration, first_position, numbered, read_configuration, translate
+from penjing.model.families import Family
+from penjing.model.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
 from penjing.model.weights import Shapes, load_weights, refuse_adapter, shapes_of
 
-MODEL_CLASSES: dict[Head, type[PenjingPreTrainedModel]] = {
-    "none": PenjingModel,
-    "sequence": PenjingForSequenceClassification,
-    "token": PenjingForTokenClassification,
-    "question": PenjingForQuestionAnswering,
-    "masked": PenjingForMaskedLM,
-}
 POSITION = "encoder.embeddings.position.weight"
-
-
-# -- blueprint ↔ configuration -----------------------------------------------------------------------------------
-
-
-def blueprint_of(model: PenjingPreTrainedModel) -> Blueprint:
-    """The blueprint of a model of ours."""
-    head = next(head for head, kind in MODEL_CLASSES.items() if isinstance(model, kind))
-    config = model.config
-    return Blueprint(
-        vocabulary=config.vocab_size,
-        positions=config.max_position_embeddings,
-        token_types=config.type_vocab_size,
-        embedding=config.embedding_size,
-        hidden=config.hidden_size,
-        head_width=config.head_width,
-        layers=tuple(Layer(heads, neurons) for heads, neurons in config.layers),
-        head=head,
-        outputs=outputs_of(head, config.num_labels or 0),
-        pooled=config.pooled_size,
-        rank=config.embedding_rank,
-    )
-
-
-def build(blueprint: Blueprint, like: PenjingConfig | None = None, **changes: Any) -> PenjingPreTrainedModel:
-    """A model of this blueprint with fresh weights; everything that is no size is taken from `like`."""
-    fields = (like or PenjingConfig()).to_dict()
-    for name in ("architectures", "auto_map", "num_hidden_layers", "transformers_version"):
-        fields.pop(name, None)
-    fields |= {
-        "vocab_size": blueprint.vocabulary,
-        "max_position_embeddings": blueprint.positions,
-        "type_vocab_size": blueprint.token_types,
-        "embedding_size": blueprint.embedding,
-        "hidden_size": blueprint.hidden,
-        "head_width": blueprint.head_width,
-        "layers": [[layer.heads, layer.neurons] for layer in blueprint.layers],
-        "pooled_size": blueprint.pooled,
-        "embedding_rank": blueprint.rank,
-    }
-    if blueprint.outputs and blueprint.outputs != len(fields.get("id2label") or {}):
-        fields.pop("id2label", None)
-        fields.pop("label2id", None)
-        fields["num_labels"] = blueprint.outputs
-    return MODEL_CLASSES[blueprint.head](PenjingConfig(**(fields | changes))).eval()
-
-
-# -- read --------------------------------------------------------------------------------------------------------
+_DOES = {"text": "labels texts", "token": "labels words", "span": "answers questions", "word": "is a language model"}
+"""What a model with a head does, by what the head answers."""
 
 
 def locate(model: str | Path, pickle: bool = False) -> Path:
@@ -114,11 +48,10 @@ def locate(model: str | Path, pickle: bool = False) -> Path:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What a checkpoint is, by its configuration and the names and shapes of its weights, which fit one another.
+class Matched:
+    """A configuration and the weights beside it, which fit one another.
 
-    `stored`: our name of each parameter → the name in the files, and `unused` the names that no head of ours reads. `labels`: of the
-    outputs, LABEL_0, LABEL_1, … where it names none.
+    `stored`: our name of each parameter → the name in the files, and `unused` the names that no head of ours reads.
     """
 
     configuration: Configuration
@@ -127,27 +60,189 @@ class Opened:
     stored: Mapping[str, str]
     unused: Sequence[str]
 
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with a model, opened: its config.json is read, and the names and shapes of its weights once they are asked for.
+
+    pickle: whether weights may be read from a `pytorch_model.bin`.
+    """
+
+    configuration: Configuration
+    pickle: bool = False
+
     @property
     def folder(self) -> Path:
         """Where it is."""
         return self.configuration.folder
 
     @property
+    def family(self) -> Family | None:
+        """The model family; None in our own format."""
+        return self.configuration.family
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is in our own format, rather than plain Hugging Face."""
+        return self.family is None
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Name → shape of every weight in the files."""
+        return shapes_of(self.folder, self.pickle)
+
+    @cached_property
+    def head(self) -> Head:
+        """The head that it carries: of the class that it names, or else of its weights' names."""
+        return _head_of(self.configuration, lambda: self.shapes)
+
+    @cached_property
+    def _translated(self) -> tuple[PenjingConfig, Blueprint]:
+        return translate(self.configuration, self.head, None)
+
+    @property
+    def config(self) -> PenjingConfig:
+        """Its configuration as ours."""
+        return self._translated[0]
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Its sizes, from the configuration (and the names of its weights, where it names no class)."""
+        return self._translated[1]
+
+    @cached_property
+    def _encoder(self) -> tuple[PenjingConfig, Blueprint]:
+        return translate(self.configuration, HEADS["none"], None)
+
+    @property
+    def encoder(self) -> Blueprint:
+        """Its sizes without its head, from the configuration alone."""
+        return self._encoder[1]
+
+    @property
+    def positions(self) -> int:
+        """Tokens of a text at most."""
+        return self.encoder.positions
+
+    @property
+    def unplaced(self) -> int | None:
+        """The token that takes no position; None: all do."""
+        return self._encoder[0].pad_token_id if self.family and self.family.pads_positions else None
+
+    @property
+    def activation(self) -> str:
+        """The activation of its feed-forward layers."""
+        return self._encoder[0].hidden_act
+
+    @property
+    def label_names(self) -> list[str]:
+        """Its own label names, in order; empty where it has none beside LABEL_0, LABEL_1…"""
+        return self.configuration.named()
+
+    @property
     def labels(self) -> list[str]:
-        """The names of the outputs, in order."""
+        """The names of the outputs, in order; LABEL_0, LABEL_1, … where it names none."""
         return self.configuration.labels() or numbered(self.blueprint.outputs)
 
+    @property
+    def problem_type(self) -> str | None:
+        """What its outputs are: one label of several, several labels, or numbers; None where it does not say."""
+        return self.configuration.problem_type
 
-def opened(model: str | Path, pickle: bool = False) -> Opened:
-    """Look at a checkpoint; an `InputError` where it is not whole, has what would be left out, or asks for what is not followed."""
-    folder = locate(model, pickle)
-    return _opened(read_configuration(folder), shapes_of(folder, pickle))
+    @cached_property
+    def matched(self) -> Matched:
+        """Its weights by our names; an `InputError` where it is not whole, or has what would be left out."""
+        return _matched(self.configuration, self.shapes)
+
+    def check_head(self, head: Head | str, task: str, option: str = "model") -> None:
+        """Refuse a checkpoint that has no trained head for a task which takes one label of several, of each text or word.
+
+        A head of one output (regression) has no second label to choose, and the outputs of a multi-label head do not exclude one another.
+        """
+        if self.head != head_named(head):
+            does = f"{_DOES[self.head.answers]} and " if self.head.answers in _DOES else ""
+            raise InputError(f"{option}: {self.folder} {does}has no trained head for {task}; make one with penjing train")
+        kind, outputs = self.problem_type, self.configuration.label_count()
+        if outputs < 2 or kind not in (None, "single_label_classification"):
+            raise InputError(
+                f"{option}: {self.folder} answers with {outputs} {'output' if outputs == 1 else 'outputs'}{f' ({kind})' if kind else ''}, and"
+                f" {task} takes one label of at least two; give a model that was trained for that, or make one with penjing train"
+            )
+
+    def check_numbers(self) -> None:
+        """Refuse a checkpoint whose weights are not all numbers, or not those of its own configuration."""
+        _state(self.matched, load_weights(self.folder, self.pickle))
+
+    def read(self, *, head: Head | str | None = None, labels: list[str] | None = None) -> PenjingPreTrainedModel:
+        """The model as our encoder in float32, in eval mode.
+
+        Whatever is read is whole: an `InputError` names the weight that is missing, that would be left out, or that is no number.
+
+        Args:
+            head: the head wanted; None takes the checkpoint's. A head that the checkpoint lacks is new, drawn at random.
+            labels: names of the outputs; None keeps the checkpoint's. Another set than the checkpoint's gives a new head.
+        """
+        configuration, weights = self.configuration, load_weights(self.folder, self.pickle)
+        shapes = {name: tuple(value.shape) for name, value in weights.items()}
+        found = _head_of(configuration, lambda: shapes)
+        wanted = found if head is None else head_named(head)
+        known = _matched(configuration, shapes, without_head=wanted != found)
+        state = _state(known, weights)
+        if wanted == found and labels is None:
+            config, blueprint = known.config, known.blueprint
+        else:
+            config, blueprint = translate(configuration, wanted, labels)
+        same_head = wanted == found and blueprint.outputs == known.blueprint.outputs
+        named = configuration.labels() or numbered(known.blueprint.outputs)
+        if same_head and labels and set(labels) == set(named):
+            order = [named.index(name) for name in labels]
+            state |= {name: state[name][order] for name in _parameters(wanted, of_outputs=True)}
+        elif same_head and labels and configuration.named():
+            same_head = False
+        if not same_head:
+            # What comes before the outputs is kept for new ones, as Hugging Face does; BERT's is its pooler, which every BERT may have.
+            dense = {name: state[name] for name in _parameters(wanted, of_outputs=False)} if wanted == found else {}
+            dense |= _pooler(known, weights) if wanted.pooled and not wanted.own and wanted != found else {}
+            state = {name: value for name, value in state.items() if name.startswith("encoder.")} | dense
+        if wanted.bare:
+            state = {name.removeprefix("encoder."): value for name, value in state.items()}
+        result = build(blueprint, config)
+        result.load_state_dict(state, strict=False)
+        return result
 
 
-def _opened(configuration: Configuration, shapes: Shapes, *, without_head: bool = False) -> Opened:
+def open_checkpoint(model: str | Path | Checkpoint, pickle: bool = False) -> Checkpoint:
+    """A checkpoint by its folder or hub id; an `InputError` where there is none, or its configuration asks for what is not followed.
+
+    One that is open stands for itself.
+    """
+    return model if isinstance(model, Checkpoint) else Checkpoint(read_configuration(locate(model, pickle)), pickle)
+
+
+def read(
+    model: str | Path | Checkpoint, *, head: Head | str | None = None, labels: list[str] | None = None, pickle: bool = False
+) -> PenjingPreTrainedModel:
+    """`Checkpoint.read` of a folder or hub id, of any supported family or of our own format."""
+    return open_checkpoint(model, pickle).read(head=head, labels=labels)
+
+
+def blueprint_at(model: str | Path | Checkpoint) -> Blueprint:
+    """The blueprint of a checkpoint."""
+    return open_checkpoint(model).blueprint
+
+
+def check_head(model: str | Path | Checkpoint, head: Head | str, task: str, option: str = "model") -> None:
+    """`Checkpoint.check_head` of a folder."""
+    open_checkpoint(model).check_head(head, task, option)
+
+
+# -- the weights of a configuration ------------------------------------------------------------------------------
+
+
+def _matched(configuration: Configuration, shapes: Shapes, *, without_head: bool = False) -> Matched:
     """`without_head`: of the encoder alone; the weights of its head may be there or not."""
-    found = _head_of(configuration, shapes)
-    head: Head = "none" if without_head else found
+    found = _head_of(configuration, lambda: shapes)
+    head = HEADS["none"] if without_head else found
     config, blueprint = translate(configuration, head, None)
     if len(blueprint.layers) > len(shapes):  # before anything is built so deep
         raise InputError(f"model: {configuration.folder} has {len(shapes)} weights, and its configuration {len(blueprint.layers)} layers")
@@ -158,7 +253,7 @@ def _opened(configuration: Configuration, shapes: Shapes, *, without_head: bool 
         raise InputError(
             f"model: no model can have the sizes that {configuration.folder / 'config.json'} says ({reason_of(error)})"
         ) from error
-    if head == "none":
+    if head.bare:
         expected = {f"encoder.{name}": shape for name, shape in expected.items()}
     stored, unused = _stored(configuration, blueprint, found, expected, shapes)
     first = first_position(configuration.family, config)
@@ -168,7 +263,7 @@ def _opened(configuration: Configuration, shapes: Shapes, *, without_head: bool 
             shape = (shape[0] + first, *shape[1:])
         if shapes[theirs] != shape:
             raise InputError(f"model: {configuration.folder}: {theirs} has the shape {shapes[theirs]}, and the configuration says {shape}")
-    return Opened(configuration, config, blueprint, stored, unused)
+    return Matched(configuration, config, blueprint, stored, unused)
 
 
 def _stored(
@@ -180,7 +275,7 @@ def _stored(
     """
     folder, family = configuration.folder, configuration.family
     if family is None:
-        names = {name: name if head != "none" else name.removeprefix("encoder.") for name in expected}
+        names = {name: name.removeprefix("encoder.") if head.bare else name for name in expected}
         found = {name: name for name in shapes}
     else:
         prefix = family.weight_prefix if any(name.startswith(family.weight_prefix) for name in shapes) else ""
@@ -227,52 +322,11 @@ def _wrapper(wanted: Collection[str], found: Collection[str]) -> str:
     return next((front for front in sorted(fronts) if 2 * sum(front + each in found for each in wanted) > len(wanted)), "")
 
 
-def read(model: str | Path, *, head: Head | None = None, labels: list[str] | None = None, pickle: bool = False) -> PenjingPreTrainedModel:
-    """Read a checkpoint of any supported family, or one of our own, as our encoder in float32, in eval mode.
-
-    Whatever is read is whole: an `InputError` names the weight that is missing, that would be left out, or that is no number.
-
-    Args:
-        model: folder or hub id.
-        head: the head wanted; None takes the checkpoint's. A head that the checkpoint lacks is new, drawn at random.
-        labels: names of the outputs; None keeps the checkpoint's. Another set than the checkpoint's gives a new head.
-        pickle: read `pytorch_model.bin` where there are no safetensors (with `weights_only`).
-    """
-    folder = locate(model, pickle)
-    configuration = read_configuration(folder)
-    weights = load_weights(folder, pickle)
-    shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    found = _head_of(configuration, shapes)
-    wanted = head or found
-    known = _opened(configuration, shapes, without_head=wanted != found)
-    state = _state(known, weights)
-    if wanted == found and labels is None:
-        config, blueprint = known.config, known.blueprint
-    else:
-        config, blueprint = translate(configuration, wanted, labels)
-    same_head = wanted == found and blueprint.outputs == known.blueprint.outputs
-    if same_head and labels and set(labels) == set(known.labels):
-        order = [known.labels.index(name) for name in labels]
-        state |= {name: state[name][order] for name in ("head.out.weight", "head.out.bias")}
-    elif same_head and labels and configuration.named():
-        same_head = False
-    if not same_head:
-        # The dense layer before the outputs is kept for new ones, as Hugging Face does; BERT's is its pooler, which every BERT may have.
-        dense = {name: value for name, value in state.items() if name.startswith("head.dense.")} if wanted == found == "sequence" else {}
-        dense |= _pooler(known, weights) if wanted == "sequence" != found else {}
-        state = {name: value for name, value in state.items() if name.startswith("encoder.")} | dense
-    if wanted == "none":
-        state = {name.removeprefix("encoder."): value for name, value in state.items()}
-    result = build(blueprint, config)
-    result.load_state_dict(state, strict=False)
-    return result
-
-
-def _state(known: Opened, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _state(known: Matched, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our parameters, of the head that is stored, from the files' weights."""
     state = {ours: weights[theirs] for ours, theirs in known.stored.items()}
     for ours, value in state.items():
-        name = f"model: {known.folder}: {known.stored[ours]}"
+        name = f"model: {known.configuration.folder}: {known.stored[ours]}"
         if not value.is_floating_point() or value.layout != torch.strided or value.is_quantized:
             raise InputError(f"{name} is stored as {value.dtype}; give a model that is not quantized, in float32, float16 or bfloat16")
         if not torch.isfinite(value).all():
@@ -282,26 +336,24 @@ def _state(known: Opened, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state | {POSITION: state[POSITION][first:]}
 
 
-def check_numbers(model: str | Path) -> None:
-    """Refuse a checkpoint whose weights are not all numbers, or not those of its own configuration."""
-    known = opened(model)
-    _state(known, load_weights(known.folder))
-
-
-def _check_tied(known: Opened, weights: Mapping[str, Tensor]) -> None:
+def _check_tied(known: Matched, weights: Mapping[str, Tensor]) -> None:
     """A language model's head takes the word embedding for its outputs: where the file has others, they would be left out."""
     family = known.configuration.family
-    if family is None or known.blueprint.head != "masked":
+    if family is None or known.blueprint.head.answers != "word":
         return
     for name, ours in ((f"{family.decoder}.weight", "encoder.embeddings.word.weight"), (f"{family.decoder}.bias", "head.bias")):
         if name in weights and not torch.equal(weights[name], weights[known.stored[ours]]):
-            raise InputError(f"model: {known.folder}: {name} is another than {known.stored[ours]}, and only a tied one is supported")
+            raise InputError(
+                f"model: {known.configuration.folder}: {name} is another than {known.stored[ours]}, and only a tied one is supported"
+            )
     untied = known.configuration.fields.get("tie_word_embeddings") is False
     if untied and f"{family.decoder}.weight" not in weights:
-        raise InputError(f"model: {known.folder} lacks {family.decoder}.weight, and says tie_word_embeddings false; copy it again")
+        raise InputError(
+            f"model: {known.configuration.folder} lacks {family.decoder}.weight, and says tie_word_embeddings false; copy it again"
+        )
 
 
-def _pooler(known: Opened, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _pooler(known: Matched, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """BERT's pooler, of a checkpoint whose head does not take it; empty where it has none that fits, or another family none at all."""
     family, width = known.configuration.family, known.blueprint.hidden
     if family is None or not family.pools:
@@ -313,149 +365,28 @@ def _pooler(known: Opened, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name is None:
             return {}
         if tuple(weights[name].shape) != shape or not weights[name].isfinite().all():
-            raise InputError(f"model: {known.folder}: {name} is no pooler of finite numbers and the shape {shape}; copy it again")
+            raise InputError(
+                f"model: {known.configuration.folder}: {name} is no pooler of finite numbers and the shape {shape}; copy it again"
+            )
         result[f"head.dense.{part}"] = weights[name]
     return result
 
 
-def is_own(model: str | Path) -> bool:
-    """Whether the checkpoint is in our own format, rather than plain Hugging Face."""
-    return read_configuration(locate(model)).family is None
+def _parameters(head: Head, *, of_outputs: bool) -> list[str]:
+    """The parameters of a head of which each row gives an output, or the others."""
+    return [f"head.{parameter.name}" for parameter in head.parameters if ("outputs" in parameter.axes) == of_outputs]
 
 
-def head_of(model: str | Path) -> Head:
-    """The head that the checkpoint carries: of the class that it names, or else of its weights' names."""
-    return _head_of(read_configuration(locate(model)))
-
-
-def _head_of(configuration: Configuration, shapes: Shapes | None = None) -> Head:
+def _head_of(configuration: Configuration, shapes: Callable[[], Shapes]) -> Head:
+    """The head that the configuration names, or else that the names of the weights are of."""
     if configuration.head is not None:
         return configuration.head
     if configuration.family is None:
         raise InputError(f"model: {configuration.folder / 'config.json'} names no class (architectures); copy it again")
-    names = {_modern(name) for name in (shapes_of(configuration.folder) if shapes is None else shapes)}
-    head = configuration.family.head_of(names)
-    if head == "sequence" and configuration.family.pools and "O" in configuration.labels():
+    head = configuration.family.head_of({_modern(name) for name in shapes()})
+    if head.pooled and configuration.family.pools and "O" in configuration.labels():
         raise InputError(
             f"model: the weights in {configuration.folder} may label texts or words; name its class by architectures in config.json, as"
             f" {configuration.family.class_prefix}ForTokenClassification"
         )
     return head
-
-
-_LABELLED = {"sequence": "labels texts", "token": "labels words", "question": "answers questions", "masked": "is a language model"}
-
-
-def check_head(model: str | Path, head: Head, task: str, option: str = "model") -> None:
-    """Refuse a checkpoint that has no trained head for a task which takes one label of several, of each text or word.
-
-    A head of one output (regression) has no second label to choose, and the outputs of a multi-label head do not exclude one another.
-    """
-    configuration = read_configuration(locate(model))
-    found = _head_of(configuration)
-    if found != head:
-        does = f"{_LABELLED[found]} and " if found in _LABELLED else ""
-        raise InputError(f"{option}: {model} {does}has no trained head for {task}; make one with penjing train")
-    kind, outputs = configuration.problem_type, configuration.label_count()
-    if outputs < 2 or kind not in (None, "single_label_classification"):
-        raise InputError(
-            f"{option}: {model} answers with {outputs} {'output' if outputs == 1 else 'outputs'}{f' ({kind})' if kind else ''}, and {task}"
-            " takes one label of at least two; give a model that was trained for that, or make one with penjing train"
-        )
-
-
-def blueprint_at(model: str | Path) -> Blueprint:
-    """The blueprint of a checkpoint, from its configuration (and the names of its weights, where it names no class)."""
-    configuration = read_configuration(locate(model))
-    return translate(configuration, _head_of(configuration), None)[1]
-
-
-def encoder_at(model: str | Path) -> tuple[Blueprint, int | None]:
-    """The blueprint of a checkpoint without its head, from its configuration alone, and the token that takes no position (None: all do)."""
-    configuration = read_configuration(locate(model))
-    config, blueprint = translate(configuration, "none", None)
-    return blueprint, config.pad_token_id if configuration.family and configuration.family.pads_positions else None
-
-
-def label_names(model: str | Path) -> list[str]:
-    """The checkpoint's own label names, in order; empty where it has none beside LABEL_0, LABEL_1…"""
-    return read_configuration(locate(model)).named()
-
-
-# -- write -------------------------------------------------------------------------------------------------------
-
-
-def write(
-    model: PenjingPreTrainedModel,
-    path: str | Path,
-    *,
-    tokenizer: str | Path | None = None,
-    extra: dict[str, Any] | None = None,
-    packed: bool = False,
-    coded: Mapping[str, Coded] | None = None,
-) -> None:
-    """Write `model` to the folder `path`, whole or not at all, with the tokenizer files of the folder `tokenizer`.
-
-    `extra` are further files: JSON objects, or texts, by name.
-
-    A uniform blueprint is written as a plain Hugging Face checkpoint of the family it came from; any other with
-    modeling_penjing.py, for `trust_remote_code=True`. With `packed` it is always our own, its zeros take a bit each,
-    and the parameters that `coded` names are stored in their codes, in place of the model's values (packed.safetensors).
-    """
-    coded, state = coded or {}, model.state_dict()
-    for name, code in coded.items():
-        if not packed or name not in state or tuple(state[name].shape) != code.shape:
-            raise InputError(f"coded: {name} {list(code.shape)} is no parameter of a packed model; give packed=True and names of its own")
-    blueprint = blueprint_of(model)
-    origin = FAMILIES.get(model.config.origin.get("model_type", ""))
-    with whole_folder(Path(path)) as folder:
-        if packed:
-            model.save_pretrained(folder, state_dict={})  # the configuration and the code alone
-            # numpy has no bfloat16.
-            dense = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in state.items() if name not in coded}
-            save_packed({name: coded[name] if name in coded else dense[name].cpu().numpy() for name in state}, folder / PACKED)
-        elif origin is not None and blueprint.uniform and (origin.factorised or blueprint.embedding == blueprint.hidden):
-            _write_plain(model, blueprint, origin, folder)
-        else:
-            model.save_pretrained(folder)
-        if tokenizer is not None:
-            copy_tokenizer(locate(tokenizer), folder)
-        for name, content in (extra or {}).items():
-            text = content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False)
-            (folder / name).write_text(text, encoding="utf-8")
-
-
-def _write_plain(model: PenjingPreTrainedModel, blueprint: Blueprint, family: Family, folder: Path) -> None:
-    from safetensors.torch import save_file
-    from transformers import AutoConfig
-
-    config, pad = model.config, model.config.pad_token_id or 0
-    first = pad + 1 if family.pads_positions else 0
-    sizes = {
-        "vocabulary": blueprint.vocabulary,
-        "positions": blueprint.positions + first,
-        "token_types": blueprint.token_types,
-        "hidden": blueprint.hidden,
-        "embedding": blueprint.embedding,
-        "layers": len(blueprint.layers),
-        "heads": blueprint.layers[0].heads,
-        "neurons": blueprint.layers[0].neurons,
-    }
-    fields = dict(config.origin) | {family.config[name]: value for name, value in sizes.items() if name in family.config}
-    if not family.factorised:
-        fields.pop("embedding_size", None)
-    if blueprint.outputs:
-        fields |= {"id2label": config.id2label, "label2id": config.label2id, "problem_type": config.problem_type}
-    suffix = next(suffix for suffix, head in SUFFIXES.items() if head == blueprint.head)
-    fields["architectures"] = [family.class_prefix + suffix]
-    AutoConfig.for_model(**fields).save_pretrained(folder)
-
-    state = model.state_dict()
-    names = family.names(blueprint, "" if blueprint.head == "none" else family.weight_prefix)
-    result = {}
-    for ours, theirs in names.items():
-        value = state[ours.removeprefix("encoder.") if blueprint.head == "none" else ours]
-        if first and ours == "encoder.embeddings.position.weight":
-            value = torch.cat([value.new_zeros(first, value.shape[1]), value])
-        result[theirs] = value.contiguous()
-    save_file(result, folder / "model.safetensors", metadata={"format": "pt"})

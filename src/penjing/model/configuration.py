@@ -11,20 +11,14 @@ from typing import Any
 
 from transformers.activations import ACT2FN
 
-from penjing.blueprint import Blueprint, Head, Layer
+from penjing.blueprint import HEADS, Blueprint, Head, head_named
 from penjing.errors import InputError, reason_of
+from penjing.files.whole import Json
 from penjing.model.families import Family, family_of
+from penjing.model.fields import blueprint_of_fields, family_blueprint, functions_of
 from penjing.model.modeling_penjing import PenjingConfig
 from penjing.model.weights import json_object
 
-SUFFIXES: dict[str, Head] = {
-    "ForSequenceClassification": "sequence",
-    "ForTokenClassification": "token",
-    "ForQuestionAnswering": "question",
-    "ForMaskedLM": "masked",
-    "Model": "none",
-}
-"""How the names of transformers' classes end, and the head that they have."""
 PRETRAINING = ("ForPreTraining", "ForNextSentencePrediction")
 """Classes whose encoder is read and whose heads, of pre-training, are left."""
 FOLLOWED: dict[str, Any] = {
@@ -50,7 +44,7 @@ class Configuration:
     """`fields` of `folder`'s config.json; `family` None: our own format; `head` None: it names no class."""
 
     folder: Path
-    fields: dict[str, Any]
+    fields: Json
     family: Family | None
     head: Head | None
 
@@ -136,15 +130,22 @@ def read_configuration(folder: Path) -> Configuration:
         raise InputError(
             f"model: {path} names code of its own (auto_map: {_some(sorted(auto))}), which is never run; give a plain {family.class_prefix}"
         )
-    return Configuration(folder, fields, family, _head_named(fields.get("architectures"), family, path))
+    return Configuration(folder, fields, family, _head_of(fields, family, path))
 
 
-def _head_named(architectures: Any, family: Family | None, path: Path) -> Head | None:
-    """The head of the class that is named; None where none is."""
+def _head_of(fields: Json, family: Family | None, path: Path) -> Head | None:
+    """The head that our own format names, or that of the class that is named; None where none is."""
+    architectures, own = fields.get("architectures"), fields.get("head")
+    if family is None and own is not None:
+        try:
+            return head_named(own)
+        except InputError as error:
+            raise InputError(f"model: {path}: {error}") from error
     if not architectures:
         return None
     prefix = family.class_prefix if family else "Penjing"
-    suffixes = SUFFIXES | (dict.fromkeys(PRETRAINING, SUFFIXES["Model"]) if family else {})
+    suffixes = {head.suffix: head for head in (*(head for head in HEADS.values() if not head.bare), HEADS["none"])}
+    suffixes |= dict.fromkeys(PRETRAINING, HEADS["none"]) if family else {}
     known = {prefix + suffix: head for suffix, head in suffixes.items()}
     named = architectures if isinstance(architectures, list) else [architectures]
     strange = [name for name in named if not isinstance(name, str) or name not in known]
@@ -163,11 +164,6 @@ def _some(names: list[Any]) -> str:
 # -- theirs → ours -----------------------------------------------------------------------------------------------
 
 
-def outputs_of(head: Head, labels: int) -> int:
-    """The outputs of a head, where a head for labels has so many."""
-    return {"sequence": labels, "token": labels, "question": 2}.get(head, 0)
-
-
 def first_position(family: Family | None, config: PenjingConfig) -> int:
     """The rows of the position table in the files that no token reads."""
     return (config.pad_token_id or 0) + 1 if family and family.pads_positions else 0
@@ -178,8 +174,8 @@ def translate(configuration: Configuration, head: Head, labels: list[str] | None
 
     labels: names of the outputs; None takes the configuration's.
     """
-    outputs, said = outputs_of(head, 0), dict[str, Any]()
-    if head in ("sequence", "token"):
+    outputs, said = head.outputs or 0, Json()
+    if head.labelled:
         names = configuration.named() if labels is None else labels
         outputs = configuration.label_count() if labels is None else len(labels)
         said = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
@@ -198,23 +194,19 @@ def translate(configuration: Configuration, head: Head, labels: list[str] | None
     return config, blueprint
 
 
-def _own(configuration: Configuration, head: Head, outputs: int, said: dict[str, Any]) -> tuple[PenjingConfig, Blueprint]:
-    ours = PenjingConfig(**({k: v for k, v in configuration.fields.items() if k not in _NOT_KEPT} | said))
-    blueprint = Blueprint.from_dict({
-        "vocabulary": ours.vocab_size, "positions": ours.max_position_embeddings, "token_types": ours.type_vocab_size,
-        "embedding": ours.embedding_size, "hidden": ours.hidden_size, "head_width": ours.head_width, "layers": ours.layers,
-        "head": head, "outputs": outputs, "pooled": ours.pooled_size, "rank": ours.embedding_rank,
-    })  # fmt: skip
-    return ours, blueprint
+def _own(configuration: Configuration, head: Head, outputs: int, said: Json) -> tuple[PenjingConfig, Blueprint]:
+    kept = {name: value for name, value in configuration.fields.items() if name not in (*_NOT_KEPT, "head")}
+    ours = PenjingConfig(**(kept | said))
+    return ours, blueprint_of_fields(ours, head, outputs)
 
 
-def _from_theirs(configuration: Configuration, head: Head, outputs: int, said: dict[str, Any]) -> tuple[PenjingConfig, Blueprint]:
+def _from_theirs(configuration: Configuration, head: Head, outputs: int, said: Json) -> tuple[PenjingConfig, Blueprint]:
     from transformers import AutoConfig
 
     fields, family = configuration.fields, configuration.family
     assert family is not None
     theirs = AutoConfig.for_model(**(fields | {"id2label": None, "label2id": None}))
-    size: dict[str, Any] = {ours: getattr(theirs, name, None) for ours, name in family.config.items()}
+    size: Json = {ours: getattr(theirs, name, None) for ours, name in family.config.items()}
     _check_sizes(configuration, family, size)
     pad = theirs.pad_token_id
     if type(pad) is not int or not 0 <= pad < size["vocabulary"]:
@@ -223,34 +215,18 @@ def _from_theirs(configuration: Configuration, head: Head, outputs: int, said: d
                 configuration, f"pad_token_id is {pad}, and positions are counted from it; it is one of 0 to {size['vocabulary'] - 1}"
             )
         pad = 0  # padding is masked
-    # The head's own activation: a masked-LM head uses the encoder's, except where the family fixes it.
-    fixed = "gelu" if family.pads_positions or family.factorised else size["activation"]
     ours = PenjingConfig(
-        hidden_act=size["activation"],
-        head_act=fixed if head == "masked" else family.head_activation,
-        layer_norm_eps=size.get("eps", 1e-12),
-        hidden_dropout_prob=size["dropout"],
-        attention_probs_dropout_prob=size["attention_dropout"],
+        **functions_of(size),
+        head_act=family.activation_of(head, size["activation"]),
         initializer_range=theirs.initializer_range,
         pad_token_id=pad,
         origin={k: v for k, v in fields.items() if k not in _NOT_KEPT},
         **said,
     )
-    blueprint = Blueprint(
-        vocabulary=size["vocabulary"],
-        positions=size["positions"] - (pad + 1 if family.pads_positions else 0),
-        token_types=size.get("token_types") or 0,
-        embedding=size["embedding"] if family.factorised else size["hidden"],
-        hidden=size["hidden"],
-        head_width=size["hidden"] // size["heads"],
-        layers=(Layer(size["heads"], size["neurons"]),) * size["layers"],
-        head=head,
-        outputs=outputs,
-    )
-    return ours, blueprint
+    return ours, family_blueprint(size, family, head, outputs, first_position(family, ours))
 
 
-def _check_sizes(configuration: Configuration, family: Family, size: dict[str, Any]) -> None:
+def _check_sizes(configuration: Configuration, family: Family, size: Json) -> None:
     """An `InputError` where no blueprint can have these sizes, by our names."""
     read = [name for name in _SIZES if name in family.config and (name != "embedding" or family.factorised)]
     wrong = next((name for name in read if type(size[name]) is not int), None)

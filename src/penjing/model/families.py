@@ -8,7 +8,7 @@ import re
 from collections.abc import Container
 from dataclasses import dataclass
 
-from penjing.blueprint import Blueprint, Head
+from penjing.blueprint import HEADS, Blueprint, Head
 from penjing.errors import InputError
 
 _BERT_ENCODER = {
@@ -81,13 +81,15 @@ class Family:
     class_prefix: str
     weight_prefix: str
     encoder: dict[str, str]
-    heads: dict[Head, dict[str, str]]
+    heads: dict[str, dict[str, str]]
     config: dict[str, str]
     head_activation: str
     pretraining: str
     """A pattern of the weights that pre-training leaves and no head of ours reads, after `weight_prefix`."""
     decoder: str
     """The module that a masked language model's head ties to the word embedding, for files that hold it twice."""
+    decoder_activation: str | None = None
+    """The activation of a masked language model's head; None: the encoder's."""
     factorised: bool = False
     """Whether the embedding may be narrower than the encoder."""
     pads_positions: bool = False
@@ -98,6 +100,10 @@ class Family:
         """Whether the dense layer of its classifiers is part of the encoder (BERT's pooler), so that one without a head may have it too."""
         return self.heads["sequence"]["head.dense"].startswith(self.weight_prefix)
 
+    def activation_of(self, head: Head, encoder: str) -> str:
+        """The activation of a head, of a model whose feed-forward layers have the activation `encoder`."""
+        return (self.decoder_activation or encoder) if head.answers == "word" else self.head_activation
+
     def unused(self, name: str) -> bool:
         """Whether a weight changes no answer: numbers of positions, a pooler that no head reads, heads of pre-training."""
         buffers = r"(embeddings\.)?(position_ids|token_type_ids)|pooler\.dense\.(weight|bias)"
@@ -105,7 +111,7 @@ class Family:
 
     def of_head(self, name: str, head: Head) -> bool:
         """Whether a weight is one of this head's."""
-        modules = self.heads.get(head, {})
+        modules = self.heads.get(head.name, {})
         return name in modules.values() or name.rpartition(".")[0] in modules.values()
 
     def head_of(self, names: Container[str]) -> Head:
@@ -122,7 +128,7 @@ class Family:
         best = [head for head, modules in whole.items() if not any(modules < others for others in whole.values())]
         if len(best) > 1:
             raise InputError(f"model: its weights are of several heads ({', '.join(best)}); name its class by architectures in config.json")
-        return best[0] if best else "none"
+        return HEADS[best[0] if best else "none"]
 
     def names(self, blueprint: Blueprint, prefix: str) -> dict[str, str]:
         """Our parameter names → theirs, for a model of this blueprint whose encoder is under `prefix`."""
@@ -133,8 +139,8 @@ class Family:
                     modules[f"encoder.{ours.format(i=i)}"] = prefix + theirs.format(i=i)
             elif not _absent(ours, blueprint):
                 modules[f"encoder.{ours}"] = prefix + theirs
-        if blueprint.head != "none":
-            modules |= self.heads[blueprint.head]
+        if not blueprint.head.bare:
+            modules |= self.heads[blueprint.head.name]
         names = {}
         for ours, theirs in modules.items():
             if ours == "head.bias":
@@ -153,7 +159,7 @@ def _absent(module: str, blueprint: Blueprint) -> bool:
 
 
 def _roberta(model_type: str, class_prefix: str) -> Family:
-    heads: dict[Head, dict[str, str]] = {
+    heads: dict[str, dict[str, str]] = {
         "sequence": _ROBERTA_SEQUENCE,
         "token": _TOKEN,
         "question": _QUESTION,
@@ -161,7 +167,7 @@ def _roberta(model_type: str, class_prefix: str) -> Family:
     }
     return Family(
         model_type, class_prefix, "roberta.", _BERT_ENCODER, heads, _BERT_CONFIG, "tanh", r"lm_head\..+", "lm_head.decoder",
-        pads_positions=True,
+        decoder_activation="gelu", pads_positions=True,
     )  # fmt: skip
 
 
@@ -209,6 +215,7 @@ FAMILIES: dict[str, Family] = {
             head_activation="gelu",
             pretraining=r"(discriminator_predictions|generator_predictions|generator_lm_head)\..+",
             decoder="generator_lm_head",
+            decoder_activation="gelu",
             factorised=True,
         ),
         Family(

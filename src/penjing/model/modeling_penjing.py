@@ -127,6 +127,11 @@ class Attention(nn.Module):
         self.output_dropout = nn.Dropout(config.hidden_dropout_prob)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
+    @property
+    def closing(self) -> "Output":
+        """The linear layer that closes the block; its inputs are the heads' contexts side by side."""
+        return self.output
+
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, S, H), mask (B, 1, 1, S) with True where there is a token → (B, S, H)."""
         batch, length, _ = x.shape
@@ -151,6 +156,11 @@ class FeedForward(nn.Module):
         self.down = Output(neurons, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    @property
+    def closing(self) -> "Output":
+        """The linear layer that closes the block; its inputs are the neurons' activations."""
+        return self.down
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, H) → (B, S, H)."""
@@ -200,6 +210,7 @@ def _packed_file(model: Any, arguments: dict[str, Any]) -> str | None:
 class PenjingPreTrainedModel(PreTrainedModel):
     """What the encoder and every head share."""
 
+    config: PenjingConfig
     config_class = PenjingConfig
     base_model_prefix = "encoder"
     _supports_sdpa = True

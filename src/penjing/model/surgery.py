@@ -1,13 +1,13 @@
 """The exact cut: a model of what a selection keeps. No data is needed, and no input is modified."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from penjing.blueprint import Blueprint
+from penjing.blueprint import Blueprint, Head
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_of, build
+from penjing.model.building import blueprint_of, build
 from penjing.model.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
 from penjing.selection import Index, Selection
 
@@ -27,26 +27,24 @@ _AXES: dict[str, tuple[str, ...]] = {
     "feed_forward.down.weight": ("hidden", "neurons"),
     **{f"{part}.bias": ("hidden",) for part in ("attention.output", "attention.norm", "feed_forward.down", "feed_forward.norm")},
     **{f"{part}.norm.weight": ("hidden",) for part in ("attention", "feed_forward")},
-    "head.out.weight": ("", "hidden"),
 }
 """What the axes of each parameter count, by its name within the encoder, the layer, or the model."""
 _RANK_AXES: dict[str, tuple[str, ...]] = {"embeddings.word.weight": ("tokens", ""), "embeddings.word_map.weight": ("embedding", "")}
 """The same where the word table has a rank: no cut changes that."""
-_HEAD_AXES: dict[str, dict[str, tuple[str, ...]]] = {
-    "sequence": {"head.dense.weight": ("", "hidden"), "head.out.weight": ("", "")},
-    "masked": {
-        "head.dense.weight": ("embedding", "hidden"),
-        **dict.fromkeys(("head.dense.bias", "head.norm.weight", "head.norm.bias"), ("embedding",)),
-        "head.bias": ("tokens",),
-    },
-}
+_HEAD_AXES = {"hidden": "hidden", "embedding": "embedding", "vocabulary": "tokens"}
+"""The sizes of a head's parameters that a cut changes, and what they count."""
+
+
+def _axes_of(head: Head) -> dict[str, tuple[str, ...]]:
+    """What the axes of each parameter of a head count."""
+    return {f"head.{parameter.name}": tuple(_HEAD_AXES.get(str(axis), "") for axis in parameter.axes) for parameter in head.parameters}
 
 
 def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selection) -> dict[str, Tensor]:
     """The state dict of what is kept (names as in modeling_penjing.py, with or without `encoder.` in front)."""
-    prefix = "" if blueprint.head == "none" else "encoder."
+    prefix = "" if blueprint.head.bare else "encoder."
     places = {kept.layer: (new, kept) for new, kept in enumerate(selection.layers)}
-    axes = _AXES | (_RANK_AXES if blueprint.rank else {}) | _HEAD_AXES.get(blueprint.head, {})
+    axes = _AXES | (_RANK_AXES if blueprint.rank else {}) | _axes_of(blueprint.head)
     shared = blueprint.embedding == blueprint.hidden
     result = {}
     for name, value in state.items():
@@ -82,7 +80,7 @@ def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTraine
     Where tokens go, the padding must stay. The tokens that the configuration names get their new numbers there; one that is
     gone is None.
     """
-    blueprint, config = blueprint_of(model), cast(PenjingConfig, model.config)
+    blueprint, config = blueprint_of(model), model.config
     plan = selection.plan(blueprint)
     result = build(plan, config, **_renumbered(config, selection.tokens))
     result.load_state_dict(slice_state(model.state_dict(), blueprint, selection), strict=True)

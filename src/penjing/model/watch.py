@@ -1,18 +1,25 @@
-"""Listening to parts of an encoder while it runs.
+"""The modules of a model by name, and listening to them while it runs.
 
-Parts by name: `states-0` the embeddings, `states-i` what layer i gives (B, S, H), `first-i` the first token's of it (B, H); `queries-i`,
-`keys-i`, `values-i` those of layer i, its heads side by side (B, S, heads·width). Layers count from 1.
+Parts of an encoder by name: `states-0` the embeddings, `states-i` what layer i gives (B, S, H), `first-i` the first token's of it (B, H);
+`queries-i`, `keys-i`, `values-i` those of layer i, its heads side by side (B, S, heads·width). Layers count from 1.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from penjing.errors import InputError
-from penjing.model.modeling_penjing import PenjingModel
+from penjing.model.modeling_penjing import Layer, Output, PenjingModel
+
+Key = TypeVar("Key")
+BlockKey = tuple[int, Literal["heads", "neurons"]]
+"""A block of the encoder: the number of its layer, and what it has groups of."""
 
 STATES, FIRST = "states", "first"
 PROJECTIONS = {"queries": "query", "keys": "key", "values": "value"}
@@ -23,58 +30,143 @@ def encoder_of(model: nn.Module) -> PenjingModel:
     return next(module for module in model.modules() if isinstance(module, PenjingModel))
 
 
-def width_of(encoder: PenjingModel, part: str) -> int:
-    """Numbers of one token (or text) in a part."""
-    kind, layer = split(part)
-    if kind not in PROJECTIONS:
-        return int(encoder.config.hidden_size)
-    return int(encoder.config.layers[layer - 1][0] * encoder.config.head_width)
+def layers_of(model: nn.Module) -> Sequence[Layer]:
+    """The layers of the encoder of a model, in order."""
+    return cast("Sequence[Layer]", encoder_of(model).layers)
 
 
-def split(part: str) -> tuple[str, int]:
-    """A part's kind, and its layer."""
-    kind, layer = part.rsplit("-", 1)
-    return kind, int(layer)
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that read anything, by name without `encoder.`, in the order in which they are declared."""
+    return {
+        name.removeprefix("encoder."): module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.in_features
+    }
+
+
+def matrices_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter with two axes that is not empty, by name: the weights of linear layers, and the embedding tables."""
+    return {name: weight for name, weight in model.named_parameters() if weight.ndim == 2 and weight.numel()}
+
+
+def closing_layers(model: nn.Module) -> dict[BlockKey, Output]:
+    """The linear layer that closes each block: its inputs are the heads' contexts side by side, or the neurons' activations."""
+    closing: dict[BlockKey, Output] = {}
+    for i, layer in enumerate(layers_of(model)):
+        closing[i, "heads"] = layer.attention.output
+        closing[i, "neurons"] = layer.feed_forward.down
+    return closing
+
+
+# -- listening to modules ------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def tapped(model: nn.Module, parts: Collection[str]) -> Iterator[dict[str, Tensor]]:
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Within this context hooks are on their modules; they are put on as `handles` is read, and always removed."""
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield
+
+
+def watching_inputs(modules: Iterable[tuple[Key, nn.Module]], listen: Callable[[Key, Tensor], None]) -> AbstractContextManager[None]:
+    """A context within which `listen` is called with a module's key and its (first) input before the module runs."""
+
+    def before(key: Key, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        listen(key, inputs[0])
+
+    return hooked(module.register_forward_pre_hook(partial(before, key)) for key, module in modules)
+
+
+def watching_outputs(
+    modules: Iterable[tuple[Key, nn.Module]], listen: Callable[[Key, Tensor, Tensor], None]
+) -> AbstractContextManager[None]:  # fmt: skip
+    """A context within which `listen` is called with a module's key, its (first) input and its output when the module has run."""
+
+    def after(key: Key, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        listen(key, inputs[0], output)
+
+    return hooked(module.register_forward_hook(partial(after, key)) for key, module in modules)
+
+
+def replacing_inputs(modules: Iterable[tuple[Key, nn.Module]], change: Callable[[Key, Tensor], Tensor]) -> AbstractContextManager[None]:
+    """A context within which a module reads what `change` makes of its key and its (first) input."""
+
+    def before(key: Key, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return change(key, inputs[0]), *inputs[1:]
+
+    return hooked(module.register_forward_pre_hook(partial(before, key)) for key, module in modules)
+
+
+def replacing_outputs(
+    modules: Iterable[tuple[Key, nn.Module]], change: Callable[[Key, Tensor, Tensor], Tensor]
+) -> AbstractContextManager[None]:  # fmt: skip
+    """A context within which a module gives what `change` makes of its key, its (first) input and its output."""
+
+    def after(key: Key, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return change(key, inputs[0], output)
+
+    return hooked(module.register_forward_hook(partial(after, key)) for key, module in modules)
+
+
+# -- parts of an encoder -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an encoder: its kind (`STATES`, `FIRST`, or one of `PROJECTIONS`) and its layer; as text "states-3", the name of a file."""
+
+    kind: str
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.layer}"
+
+    @property
+    def of_text(self) -> bool:
+        """Whether it has one row for a text, and not one for a token."""
+        return self.kind == FIRST
+
+    def width(self, encoder: PenjingModel) -> int:
+        """Numbers of one token (or text)."""
+        if self.kind not in PROJECTIONS:
+            return int(encoder.config.hidden_size)
+        return int(encoder.config.layers[self.layer - 1][0] * encoder.config.head_width)
+
+    def module(self, encoder: PenjingModel) -> nn.Module:
+        """The module that gives it."""
+        if self.layer == 0:
+            return encoder.embeddings
+        if self.kind not in PROJECTIONS:
+            return encoder.layers[self.layer - 1]
+        if not encoder.config.layers[self.layer - 1][0]:
+            raise InputError(
+                f"distill: layer {self.layer} has no attention heads left, and the loss reads its {self.kind}; leave that loss out"
+            )
+        return encoder.get_submodule(f"layers.{self.layer - 1}.attention.{PROJECTIONS[self.kind]}")
+
+
+@contextmanager
+def tapped(model: nn.Module, parts: Collection[Part]) -> Iterator[dict[Part, Tensor]]:
     """Within this context, whatever `model` computes is in the dictionary that it gives."""
-    caught: dict[str, Tensor] = {}
+    caught: dict[Part, Tensor] = {}
 
-    def listen(part: str) -> Any:
-        kind, layer = split(part)
-        encoder = encoder_of(model)
-        place: nn.Module = encoder.embeddings if layer == 0 else encoder.layers[layer - 1]
-        if kind in PROJECTIONS:
-            if not encoder.config.layers[layer - 1][0]:
-                raise InputError(f"distill: layer {layer} has no attention heads left, and the loss reads its {kind}; leave that loss out")
-            place = getattr(encoder.layers[layer - 1].attention, PROJECTIONS[kind])
+    def keep(part: Part, _: Tensor, output: Tensor) -> None:
+        caught[part] = output[:, 0] if part.of_text else output
 
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            caught[part] = output[:, 0] if kind == FIRST else output
-
-        return place.register_forward_hook(keep)
-
-    hooks = [listen(part) for part in parts]
-    try:
+    with watching_outputs(((part, part.module(encoder_of(model))) for part in parts), keep):
         yield caught
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
 def perturbed(model: nn.Module, noise: float, generator: torch.Generator | None = None) -> Iterator[None]:
     """Within this context, normal noise is added to every word's embedding: `noise` of the table's own standard deviation."""
 
-    def add(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    def add(word: nn.Embedding, _: Tensor, output: Tensor) -> Tensor:
         random = torch.randn(output.shape, generator=generator, dtype=torch.float32).to(output.device)
-        return output + noise * module.weight.detach().std() * random
+        return output + noise * word.weight.detach().std() * random
 
-    hook = encoder_of(model).embeddings.word.register_forward_hook(add) if noise else None
-    try:
+    words = [encoder_of(model).embeddings.word] if noise else []
+    with replacing_outputs(((word, word) for word in words), add):
         yield
-    finally:
-        if hook:
-            hook.remove()

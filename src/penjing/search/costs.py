@@ -10,10 +10,10 @@ import numpy as np
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.clock.measure import Subject
 from penjing.engines.clock.trial import Trial
-from penjing.engines.engine import Form
+from penjing.engines.form import Form
+from penjing.engines.network import Ranges
 from penjing.engines.onnx.export import export
-from penjing.engines.onnx.graph import Ranges
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
 from penjing.selection import LayerSelection, Selection
@@ -103,7 +103,7 @@ def measure_blocks(
         for depth, heads, neurons in shapes:
             layers = (LayerSelection(i, tuple(range(heads)), tuple(range(neurons))) for i in range(count - depth, count))
             place = Path(folder) / f"{depth}-{heads}-{neurons}"
-            export(cut(model, Selection(tuple(layers), tokens=few)), place, [form.file], ranges, segments=trial.segments)
+            export(cut(model, Selection(tuple(layers), tokens=few)), place, [form], ranges, segments=trial.segments)
             subjects.append(Subject(form, place))
         measured = trial.measure(subjects, encoded, texts=TEXTS, throughput_texts=0)
     times = {shape: each.latency_ms for shape, each in zip(shapes, measured, strict=True)}

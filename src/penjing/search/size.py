@@ -7,11 +7,12 @@ from typing import Any
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.maths.stored import Scheme
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.watch import matrices_of
 from penjing.search.bits import allot, table
 from penjing.steps.bits.hessian import eigenvalues, sensitivities, traces
-from penjing.steps.bits.store import MIXED, StoreSettings, matrices, scheme_of
+from penjing.steps.bits.store import MIXED, StoreSettings, scheme_of
 from penjing.tasks.task import Examples, Task
 
 LEAST_BITS = 3
@@ -63,7 +64,7 @@ def mixed(
         data: texts with labels, that the Hessian is estimated on.
         limit_bytes: of the packed weights; None: what `settings.width` of the average weight come to.
     """
-    blueprint, names = blueprint_of(model), matrices(model)
+    blueprint, names = blueprint_of(model), list(matrices_of(model))
     entries = sum(model.get_parameter(name).numel() for name in names)
     room = (
         settings.width * entries / 8

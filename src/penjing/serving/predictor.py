@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from penjing.engines.engine import DESCRIPTION, TOKENIZER, check_files, forms_of, open_engine, read_description
+from penjing.engines.description import DESCRIPTION, Description
+from penjing.engines.form import TOKENIZER
+from penjing.engines.opening import open_engine
 from penjing.errors import InputError
-from penjing.maths.statistics import softmax
-from penjing.tasks.task import Tagging, task_named
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.names import task_named
+from penjing.tasks.task import Answer
 from penjing.text.encoding import open_tokenizer
-
-Answer = dict[str, Any]
 
 
 def engine_folder(folder: Path) -> Path:
@@ -34,18 +34,17 @@ class Predictor:
             threads: that one answer is computed by; None takes two, where there are as many.
         """
         self.folder = engine_folder(Path(folder))
-        about = read_description(self.folder)
-        forms = [form for form in forms_of(about) if engine in (None, form.engine)]
+        about = Description.read(self.folder)
+        forms = about.forms_on(engine)
         if not forms:
-            have = ", ".join(sorted({form.engine for form in forms_of(about)}))
-            raise InputError(f"engine: {self.folder} has no form for {engine!r}; it has {have}")
-        self.form, self.labels, self.max_length = forms[0], list(about["labels"]), about["max_length"]
-        self.temperature = float(about.get("temperature", 1.0))
-        self.task = task_named(about["task"])(self.labels)
+            raise InputError(f"engine: {self.folder} has no form for {engine!r}; it has {', '.join(about.engines)}")
+        self.form, self.labels, self.max_length = forms[0], list(about.labels), about.max_length
+        self.temperature = about.temperature
+        self.task = task_named(about.task)(self.labels)
         if not (self.folder / TOKENIZER).is_file():
             raise InputError(f"engine: {self.folder / TOKENIZER} is missing; export the model again")
-        check_files(self.folder, about, [TOKENIZER])
-        self.tokenizer = open_tokenizer(self.folder / TOKENIZER, "engine")
+        about.check_files(self.folder, [TOKENIZER])
+        self.encoder = Encoder(self.task, open_tokenizer(self.folder / TOKENIZER, "engine"), self.max_length)
         self.engine = open_engine(self.form, self.folder, threads or min(2, os.cpu_count() or 1))
 
     def __call__(self, inputs: Iterable[Any]) -> list[Answer]:
@@ -54,17 +53,13 @@ class Predictor:
         A score is the probability of the answer, softmax(logits / temperature), with the temperature of the folder. Whatever is in a
         text, it is answered; where an input is none of the task's, an `InputError` names it by its place.
         """
-        encoded, first, _ = self.task.encode(self.tokenizer, self.task.asked(inputs), self.max_length)
+        encoded, first_tokens, _ = self.encoder(self.task.asked(inputs))
         logits = self.engine.logits(encoded)
         if not all(np.isfinite(row).all() for row in logits):
             raise InputError(f"engine: the model in {self.folder} answers with what is no number; export it again, or on another engine")
-        answers = self.task.decode(logits, first)
-        if isinstance(self.task, Tagging):
-            return [
-                {"labels": tags, "scores": [self._score(row[t]) if t >= 0 else 0.0 for t in tokens]}
-                for tags, row, tokens in zip(answers, logits, first, strict=True)
-            ]
-        return [{"label": name, "score": self._score(row)} for name, row in zip(answers, logits, strict=True)]
+        return self.task.shown(logits, first_tokens, self.temperature)
 
-    def _score(self, logits: NDArray[np.float32]) -> float:
-        return float(softmax(logits / np.float32(self.temperature)).max())
+
+def load(folder: str | Path, *, engine: str | None = None, threads: int | None = None) -> Predictor:
+    """A callable that answers texts, from a folder that `penjing compress` wrote; it imports no torch."""
+    return Predictor(folder, engine=engine, threads=threads)

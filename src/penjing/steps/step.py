@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 from penjing.blueprint import Blueprint
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.steps.settings import REWRITES, Effects, Trait, effects
 from penjing.tasks.task import Examples
 
 Evidence = TypeVar("Evidence")
@@ -14,10 +15,16 @@ Plan = TypeVar("Plan")
 class Step(ABC, Generic[Evidence, Plan]):
     """observe(model, data) → evidence; plan(blueprint, evidence) → plan (pure); apply(model, plan, evidence) → model.
 
-    A plan is a `Blueprint`, or a `Selection` where it matters which parts are kept. No step modifies its input.
+    A plan is a `Blueprint`, or a `Selection` where it matters which parts are kept. No step modifies its input. A step that anybody defines may
+    stand in a recipe as it is.
     """
 
     name: str
+
+    @property
+    def effects(self) -> Effects:
+        """What the step does to what steps before it made: by default it gives every weight a new value."""
+        return effects(makes=[Trait.CUTS], undoes=list(REWRITES))
 
     @abstractmethod
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Evidence:

@@ -1,7 +1,7 @@
 """Logistic regression on hashed n-grams of tokens: the smallest student."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,32 +10,45 @@ from sklearn.linear_model import LogisticRegression
 
 from penjing.engines.numpy import Learned, ngrams
 from penjing.errors import InputError
-from penjing.students.fitted import Fitted
-from penjing.text.encoded import Encoded
+from penjing.students.arrays import ArrayStudent
+from penjing.students.fitted import FittedArrays
+from penjing.students.fitting import Fitting
+from penjing.text.encoded import Array, Encoded
 
-Array = NDArray[Any]
 NEGLIGIBLE = 1e-3
 """A class of less probability gets no row of its own."""
 ABSENT = -20.0
 """The logit of a class that no text has."""
 
 
+@final
 @dataclass(frozen=True)
-class LogisticSettings:
-    """2^`bits` buckets, n-grams up to `orders`, those of at least `least` texts; `strength` is 1/λ of the penalty λ·‖w‖²/2."""
+class Logistic(ArrayStudent):
+    """Logistic regression on hashed n-grams of tokens.
+
+    2^`bits` buckets, n-grams up to `orders`, those of at least `least` texts; `strength` is 1/λ of the penalty λ·‖w‖²/2.
+    """
+
+    name: ClassVar[str] = "logistic"
+    paper: ClassVar[str] = "hashed features: Weinberger et al. 2009"
+    when: ClassVar[str] = "the smallest file, or no neural network at all"
 
     bits: int = 18
     orders: int = 3
     least: int = 1
     strength: float = 10.0
 
+    def fit_arrays(self, fitting: Fitting, train: NDArray[np.float32], dev: NDArray[np.float32]) -> FittedArrays:
+        """The regression on the texts to learn from; it does not ask those held out."""
+        return fit(fitting.train.encoded, train, self)
 
-def fit(texts: Encoded, targets: Array, settings: LogisticSettings | None = None) -> Fitted:
+
+def fit(texts: Encoded, targets: Array, settings: Logistic | None = None) -> FittedArrays:
     """The regression on `targets`, probabilities (N, C) or labels as ones and zeros.
 
     A text is its n-grams (`engines.numpy.ngrams`), 1/√(how many they are) each, so that its length is 1.
     """
-    s = settings or LogisticSettings()
+    s = settings or Logistic()
     _, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
     used = np.bincount(bucket, minlength=1 << s.bits) >= s.least
     model = fitted_regression(_features(texts, used, s), targets, s.strength)
@@ -52,10 +65,10 @@ def fit(texts: Encoded, targets: Array, settings: LogisticSettings | None = None
         z[:, model.classes_] = np.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
         return z
 
-    return Fitted(Learned("logistic", arrays, {"bits": s.bits, "orders": s.orders}), answers)
+    return FittedArrays(Learned("logistic", arrays, {"bits": s.bits, "orders": s.orders}), answers)
 
 
-def _features(texts: Encoded, used: Array, s: LogisticSettings) -> Any:
+def _features(texts: Encoded, used: Array, s: Logistic) -> Any:
     """The n-grams of each text in the buckets that are `used`, as a sparse matrix (N, F)."""
     text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
     value, kept = 1 / np.sqrt(np.bincount(text))[text], used[bucket]

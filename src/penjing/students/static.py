@@ -6,7 +6,7 @@ which takes many texts to learn, or compares two texts.
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from penjing.engines.numpy import Learned
 from penjing.maths.losses import soft_kl
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.students.fitted import Fitted
+from penjing.model.watch import encoder_of
+from penjing.students.arrays import ArrayStudent, joined
+from penjing.students.fitted import FittedArrays
+from penjing.students.fitting import Fitting
 from penjing.students.logistic import drawn, regression
-from penjing.text.encoded import Encoded
+from penjing.text.encoded import Array, Encoded
 from penjing.training.rows import RowAdamW
 
-Array = NDArray[Any]
 Frame = tuple[tuple[int, ...], tuple[int, ...]]
 """Special tokens before a text, and after it."""
 TOKENS = 512
@@ -34,15 +36,21 @@ FLOOR = 1e-6
 """Least probability, so that it has a logarithm."""
 
 
+@final
 @dataclass(frozen=True)
-class StaticSettings:
-    """How tokens are weighted, the head, and the training of vectors and head together.
+class Static(ArrayStudent):
+    """Static embeddings: how tokens are weighted, the head, and the training of vectors and head together.
 
     `frequent`: a of the weight a / (a + p) of a token with frequency p (Arora et al. 2017, SIF). `strength`: of the linear head, as in
     logistic.py. `hidden`: ReLU units beside the linear head; None: `HIDDEN` for pairs, for single texts whichever of them and none is
     better on the texts held out. `width`: of a single text's vectors with hidden units. `epochs`: 0 trains the linear head alone.
     Training stops after `patience` epochs that are no better; the best is kept.
     """
+
+    name: ClassVar[str] = "static"
+    paper: ClassVar[str] = "Tulkens and van Dongen 2024, Model2Vec"
+    when: ClassVar[str] = "thousands of texts a second on one core, where a loss of some points is fine"
+    token_types: ClassVar[bool] = True
 
     frequent: float = 1e-2
     strength: float = 10.0
@@ -54,7 +62,13 @@ class StaticSettings:
     learning_rate: float = 1e-3
     dropout: float = 0.2
     temperature: float = 1.0
-    seed: int = 0
+
+    def fit_arrays(self, fitting: Fitting, train: NDArray[np.float32], dev: NDArray[np.float32]) -> FittedArrays:
+        """The teacher's vectors, trained further; the texts held out say when to stop."""
+        encoded, targets, held = joined(fitting, train, dev)
+        before, after = frame_of(fitting.tokenizer)
+        vectors = token_vectors(fitting.teacher, (before, after), seed=fitting.seed)
+        return fit(encoded, targets, vectors, {*before, *after}, held=held, pairs=fitting.pairs, settings=self, seed=fitting.seed)
 
 
 # -- vectors -----------------------------------------------------------------------------------------------------
@@ -79,7 +93,7 @@ def token_states(teacher: PenjingPreTrainedModel, frame: Frame) -> NDArray[np.fl
 
     The mean, not the middle one, because a fine-tuned head reads [CLS]: its state says what the teacher thinks of this token.
     """
-    encoder: Any = teacher.base_model
+    encoder = encoder_of(teacher)
     encoder.eval()
     device, result = next(teacher.parameters()).device, []
     for tokens in torch.arange(teacher.config.vocab_size).split(TOKENS):
@@ -105,8 +119,8 @@ def frequency_weights(texts: Encoded, vocabulary: int, a: float) -> Array:
 
 def fit(
     texts: Encoded, targets: Array, vectors: Array, specials: Collection[int], *, held: Array | None = None, pairs: bool = False,
-    settings: StaticSettings | None = None,
-) -> Fitted:  # fmt: skip
+    settings: Static | None = None, seed: int = 0,
+) -> FittedArrays:  # fmt: skip
     """A head on the means of the tokens' `vectors` (V, W), and then both together, for `targets`, probabilities (N, C).
 
     Args:
@@ -114,21 +128,21 @@ def fit(
         held: numbers of the texts that the epoch is chosen by, and nothing learned from; None: a tenth.
         pairs: whether texts come in two; the features are then `engines.numpy.pair_features`.
     """
-    s = settings or StaticSettings()
+    s = settings or Static()
     specials = sorted({int(token) for token in specials})
     bags = segments(texts, specials, pairs)
     vectors = vectors * frequency_weights(bags, len(vectors), s.frequent)[:, None]
     seen = np.unique(bags.ids)
     bags = Encoded(np.searchsorted(seen, bags.ids).astype(np.int32), bags.types, bags.offsets)
-    held = drawn(len(texts), s.seed) if held is None else held
-    found = []
-    for each in _heads(s, pairs):
-        weighted = vectors[:, : s.width] if each.hidden and not pairs else vectors
+    held = drawn(len(texts), seed) if held is None else held
+    tried = []
+    for head in _heads(s, pairs):
+        weighted = vectors[:, : s.width] if head.hidden and not pairs else vectors
         with torch.random.fork_rng():
-            torch.manual_seed(s.seed)
-            network = _Network(torch.from_numpy(weighted[seen]).float(), pairs, targets.shape[1], each)
-            found.append((_train(network, bags, targets, held, each), network, weighted))
-    _, network, weighted = min(found, key=lambda each: each[0])
+            torch.manual_seed(seed)
+            network = _Network(torch.from_numpy(weighted[seen]).float(), pairs, targets.shape[1], head)
+            tried.append((_train(network, bags, targets, held, head, seed), network, weighted))
+    _, network, weighted = min(tried, key=lambda trial: trial[0])
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     weighted[seen] = state.pop("bag.weight")
     network.bag = nn.EmbeddingBag.from_pretrained(torch.from_numpy(weighted.astype(np.float32)), mode="mean")
@@ -141,10 +155,10 @@ def fit(
         weighted, classes = weighted @ state["linear"], state["linear"].shape[1]
         state |= {"linear": np.eye(classes), "hidden": np.zeros((classes, 0))}
     halves = {name: value.astype(np.float16) for name, value in {"vectors": weighted, **state}.items() if value.ndim == 2}
-    return Fitted(Learned("static", state | halves, {"pairs": pairs, "specials": specials}), answers)
+    return FittedArrays(Learned("static", state | halves, {"pairs": pairs, "specials": specials}), answers)
 
 
-def _heads(s: StaticSettings, pairs: bool) -> list[StaticSettings]:
+def _heads(s: Static, pairs: bool) -> list[Static]:
     """The settings with each number of hidden units that is tried."""
     if s.hidden is not None:
         return [s]
@@ -162,9 +176,9 @@ def segments(texts: Encoded, specials: list[int], pairs: bool) -> Encoded:
 
 
 class _Network(nn.Module):
-    """What `engines.numpy.Static` computes, to be trained. The hidden units start without a say."""
+    """The network that `engines.numpy.StaticArrays` computes, to be trained. The hidden units start without a say."""
 
-    def __init__(self, vectors: Tensor, pairs: bool, classes: int, settings: StaticSettings) -> None:
+    def __init__(self, vectors: Tensor, pairs: bool, classes: int, settings: Static) -> None:
         super().__init__()
         self.parts, features = (2, 4 * vectors.shape[1]) if pairs else (1, vectors.shape[1])
         self.bag = nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="mean", sparse=True)
@@ -190,13 +204,14 @@ class _Network(nn.Module):
         return x @ self.linear + torch.relu(x @ self.hidden + self.hidden_bias) @ self.out + self.bias
 
 
-def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: StaticSettings) -> float:
+def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: Static, seed: int) -> float:
     """The linear head by logistic regression, then all by `soft_kl`: the state that is best on the texts held out, the first included.
 
     Returns the loss there.
     """
     logits = torch.from_numpy(np.log(np.maximum(targets, FLOOR))).float()
-    random, rows = np.random.default_rng(s.seed), np.setdiff1d(np.arange(len(targets)), held)
+    random = np.random.default_rng(seed)
+    rows = np.setdiff1d(np.arange(len(targets)), held)
     _start(network, bags, targets, rows, s)
     if not s.epochs:
         return 0.0
@@ -225,18 +240,18 @@ def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: Sta
 
 
 @torch.no_grad()
-def _start(network: _Network, bags: Encoded, targets: Array, rows: Array, s: StaticSettings) -> None:
+def _start(network: _Network, bags: Encoded, targets: Array, rows: Array, s: Static) -> None:
     weights, bias = regression(network.features(bags, rows).numpy(), targets[rows], s.strength)
     network.linear.copy_(torch.from_numpy(weights))
     network.bias.copy_(torch.from_numpy(bias))
 
 
-def _loss(network: _Network, bags: Encoded, logits: Tensor, rows: Array, s: StaticSettings) -> Tensor:
+def _loss(network: _Network, bags: Encoded, logits: Tensor, rows: Array, s: Static) -> Tensor:
     return soft_kl(network(bags, rows), logits[torch.from_numpy(rows)], s.temperature)
 
 
 @torch.no_grad()
-def _held_loss(network: _Network, bags: Encoded, logits: Tensor, rows: Array, s: StaticSettings) -> float:
+def _held_loss(network: _Network, bags: Encoded, logits: Tensor, rows: Array, s: Static) -> float:
     return _loss(network.eval(), bags, logits, rows, s).item()
 
 

@@ -1,28 +1,34 @@
 """Gradient-boosted trees that ask which n-grams a text has (Friedman 2001; grown on histograms as by Ke et al. 2017)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from penjing.engines.numpy import Learned, ngrams
-from penjing.students.fitted import Fitted
+from penjing.students.arrays import ArrayStudent, joined
+from penjing.students.fitted import FittedArrays
+from penjing.students.fitting import Fitting
 from penjing.students.logistic import ABSENT, classes_of, drawn, repeated
-from penjing.text.encoded import Encoded
+from penjing.text.encoded import Array, Encoded
 
-Array = NDArray[Any]
 MANY = 100
 """Texts per class from which on some are held out where nobody says which."""
 
 
+@final
 @dataclass(frozen=True)
-class TreesSettings:
-    """`features` n-grams of at least `least` texts; up to `rounds` trees per output, of `leaves` leaves.
+class Trees(ArrayStudent):
+    """Gradient-boosted trees on n-grams: `features` n-grams of at least `least` texts; up to `rounds` trees per output, of `leaves` leaves.
 
     Growing stops after `patience` rounds that do not help on the texts held out. Memory while learning is 8 bytes per text and feature.
     """
+
+    name: ClassVar[str] = "trees"
+    paper: ClassVar[str] = "Friedman 2001; Ke et al. 2017, LightGBM"
+    when: ClassVar[str] = "no neural network, and words that count only together"
 
     bits: int = 18
     orders: int = 2
@@ -32,7 +38,11 @@ class TreesSettings:
     leaves: int = 31
     learning_rate: float = 0.2
     patience: int = 20
-    seed: int = 0
+
+    def fit_arrays(self, fitting: Fitting, train: NDArray[np.float32], dev: NDArray[np.float32]) -> FittedArrays:
+        """The trees; the texts held out say when to stop."""
+        encoded, targets, held = joined(fitting, train, dev)
+        return fit(encoded, targets, self, held=held, seed=fitting.seed)
 
 
 @dataclass(frozen=True)
@@ -44,20 +54,20 @@ class Grown:
     trees: list[Array]
 
 
-def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None, *, held: Array | None = None) -> Fitted:
+def fit(texts: Encoded, targets: Array, settings: Trees | None = None, *, held: Array | None = None, seed: int = 0) -> FittedArrays:
     """Trees of least cross-entropy with `targets`, probabilities (N, C) or labels as ones and zeros.
 
     Args:
         held: numbers of the texts that say when to stop, and nothing is learned from; None: a tenth of many texts, of few none.
     """
-    s = settings or TreesSettings()
+    s = settings or Trees()
     text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
     if held is None:
-        held = drawn(len(texts), s.seed) if len(texts) >= MANY * targets.shape[1] else np.zeros(0, np.int64)
+        held = drawn(len(texts), seed) if len(texts) >= MANY * targets.shape[1] else np.zeros(0, np.int64)
     learned = np.setdiff1d(np.arange(len(texts)), held)
     inside = np.isin(text, learned)
     buckets = strongest(np.searchsorted(learned, text[inside]), bucket[inside], targets[learned], s.features, s.least, 1 << s.bits)
-    model, grown, present = _grow(presence(text, bucket, buckets, len(texts)), targets, learned, held, s)
+    model, grown, present = _grow(presence(text, bucket, buckets, len(texts)), targets, learned, held, s, seed)
     classes = targets.shape[1]
     bias = np.full(1 if classes == 2 else classes, 0.0 if classes == 2 else ABSENT, np.float32)
     if classes > 2:
@@ -74,7 +84,7 @@ def fit(texts: Encoded, targets: Array, settings: TreesSettings | None = None, *
         z[:, present[-scores.shape[1] :]] = scores
         return z
 
-    return Fitted(Learned("trees", arrays | {"bias": bias}, {"bits": s.bits, "orders": s.orders, "depth": depth}), answers)
+    return FittedArrays(Learned("trees", arrays | {"bias": bias}, {"bits": s.bits, "orders": s.orders, "depth": depth}), answers)
 
 
 def strongest(text: Array, bucket: Array, targets: Array, count: int, least: int, size: int) -> NDArray[np.uint32]:
@@ -99,22 +109,23 @@ def presence(text: Array, bucket: Array, buckets: Array, texts: int) -> NDArray[
     return x
 
 
-def _options(s: TreesSettings, hold_out: bool) -> dict[str, Any]:
+def _options(s: Trees, hold_out: bool, seed: int = 0) -> dict[str, Any]:
     return {
         "max_iter": s.rounds, "max_leaf_nodes": s.leaves, "learning_rate": s.learning_rate, "min_samples_leaf": s.least,
-        "max_bins": 2, "early_stopping": hold_out, "n_iter_no_change": s.patience, "random_state": s.seed,
+        "max_bins": 2, "early_stopping": hold_out, "n_iter_no_change": s.patience, "random_state": seed,
     }  # fmt: skip
 
 
-def _grow(x: Array, targets: Array, learned: Array, held: Array, s: TreesSettings) -> tuple[Any, list[Grown], Array]:
+def _grow(x: Array, targets: Array, learned: Array, held: Array, s: Trees, seed: int) -> tuple[Any, list[Grown], Array]:
     """The fitted model, its trees of each output, and the classes that there are. A text has rows of several classes, and is held out with all of them."""
     rows, labels, weights = repeated(targets[learned])
-    present, judged = classes_of(labels), {}
+    present = classes_of(labels)
+    judged: dict[str, Array] = {}
     if len(held):
-        others, theirs, heavy = repeated(targets[held])
-        known = np.isin(theirs, present)
-        judged = {"X_val": x[held[others[known]]], "y_val": theirs[known], "sample_weight_val": heavy[known]}
-    model = HistGradientBoostingClassifier(**_options(s, bool(judged)))
+        held_rows, held_labels, held_weights = repeated(targets[held])
+        known = np.isin(held_labels, present)
+        judged = {"X_val": x[held[held_rows[known]]], "y_val": held_labels[known], "sample_weight_val": held_weights[known]}
+    model = HistGradientBoostingClassifier(**_options(s, bool(judged), seed))
     bases, trees = grown_trees(model.fit(x[learned[rows]], labels, sample_weight=weights, **judged))
     outputs = [0] if targets.shape[1] == 2 else present[-len(bases) :].tolist()
     return model, [Grown(*each) for each in zip(outputs, bases, trees, strict=True)], present

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from tokenizers import Tokenizer
 
+from penjing.tasks.encoder import Encoder
 from penjing.tasks.task import Examples, Task
 from penjing.text.overlap import Sides
 from penjing.text.reading import Reading
@@ -12,14 +13,27 @@ from penjing.text.reading import Reading
 
 @dataclass(frozen=True)
 class Data:
-    """A task and its data, and how further data are read."""
+    """A task and its data, and how further data are read and encoded."""
 
-    task: Task
+    encoder: Encoder
     train: Examples
     eval: Examples
-    tokenizer: Tokenizer
-    max_length: int
     reading: Reading
+
+    @property
+    def task(self) -> Task:
+        """The task, with its labels."""
+        return self.encoder.task
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the texts are encoded with."""
+        return self.encoder.tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text at most."""
+        return self.encoder.max_length
 
     @cached_property
     def sides(self) -> Sides:

@@ -1,6 +1,5 @@
-"""Metrics as sums: each example gives a row of statistics, and the metric, in points, is a function of their sum."""
+"""The metrics of classes and tags: accuracy, F1 in several forms, Matthews' correlation; and Spearman's correlation of numbers."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import compress
 from operator import eq
@@ -9,28 +8,11 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.maths.statistics import Stats
+from penjing.maths.intervals import tango, wilson
+from penjing.maths.resampling import average_ranks, correlation
+from penjing.maths.statistics import Stats, mcnemar
+from penjing.tasks.metric import Interval, ResampledMetric, SumMetric
 from penjing.tasks.tags import Scheme, entities, strict_entities
-
-
-class Metric(ABC):
-    """`statistics(predicted, gold)` → (N, K); `value(sum)` → points, `least` … 100."""
-
-    name: str
-    least = 0.0
-
-    @abstractmethod
-    def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
-        """One row per example."""
-
-    @abstractmethod
-    def value(self, total: Stats) -> NDArray[np.float64]:
-        """Summed statistics (…, K) → points (…)."""
-
-    @abstractmethod
-    def slips(self, stats: Stats) -> Stats:
-        """How each row (N, K) would change by one mistake more; zero where there is none to make. What an interval takes for the size of a
-        flip where it has seen none."""
 
 
 def counted(predicted: Sequence[Any], gold: Sequence[Any]) -> list[tuple[list[Any], list[Any]]]:
@@ -39,7 +21,7 @@ def counted(predicted: Sequence[Any], gold: Sequence[Any]) -> list[tuple[list[An
     return [(list(compress(p, keep)), list(compress(g, keep))) for p, g, keep in zip(predicted, gold, kept, strict=True)]
 
 
-class _Share(Metric):
+class _Share(SumMetric):
     """Statistics (right, all)."""
 
     def value(self, total: Stats) -> NDArray[np.float64]:
@@ -51,12 +33,31 @@ class _Share(Metric):
 
 @final
 class Accuracy(_Share):
-    """Share of examples that are right."""
+    """Share of examples that are right: its intervals are those of proportions, and its test is of counts of flips."""
 
     name = "accuracy"
 
     def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
         return np.array([[float(p == g), 1.0] for p, g in zip(predicted, gold, strict=True)])
+
+    def interval(self, stats: Stats, perfect: Stats) -> Interval:
+        """Wilson's interval of a proportion."""
+        low, high = (100 * float(end) for end in wilson(stats[:, 0].sum(), len(stats)))
+        return low, high
+
+    def drop_interval(self, a: Stats, b: Stats, confidence: float = 0.95) -> Interval:
+        """Tango's score interval of a difference of paired proportions."""
+        low, high = tango(*lost_and_gained(a, b), len(a), confidence)
+        return 100 * float(low), 100 * float(high)
+
+    def p_value(self, a: Stats, b: Stats, seed: int = 0) -> float:
+        """The p of McNemar's exact test."""
+        return mcnemar(*lost_and_gained(a, b))
+
+
+def lost_and_gained(a: Stats, b: Stats) -> tuple[int, int]:
+    """Of an accuracy's statistics: the examples that a alone gets right, and those that b alone does."""
+    return int((a[:, 0] > b[:, 0]).sum()), int((a[:, 0] < b[:, 0]).sum())
 
 
 @final
@@ -69,7 +70,7 @@ class WordAccuracy(_Share):
         return np.array([[sum(map(eq, p, g)), len(g)] for p, g in counted(predicted, gold)], np.float64)
 
 
-class _F1(Metric):
+class _F1(SumMetric):
     """Statistics (right, predicted, gold)."""
 
     def value(self, total: Stats) -> NDArray[np.float64]:
@@ -113,7 +114,7 @@ class EntityF1(_F1):
         return np.array(rows, np.float64)
 
 
-class _ByLabel(Metric):
+class _ByLabel(SumMetric):
     """Statistics of each label: (right, predicted, gold), one label after the other."""
 
     def __init__(self, labels: Sequence[Any]) -> None:
@@ -163,3 +164,20 @@ class Mcc(_ByLabel):
         covariance = correct * count - (predicted * gold).sum(-1)
         spread = (count**2 - (predicted**2).sum(-1)) * (count**2 - (gold**2).sum(-1))
         return np.asarray(np.where(spread > 0.5, 100 * covariance / np.sqrt(np.maximum(spread, 1)), 0.0))
+
+
+@final
+class Spearman(ResampledMetric):
+    """Spearman's correlation of the ranks of predicted and gold numbers, times 100; 0 where one of the two is constant.
+
+    Answers are numbers, or labels that are written as numbers. It is given as an object: `Classification(metric=Spearman())`.
+    """
+
+    name = "spearman"
+    least = -100.0
+
+    def statistics(self, predicted: Sequence[Any], gold: Sequence[Any]) -> Stats:
+        return np.array([[float(p), float(g)] for p, g in zip(predicted, gold, strict=True)])
+
+    def value(self, rows: Stats) -> NDArray[np.float64]:
+        return 100 * correlation(average_ranks(rows[..., 0]), average_ranks(rows[..., 1]))

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from tokenizers import Tokenizer
 
 from penjing.errors import InputError, reason_of
 from penjing.files.whole import write_bytes
-from penjing.model.checkpoint import blueprint_at, check_head, encoder_at, label_names, locate
+from penjing.model.checkpoint import Checkpoint, locate, open_checkpoint
 from penjing.model.configuration import numbered
 from penjing.model.tokenizing import TOKENIZER, check_fits, longest_said, parse, tokenizer_at, understood
 from penjing.tasks.data import Data
-from penjing.tasks.task import Classification, Examples, Task, task_named
-from penjing.text.data import read_rows
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.names import task_named
+from penjing.tasks.sequence import Classification
+from penjing.tasks.task import Examples, Task
+from penjing.text.data import Source, named, read_rows
 from penjing.text.encoding import open_tokenizer
 from penjing.text.files import lines_of
 from penjing.text.labels import is_number
@@ -24,52 +27,53 @@ from penjing.text.overlap import seen_in
 from penjing.text.reading import Reading
 from penjing.text.rows import Row, enumerated, shorter
 
+TaskKind = str | type[Task] | Task
+"""A task by name or "module:class", its class, or an object of it with settings of its own."""
 HELD_OUT = 0.1
 SHOWN_LABELS = 5
 """Labels, the most frequent ones, that are said with how often they are there."""
 
 
 def load_data(
-    model: str, task_name: str, train: str, eval: str, reading: Reading, tell: Callable[[str], None], *, new_labels: bool = False
+    model: str | Path, task: TaskKind, train: Source, eval: Source, reading: Reading, tell: Callable[[str], None], *, new_labels: bool = False
 ) -> Data:
     """Read and encode both files with the model's tokenizer.
 
-    With `new_labels` the labels come from the training data, unless the model names them all already. Without, the
+    `task` is a name, "module:class", or a class or object of a task of one's own. With `new_labels` the labels come from the training data, unless the model names them all already. Without, the
     training data need none, where the evaluation data are a file of their own.
     """
     folder = locate(model)
-    task = make_task(task_name, reading)
+    asked = make_task(task, reading)
     train_rows = read_rows(train, reading)
+    checkpoint = open_checkpoint(folder)
     if not new_labels:
-        check_head(folder, task.head, task.name)
-        task.labels = labels_of(folder)
+        checkpoint.check_head(asked.head, asked.name)
+        asked = asked.with_labels(labels_of(checkpoint))
     else:
-        known = label_names(folder)
-        task.learn_labels(train_rows)
-        if known and (set(task.labels) <= set(known) or _numbers(task.labels, known)):
-            task.labels = known
-    tell(task.metric_said())
+        known = checkpoint.label_names
+        learned = asked.learned_labels(train_rows)
+        asked = asked.with_labels(known if known and (set(learned) <= set(known) or _numbers(learned, known)) else learned)
+    tell(asked.metric_said())
     if eval:
         eval_rows = read_rows(eval, reading)
     else:
         train_rows, eval_rows = hold_out(train_rows)
         tell(f"no --eval: {len(eval_rows)} of the training rows are held out")
-    tokenizer = tokenizer_of(folder)
-    longest = longest_text(folder, reading.max_length)
-    result = []
-    bare = not new_labels and bool(eval) and not task.has_labels(train_rows)
+    encoder = Encoder(asked, tokenizer_of(checkpoint), longest_text(checkpoint, reading.max_length))
+    bare = not new_labels and bool(eval) and not asked.has_labels(train_rows)
+    learned_from, judged_on = named(train, "train"), named(eval or train, "eval")
     if bare:
-        tell(f"{train} has no labels: the model's own answers stand for them")
-    for rows, source, labelled in ((train_rows, train, not bare), (eval_rows, eval or train, True)):
-        result.append(read_examples(task, tokenizer, longest, source, rows, tell, labelled))
-    check_label_map(task)
-    tell_overlap(result[1], eval or train, result[0], tell)
-    found = Data(task, result[0], result[1], tokenizer, longest, reading)
-    if not found.sides.apart:
+        tell(f"{learned_from} has no labels: the model's own answers stand for them")
+    train_examples = read_examples(encoder, learned_from, train_rows, tell, labelled=not bare)
+    eval_examples = read_examples(encoder, judged_on, eval_rows, tell)
+    check_label_map(asked, *([] if bare else [train_rows]), eval_rows)
+    tell_overlap(eval_examples, judged_on, train_examples, tell)
+    data = Data(encoder, train_examples, eval_examples, reading)
+    if not data.sides.apart:
         tell(
-            f"{train}: too few texts, or too many that stand in others, to keep those that are held out apart: what is chosen on them flatters"
+            f"{learned_from}: too few texts, or too many that stand in others, to keep those that are held out apart: what is chosen on them flatters"
         )
-    return found
+    return data
 
 
 def tell_overlap(examples: Examples, source: str, train: Examples, tell: Callable[[str], None]) -> None:
@@ -79,37 +83,37 @@ def tell_overlap(examples: Examples, source: str, train: Examples, tell: Callabl
         tell(f"{source}: {same} of {len(examples)} rows are training rows too, but for case and spaces; {inside} more stand in one")
 
 
-def check_label_map(task: Task) -> None:
-    """An `InputError` where `--label-map` names a label that no row had."""
-    if task.unmapped:
-        raise InputError(f"--label-map: no row has the label {enumerated(sorted(task.unmapped))}; name labels as the data do")
+def check_label_map(task: Task, *tables: Sequence[Row]) -> None:
+    """An `InputError` where `--label-map` names a label that no row of these tables has."""
+    if unmapped := task.unmapped(*tables):
+        raise InputError(f"--label-map: no row has the label {enumerated(sorted(unmapped))}; name labels as the data do")
 
 
-def load_examples(data: Data, source: str, tell: Callable[[str], None]) -> Examples:
+def load_examples(data: Data, source: Source, tell: Callable[[str], None]) -> Examples:
     """Further data, encoded like the rest."""
-    examples = read_examples(data.task, data.tokenizer, data.max_length, source, read_rows(source, data.reading), tell)
-    tell_overlap(examples, source, data.train, tell)
+    name = named(source, "test")
+    examples = read_examples(data.encoder, name, read_rows(source, data.reading), tell)
+    tell_overlap(examples, name, data.train, tell)
     return examples
 
 
 def load_unlabelled(data: Data, source: str, tell: Callable[[str], None]) -> Examples:
     """Further data whose labels, where it has any, are left unread."""
-    return read_examples(data.task, data.tokenizer, data.max_length, source, read_rows(source, data.reading), tell, labelled=False)
+    return read_examples(data.encoder, source, read_rows(source, data.reading), tell, labelled=False)
 
 
-def read_examples(
-    task: Task, tokenizer: Tokenizer, longest: int, source: str, rows: list[Row], tell: Callable[[str], None], labelled: bool = True
-) -> Examples:
+def read_examples(encoder: Encoder, source: str, rows: list[Row], tell: Callable[[str], None], labelled: bool = True) -> Examples:
     """Rows of `source`, encoded; how they were read is said, and how many were cut."""
-    examples = task.examples(rows, tokenizer, longest, labelled)
-    tell_read(task, tokenizer, source, rows, examples, tell)
+    examples = encoder.examples(rows, labelled)
+    tell_read(encoder, source, rows, examples, tell)
     if examples.truncated:
-        tell(f"{source}: {examples.truncated} of {len(examples)} texts are longer than {longest} tokens and were cut")
+        tell(f"{source}: {examples.truncated} of {len(examples)} texts are longer than {encoder.max_length} tokens and were cut")
     return examples
 
 
-def tell_read(task: Task, tokenizer: Tokenizer, source: str, rows: list[Row], examples: Examples, tell: Callable[[str], None]) -> None:
+def tell_read(encoder: Encoder, source: str, rows: list[Row], examples: Examples, tell: Callable[[str], None]) -> None:
     """Say what was taken for text and label, how often each label is there, and what became of the first text."""
+    task = encoder.task
     labelled = examples.gold[0] is not None
     columns = " and ".join(map(repr, task.columns_of(rows)))
     said = "no labels"
@@ -121,7 +125,7 @@ def tell_read(task: Task, tokenizer: Tokenizer, source: str, rows: list[Row], ex
         said = f"label {task.label_column_of(rows)!r}: {most}{more}" + (f"; {left:,} words do not count" if left else "")
     tell(f"{source}: {len(examples):,} rows; text {columns}, {said}")
     first = examples.inputs[0] if isinstance(examples.inputs[0], str) else " | ".join(examples.inputs[0])
-    tokens = [tokenizer.id_to_token(int(token)) for token in examples.encoded.row(0)]
+    tokens = [encoder.tokenizer.id_to_token(int(token)) for token in examples.encoded.row(0)]
     tell(f"  the first: {shorter(repr(first), 80)} -> {shorter(' '.join(map(str, tokens)), 100)}")
 
 
@@ -141,41 +145,42 @@ def load_plain(data: Data, path: Path, count: int, seed: int) -> Examples:
         raise InputError(f"--general: {path} cannot be read ({reason_of(error)}); give a text file, a text a line") from error
     if not lines:
         raise InputError(f"--general: {path} is empty; give a text a line")
-    encoded, first, truncated = Classification().encode(data.tokenizer, lines, data.max_length)
+    encoded, first, truncated = Encoder(Classification(), data.tokenizer, data.max_length)(lines)
     return Examples(encoded, list(lines), [None] * len(lines), first, truncated)
 
 
 def with_tokenizer(data: Data, tokenizer: Tokenizer) -> Data:
     """The same texts, encoded by another tokenizer."""
-    train, eval = (encoded_by(tokenizer, data, examples) for examples in (data.train, data.eval))
-    return replace(data, train=train, eval=eval, tokenizer=tokenizer)
+    encoder = replace(data.encoder, tokenizer=tokenizer)
+    return replace(data, encoder=encoder, train=encoder.encoded_again(data.train), eval=encoder.encoded_again(data.eval))
 
 
 def encoded_by(tokenizer: Tokenizer, data: Data, examples: Examples) -> Examples:
     """Examples of this task, encoded by another tokenizer."""
-    encoded, first, truncated = data.task.encode(tokenizer, examples.inputs, data.max_length)
-    return replace(examples, encoded=encoded, first_tokens=first, truncated=truncated)
+    return replace(data.encoder, tokenizer=tokenizer).encoded_again(examples)
 
 
-def make_task(name: str, reading: Reading) -> Task:
-    """The task as the options say it."""
-    kind = task_named(name)
+def make_task(task: TaskKind, reading: Reading) -> Task:
+    """The task of that name, class or object, with the settings that the options of reading say."""
+    kind = task_named(task) if isinstance(task, str) else task
     if reading.columns and len(reading.columns) != len(kind.text_columns[0]):
         raise InputError(
             f"--text-columns: {reading.text_columns!r} names {len(reading.columns)}; {kind.name} takes {len(kind.text_columns[0])}"
         )
-    return kind((), reading.columns, reading.label_column or None, reading.metric, reading.positive, reading.labels())
+    made = kind() if isinstance(kind, type) else kind
+    return made.with_settings(made.settings.overridden(reading))
 
 
-def tokenizer_of(folder: Path) -> Tokenizer:
+def tokenizer_of(model: Path | Checkpoint) -> Tokenizer:
     """The tokenizer of a model folder, as transformers makes it of all its files; in any other folder, such as an engine's, its
     tokenizer.json. An `InputError` where it does not fit the model."""
+    folder = model.folder if isinstance(model, Checkpoint) else model
     if not (folder / "config.json").is_file():
         return open_tokenizer(folder / TOKENIZER, "model")
     tokenizer = parse(tokenizer_at(folder).content, folder / TOKENIZER)
-    encoder, unplaced = encoder_at(folder)
+    checkpoint = open_checkpoint(model)
     with understood(f"the tokenizer of {folder}"):
-        check_fits(tokenizer, folder, encoder.vocabulary, encoder.token_types, unplaced)
+        check_fits(tokenizer, folder, checkpoint.encoder.vocabulary, checkpoint.encoder.token_types, checkpoint.unplaced)
     return tokenizer
 
 
@@ -188,20 +193,22 @@ def tokenizer_file(folder: Path, made: Path) -> Path:
     return made / TOKENIZER
 
 
-def longest_text(folder: Path, wanted: int) -> int:
+def longest_text(model: Path | Checkpoint, wanted: int) -> int:
     """Tokens of a text at most: what is wanted, or what the tokenizer says (model_max_length), within the model's positions."""
-    positions = encoder_at(folder)[0].positions
+    checkpoint = open_checkpoint(model)
+    positions = checkpoint.positions
     if wanted < 0 or wanted > positions:
         raise InputError(f"--max-length: {wanted} is not allowed; the model has {positions} positions")
-    return wanted or min(positions, longest_said(folder) or positions)
+    return wanted or min(positions, longest_said(checkpoint.folder) or positions)
 
 
-def labels_of(folder: Path) -> list[str]:
+def labels_of(model: Path | Checkpoint) -> list[str]:
     """The model's label names; where it has none, LABEL_0, LABEL_1, …, as transformers calls them."""
-    outputs = blueprint_at(folder).outputs
+    checkpoint = open_checkpoint(model)
+    outputs = checkpoint.blueprint.outputs
     if not outputs:
-        raise InputError(f"model: {folder} has no trained head; make one with penjing train")
-    return label_names(folder) or numbered(outputs)
+        raise InputError(f"model: {checkpoint.folder} has no trained head; make one with penjing train")
+    return checkpoint.label_names or numbered(outputs)
 
 
 def hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:

@@ -1,29 +1,43 @@
-"""A task: text ↔ arrays ↔ metric. It imports numpy and tokenizers alone, so that serving needs no torch."""
+"""The interface of a task: rows to texts and gold answers, logits to answers, and the metric. It imports no torch, so that serving needs none."""
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
+from penjing.blueprint import Head
 from penjing.errors import InputError
-from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Mcc, Metric, WordAccuracy
-from penjing.tasks.positive import positive_of
-from penjing.tasks.tags import Scheme, scheme_of
-from penjing.text.encoded import Encoded
-from penjing.text.encoding import encodings, kept_tokens, listed, prepare, readable, text_of, texts_of
-from penjing.text.labels import check_classes, is_number, is_score, label_text, ordered, scores_said
-from penjing.text.rows import Row, columns_in, enumerated, kind_of, pick_columns, place_of, text_in, words_in
+from penjing.files.references import reference_of, resolved
+from penjing.files.whole import Json
+from penjing.maths.statistics import softmax
+from penjing.tasks.metric import Metric
+from penjing.tasks.metrics import BinaryF1
+from penjing.text.encoded import Encoded, Logits
+from penjing.text.encoding import listed
+from penjing.text.labels import IGNORED, check_classes, is_number, is_score, ordered, scores_said
+from penjing.text.reading import Reading
+from penjing.text.rows import Row, columns_in, enumerated, pick_columns, place_of
 
-IGNORED = -100
-"""The label number of a token that carries none, and the tag in data of a word that does not count."""
+if TYPE_CHECKING:
+    from penjing.maths.answers import AnswerLosses
+
+__all__ = ["IGNORED", "Answer", "Examples", "LabelNames", "MetricRow", "Task", "TaskSettings"]
+
+Answer = Json
+"""What a predictor gives for one input."""
+MetricRow = Callable[..., tuple[Metric, str]]
+"""From a task to a metric, and what it is and why in a line."""
 
 
+@final
 @dataclass(frozen=True)
 class Examples:
     """Encoded texts with what they came from: `inputs` as a person wrote them, `gold` label names (None where there are none, and for a word that does not count)."""
@@ -58,181 +72,272 @@ class Examples:
         return hashlib.sha256(content).hexdigest()[:16]
 
 
+@final
+@dataclass(frozen=True)
+class LabelNames:
+    """The label names of a model, in the order of its outputs, and which of them a label in data is."""
+
+    names: tuple[str, ...] = ()
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The output of each label name."""
+        return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
+    def _as_text(self) -> dict[str, str]:
+        return {name.strip(): name for name in self.names} | {name: name for name in self.names}
+
+    @cached_property
+    def _numbered(self) -> bool:
+        return any(map(is_number, self.names))
+
+    def named(self, label: str) -> str | None:
+        """The name of a label in data: by name, or by number where no name is a number; None where it is none of them."""
+        name = self._as_text.get(label) or (self._as_text.get(label.lower()) if label in ("True", "False") else None)
+        if name is None and not self._numbered and is_number(label) and 0 <= int(label) < len(self.names):
+            return self.names[int(label)]
+        return name
+
+
+@final
+@dataclass(frozen=True)
+class TaskSettings:
+    """Where a task's rows have the text and the label, and the metric that answers are judged by.
+
+    Attributes:
+        columns, label_column: of the text and of the label; empty for the usual names.
+        metric: the name of one of the task's metrics ("" for the convention), "module:class" of one's own, or a `Metric`.
+        positive: the label that the metric f1 is of; "" for the one that names tell.
+        label_map: the model's name of each label that rows call otherwise.
+    """
+
+    columns: tuple[str, ...] = ()
+    label_column: str = ""
+    metric: str | Metric = ""
+    positive: str = ""
+    label_map: Mapping[str, str] = field(default_factory=dict)
+
+    def overridden(self, reading: Reading) -> "TaskSettings":
+        """These settings, but for those that the options of reading say otherwise."""
+        return replace(
+            self, columns=tuple(reading.columns) or self.columns, label_column=reading.label_column or self.label_column,
+            metric=reading.metric or self.metric, positive=reading.positive or self.positive, label_map=reading.labels() or self.label_map,
+        )  # fmt: skip
+
+
 class Task(ABC):
-    """One kind of question. Built from its label names; `labels` may be empty until they are known.
+    """One kind of question about texts, with the names of its labels; an object of it never changes.
+
+    A task of one's own is a subclass at the top of a module that other processes can import: of `SequenceTask` where a text has one label,
+    else of this class. `labels` may be empty until they are learned: `with_labels` gives a task with labels.
 
     Args:
-        columns, label_column: where rows have the text and the label; empty for the usual names.
-        metric: one of `metrics`, "" for the convention. positive: the label that `f1` is of, "" for the one that names tell.
-        label_map: our name of each label that rows call otherwise.
+        labels: the label names, in the order of the model's outputs.
+        columns, label_column, positive, label_map: as in `TaskSettings`.
+        metric: as in `TaskSettings`, or the class of a metric that takes no arguments.
     """
 
     name: ClassVar[str]
-    head: ClassVar[Literal["sequence", "token"]]
+    head: ClassVar[Head]
+    """The head that a model needs to answer."""
     text_columns: ClassVar[Sequence[tuple[str, ...]]]
     label_columns: ClassVar[Sequence[tuple[str, ...]]]
-    metrics: ClassVar[Sequence[str]]
+    metrics: ClassVar[Mapping[str, MetricRow]]
+    """The metrics that may be asked for by name; each row takes the task."""
     takes: ClassVar[str]
     """What one input is, for a message."""
+    two_texts: ClassVar[bool] = False
+    """Whether an input is two texts, told apart by token types."""
+    pretokenized: ClassVar[bool] = False
+    """Whether inputs are words rather than text."""
+    answers: ClassVar["str | type[AnswerLosses]"] = "penjing.maths.answers:Classes"
+    """The losses on its answers: a class, or its reference."""
 
     def __init__(
-        self, labels: Sequence[str] = (), columns: Sequence[str] = (), label_column: str | None = None, metric: str = "", positive: str = "",
-        label_map: Mapping[str, str] | None = None,
+        self, labels: Sequence[str] = (), columns: Sequence[str] = (), label_column: str | None = None, metric: str | Metric | type[Metric] = "",
+        positive: str = "", label_map: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        self.columns = tuple(columns)
-        self.label_column = label_column
-        self._metric = metric.strip().lower().replace("-", "_")
-        self._positive = positive
-        self._label_map = dict(label_map or {})
-        self.unmapped = set(self._label_map)
-        """Labels of `label_map` that no row had so far."""
-        if self._metric and self._metric not in self.metrics:
-            raise InputError(f"--metric: {metric!r} does not fit {self.name}; allowed are {_options(self.metrics)}")
-        if positive and self._metric != "f1":
+        self.label_names = LabelNames(tuple(labels))
+        self.settings = self._checked(
+            TaskSettings(tuple(columns), label_column or "", self._metric(metric), positive, dict(label_map or {}))
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in vars(self):
+            raise AttributeError(f"{name} of a task does not change; with_labels and with_settings give another task")
+        super().__setattr__(name, value)
+
+    def _checked(self, settings: TaskSettings) -> TaskSettings:
+        if settings.positive and settings.metric != "f1":
             raise InputError(f"--positive: nothing asks for it; {'give --metric f1' if 'f1' in self.metrics else 'leave it out'}")
-        self.labels = list(labels)
+        return settings
+
+    def _metric(self, metric: str | Metric | type[Metric]) -> str | Metric:
+        """The metric as settings hold it; an `InputError` where it does not fit the task."""
+        if isinstance(metric, Metric):
+            return metric
+        if isinstance(metric, str) and ":" in metric:
+            metric = resolved(metric, {}, "--metric")
+        if isinstance(metric, type) and issubclass(metric, Metric):
+            return metric()
+        name = str(metric).strip().lower().replace("-", "_")
+        if name and name not in self.metrics:
+            raise InputError(f"--metric: {metric!r} does not fit {self.name}; allowed are {option_names(self.metrics)}")
+        return name
 
     @property
     def labels(self) -> list[str]:
         """The label names, in the order of the model's outputs."""
-        return list(self._labels)
+        return list(self.label_names.names)
 
-    @labels.setter
-    def labels(self, names: Sequence[str]) -> None:
-        self._labels = tuple(names)
-        self._known = {name: i for i, name in enumerate(self._labels)}
-        self._as_text = {name.strip(): name for name in self._labels} | {name: name for name in self._labels}
-        self._numbered = any(map(is_number, self._labels))
+    def with_labels(self, names: Sequence[str]) -> Self:
+        """The same task with these label names."""
+        return self._with(label_names=LabelNames(tuple(names)))
 
-    # -- text → arrays -----------------------------------------------------------------------------------------
+    def with_settings(self, settings: TaskSettings) -> Self:
+        """The same task with other settings."""
+        return self._with(settings=self._checked(replace(settings, metric=self._metric(settings.metric))))
 
-    @abstractmethod
-    def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
-        """What is given to the tokenizer, for each row."""
+    def _with(self, **attributes: object) -> Self:
+        other = copy.copy(self)
+        for name in list(vars(other)):
+            if isinstance(getattr(type(self), name, None), cached_property):  # it may depend on what is other now
+                del vars(other)[name]
+        vars(other).update(attributes)
+        return other
 
-    @property
-    def pretokenized(self) -> bool:
-        """Whether inputs are words rather than text."""
-        return False
-
-    def encode(self, tokenizer: Tokenizer, inputs: Sequence[Any], max_length: int) -> tuple[Encoded, list[list[int]], int]:
-        """Inputs → token numbers, the token of each word, and how many texts were cut to `max_length` tokens.
-
-        Any number of threads may call it with one tokenizer, if their tasks agree on `pretokenized`.
-        """
-        prepare(tokenizer, self.pretokenized)
-        given = [readable(each) for each in inputs]
-        left = (tokenizer.truncation or {}).get("direction") == "left"
-        ids, types, first, cut = [], [], [], 0
-        for encoding, words in zip(encodings(tokenizer, given, self.pretokenized), given, strict=True):
-            tokens, kinds, kept = encoding.ids, encoding.type_ids, None
-            if len(tokens) > max_length:
-                kept, cut = kept_tokens(encoding, max_length, left), cut + 1
-                tokens, kinds = [tokens[i] for i in kept], [kinds[i] for i in kept]
-            ids.append(tokens)
-            types.append(kinds)
-            first.append(self._first_tokens(encoding, words, kept))
-        try:
-            return Encoded.of(ids, types), first, cut
-        except OverflowError as error:
-            raise InputError("tokenizer: it gives tokens or token types numbers that no model has; give the model's own") from error
-
-    def _first_tokens(self, encoding: Encoding, words: Any, kept: list[int] | None) -> list[int]:
-        """The place of each word's first token among those that are kept (None: all)."""
-        return []
-
-    # -- what a person asks --------------------------------------------------------------------------------------
+    # -- inputs ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def input_of(self, value: Any, where: str) -> Any:
         """One input that a person gave, as the tokenizer takes it; an `InputError` that says `where` it is none."""
 
+    @abstractmethod
+    def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
+        """The inputs of rows, as the tokenizer takes them."""
+
     def asked(self, inputs: Any) -> list[Any]:
         """What a person gave to be answered: any iterable with an order, each of its items checked."""
         return [self.input_of(value, f"inputs[{i}]") for i, value in enumerate(listed(inputs, self.takes))]
 
-    def examples(self, rows: Sequence[Row], tokenizer: Tokenizer, max_length: int, labelled: bool = True) -> Examples:
-        """Rows → encoded texts with gold labels, or None for each where not `labelled`."""
-        inputs, gold = self.inputs_of(rows), self.gold_of(rows) if labelled else [None] * len(rows)
-        encoded, first, truncated = self.encode(tokenizer, inputs, max_length)
-        return Examples(encoded, inputs, gold, first, truncated)
+    def first_tokens(self, encoding: Encoding, words: Any, kept: list[int] | None) -> list[int]:
+        """The place of each word's first token among those that are kept (None: all); empty where words are not answered."""
+        return []
 
     # -- rows --------------------------------------------------------------------------------------------------
 
     def columns_of(self, rows: Sequence[Row]) -> tuple[str, ...]:
         """The columns that hold the text, or its words."""
         what = "words" if self.pretokenized else "text"
-        return pick_columns(rows, self.columns, self.text_columns, what, "--text-columns")
+        return pick_columns(rows, self.settings.columns, self.text_columns, what, "--text-columns")
 
     def label_column_of(self, rows: Sequence[Row]) -> str:
         """The column that holds the label, or the tags."""
-        given = (self.label_column,) if self.label_column else ()
-        return pick_columns(rows, given, self.label_columns, "label", "--label-column")[0]
+        column = self.settings.label_column
+        return pick_columns(rows, (column,) if column else (), self.label_columns, "label", "--label-column")[0]
 
     def has_labels(self, rows: Sequence[Row]) -> bool:
         """Whether the rows have a column of labels."""
         columns = columns_in(rows)
-        return any(name in columns for name in ([self.label_column] if self.label_column else [name for (name,) in self.label_columns]))
+        column = self.settings.label_column
+        return any(name in columns for name in ([column] if column else [name for (name,) in self.label_columns]))
 
     # -- labels ------------------------------------------------------------------------------------------------
 
-    def learn_labels(self, rows: Sequence[Row]) -> None:
-        """Take the label names from the rows, in order (numbers by value, tags with O first)."""
-        column = self.label_column_of(rows)
-        for i, row in enumerate(rows):
-            value = row.get(column)
-            if scores := list(filter(is_score, value if isinstance(value, list) else [value])):
-                raise InputError(scores_said(f"{place_of(rows, i)}: {column} is {scores[0]}"))
-        labels = (label for given in self._labels_in(rows) for label in (given if isinstance(given, list) else [given]))
-        counts = Counter(label for label in labels if label is not None)
-        check_classes(counts, column)
-        self.labels = ordered(counts)
-
-    def _labels_in(self, rows: Sequence[Row]) -> list[Any]:
-        """Each row's label as text, or its tags, by the names of `label_map`."""
-        column = self.label_column_of(rows)
-        return [self._label_in(row.get(column), column, rows, i) for i, row in enumerate(rows)]
-
     @abstractmethod
-    def _label_in(self, value: Any, column: str, rows: Sequence[Row], i: int) -> Any:
-        """What row i has in the label's column, as text."""
-
-    def _renamed(self, label: str) -> str:
-        """A label by its name in `label_map`."""
-        self.unmapped.discard(label)
-        return self._label_map.get(label, label)
-
-    def _name(self, label: str, rows: Sequence[Row], i: int) -> str:
-        """A row's label as one of ours: by name, or by number."""
-        found = self._as_text.get(label) or (self._as_text.get(label.lower()) if label in ("True", "False") else None)
-        if found is None and not self._numbered and is_number(label) and 0 <= int(label) < len(self._labels):
-            found = self._labels[int(label)]
-        if found is None:
-            raise InputError(
-                f"data: {place_of(rows, i)} has the label {label!r}; the model's labels are {enumerated(self._labels)}; mend the row, or say with"
-                " --label-map which of them it is"
-            )
-        return found
+    def label_in(self, value: Any, column: str, rows: Sequence[Row], i: int) -> Any:
+        """What row i has in the label's column, as text, or a list of texts (None for a word that does not count)."""
 
     @abstractmethod
     def gold_of(self, rows: Sequence[Row]) -> list[Any]:
         """The gold answer of each row, as label names."""
 
+    def learned_labels(self, rows: Sequence[Row]) -> list[str]:
+        """The label names in the rows, in the order of outputs (numbers by value, tags with O first)."""
+        column = self.label_column_of(rows)
+        for i, row in enumerate(rows):
+            value = row.get(column)
+            if scores := list(filter(is_score, value if isinstance(value, list) else [value])):
+                raise InputError(scores_said(f"{place_of(rows, i)}: {column} is {scores[0]}"))
+        counts = Counter(_flat(self.labels_in(rows)))
+        check_classes(counts, column)
+        return ordered(counts)
+
+    def unmapped(self, *tables: Sequence[Row]) -> set[str]:
+        """The labels of `label_map` that no row of these tables has."""
+        left = set(self.settings.label_map)
+        for rows in tables if left else ():
+            left.difference_update(_flat(self._labels_as_read(rows)))
+        return left
+
+    def labels_in(self, rows: Sequence[Row]) -> list[Any]:
+        """Each row's label as text, or its tags, by the names of `label_map`."""
+        names = self.settings.label_map
+        return [
+            [label if label is None else names.get(label, label) for label in labels]
+            if isinstance(labels, list)
+            else names.get(labels, labels)
+            for labels in self._labels_as_read(rows)
+        ]
+
+    def _labels_as_read(self, rows: Sequence[Row]) -> list[Any]:
+        column = self.label_column_of(rows)
+        return [self.label_in(row.get(column), column, rows, i) for i, row in enumerate(rows)]
+
+    def named(self, label: str, rows: Sequence[Row], i: int) -> str:
+        """The label of row i as one of the model's: by name, or by number."""
+        name = self.label_names.named(label)
+        if name is None:
+            raise InputError(
+                f"data: {place_of(rows, i)} has the label {label!r}; the model's labels are {enumerated(self.labels)}; mend the row, or say with"
+                " --label-map which of them it is"
+            )
+        return name
+
     @abstractmethod
     def targets(self, examples: Examples) -> list[NDArray[np.int64]]:
-        """Label numbers to train on, one array per text: (1,), or (tokens,) with `IGNORED`."""
+        """Label numbers to train on, one array per text: (1,), or (tokens,) with `IGNORED`; all `IGNORED` where gold is None."""
 
-    # -- arrays → answers ----------------------------------------------------------------------------------------
+    # -- answers -----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def decode(self, logits: Sequence[NDArray[np.float32]], first_tokens: Sequence[list[int]]) -> list[Any]:
+    def decode(self, logits: Logits, first_tokens: Sequence[list[int]]) -> list[Any]:
         """Logits of each text ((C,) or (tokens, C)) → the answer of each, as label names."""
 
-    # -- the metric ----------------------------------------------------------------------------------------------
+    @abstractmethod
+    def shown(self, logits: Logits, first_tokens: Sequence[list[int]], temperature: float) -> list[Answer]:
+        """Logits of each text → what a person gets; scores are softmax(logits / temperature)."""
 
     @abstractmethod
+    def labelled(self, examples: Examples, logits: Logits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Logits (N, C) and label numbers (N,) of what is labelled: texts, or words."""
+
+    @abstractmethod
+    def units(self, gold: Any, answer: Any) -> Iterator[tuple[str, bool]]:
+        """What one example's flips are counted by: the label of each part of the gold answer, and whether the answer has it."""
+
+    def counted(self, answers: Sequence[Any], gold: Sequence[Any]) -> list[Any]:
+        """Answers (or the gold itself) without the parts that do not count."""
+        return list(answers)
+
+    def answer_losses(self) -> "AnswerLosses":
+        """The losses on its answers; this imports torch."""
+        kind = resolved(self.answers, {}, "task") if isinstance(self.answers, str) else self.answers
+        losses: AnswerLosses = kind()
+        return losses
+
+    # -- metric ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def usual_metric(self) -> tuple[Metric, str]:
+        """The metric by convention, and what it is and why in a line."""
+
     def _metric_and_reason(self) -> tuple[Metric, str]:
-        """The metric, and what it is and why in a line."""
+        metric = self.settings.metric
+        if isinstance(metric, Metric):
+            return metric, f"{metric.name}: it is given as an object"
+        return self.metrics[metric](self) if metric else self.usual_metric()
 
     def metric(self) -> Metric:
         """The metric that quality is said in; an InputError where the labels do not allow it."""
@@ -242,6 +347,11 @@ class Task(ABC):
         """The metric and why it is taken, in a line."""
         return self._metric_and_reason()[1]
 
+    def metric_reference(self) -> str:
+        """The metric as a file names it: its name, or "module:class" of one that was given as an object."""
+        metric = self.settings.metric
+        return reference_of(type(metric)) if isinstance(metric, Metric) else self.metric().name
+
     @property
     def positive(self) -> str:
         """The label that F1 is of; "" with any other metric."""
@@ -249,210 +359,17 @@ class Task(ABC):
         return str(metric.positive) if isinstance(metric, BinaryF1) else ""
 
 
-class _Sequence(Task):
-    """One label per text."""
-
-    head = "sequence"
-    metrics = ("accuracy", "macro_f1", "f1", "mcc")
-    label_columns = (("label",), ("labels",), ("target",), ("class",), ("sentiment",))
-
-    def _label_in(self, value: Any, column: str, rows: Sequence[Row], i: int) -> Any:
-        label = label_text(value)
-        if label and label != str(IGNORED):
-            return self._renamed(label)
-        if label is None:
-            several = "; several labels of one text are not supported" if isinstance(value, list) else ""
-            raise InputError(f"data: {place_of(rows, i)}: {column} is {kind_of(value)}; a label is one text or number{several}")
-        if label:
-            raise InputError(f"data: {place_of(rows, i)} has the label {label}, which marks what is not labelled; remove the row")
-        raise InputError(f"data: {place_of(rows, i)} has no {column}; every row needs one")
-
-    def gold_of(self, rows: Sequence[Row]) -> list[Any]:
-        return [self._name(label, rows, i) for i, label in enumerate(self._labels_in(rows))]
-
-    def targets(self, examples: Examples) -> list[NDArray[np.int64]]:
-        return [np.array([self._known[name]]) for name in examples.gold]
-
-    def decode(self, logits: Sequence[NDArray[np.float32]], first_tokens: Sequence[list[int]]) -> list[Any]:
-        return [self._labels[int(row.argmax())] for row in logits]
-
-    def _metric_and_reason(self) -> tuple[Metric, str]:
-        if self._metric == "f1":
-            positive, why = self._positive_label()
-            return BinaryF1(positive), f"F1 of {positive!r}: {why}"
-        if self._metric == "macro_f1":
-            return MacroF1(self._labels), "macro F1: --metric asks for it"
-        if self._metric == "mcc":
-            return Mcc(self._labels), "Matthews' correlation, times 100: --metric asks for it"
-        return Accuracy(), f"accuracy: {'--metric asks for it' if self._metric else 'the convention; --metric names another'}"
-
-    def _positive_label(self) -> tuple[str, str]:
-        """The label that F1 is of, and why."""
-        names = ", ".join(self._labels[:30])
-        if self._positive:
-            if self._positive not in self._known:
-                raise InputError(f"--positive: {self._positive!r} is no label; the labels are {names}")
-            return self._positive, "--positive names it"
-        if len(self._labels) != 2:
-            raise InputError(
-                f"--metric: f1 is of one label, and there are {len(self._labels)} ({names}); give --positive, or --metric macro-f1"
-            )
-        found = positive_of(self._labels)
-        if found is None:
-            raise InputError(f"--metric: f1 is of the positive label, and {' / '.join(self._labels)} do not say which is; give --positive")
-        other = next(name for name in self._labels if name != found)
-        return found, f"it is the positive of {found} / {other}"
-
-    def _texts(self, rows: Sequence[Row]) -> list[tuple[str, ...]]:
-        columns = self.columns_of(rows)
-        return [tuple(text_in(row.get(column), column, rows, i) for column in columns) for i, row in enumerate(rows)]
+def score_of(logits: NDArray[np.float32], temperature: float) -> float:
+    """The greatest probability of softmax(logits / temperature), logits (C,)."""
+    return float(softmax(logits / np.float32(temperature)).max())
 
 
-@final
-class Classification(_Sequence):
-    """One text → one label."""
-
-    name = "classification"
-    text_columns = (("text",), ("sentence",), ("review",), ("content",))
-    takes = "classification takes one text (str) each"
-
-    def input_of(self, value: Any, where: str) -> Any:
-        return text_of(value, where, self.takes)
-
-    def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
-        return [text for (text,) in self._texts(rows)]
-
-
-@final
-class Pair(_Sequence):
-    """Two texts → one label (matching, paraphrase, entailment)."""
-
-    name = "pair"
-    text_columns = (
-        ("text_a", "text_b"),
-        ("sentence1", "sentence2"),
-        ("premise", "hypothesis"),
-        ("question1", "question2"),
-        ("query", "title"),
-    )  # fmt: skip
-    takes = "pair takes two texts (str) each, as (first, second)"
-
-    def input_of(self, value: Any, where: str) -> Any:
-        return texts_of(value, where, self.takes, count=2)
-
-    def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
-        return list(self._texts(rows))
-
-
-@final
-class Tagging(Task):
-    """A label for each word (sequence labelling); a word is answered by its first sub-word.
-
-    F1 of whole entities where the labels mark spans by a known scheme (`tags.scheme_of`), else accuracy of words.
-    """
-
-    name = "tagging"
-    head = "token"
-    text_columns = (("tokens",), ("words",))
-    label_columns = (("tags",), ("ner_tags",), ("labels",), ("chunk_tags",), ("pos_tags",))
-    metrics = ("entity_f1", "entity_f1_strict", "word_accuracy")
-    takes = "tagging takes a list of words (str) each"
-
-    def input_of(self, value: Any, where: str) -> Any:
-        return texts_of(value, where, self.takes)
-
-    @property
-    def pretokenized(self) -> bool:
-        return True
-
-    def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
-        (column,) = self.columns_of(rows)
-        return [words_in(row.get(column), column, rows, i) for i, row in enumerate(rows)]
-
-    def _label_in(self, value: Any, column: str, rows: Sequence[Row], i: int) -> Any:
-        if not isinstance(value, list):
-            raise InputError(f"data: {place_of(rows, i)}: {column} is {kind_of(value)}; tagging takes a list with a tag for each word")
-        tags = [label_text(tag) for tag in value]
-        for number, (tag, given) in enumerate(zip(tags, value, strict=True), 1):
-            if not tag:
-                said = "missing" if tag == "" else kind_of(given)
-                raise InputError(
-                    f"data: {place_of(rows, i)}: tag {number} of {column} is {said}; give O to a word of no span, and {IGNORED} to one that"
-                    " does not count"
-                )
-        return [None if tag == str(IGNORED) else self._renamed(str(tag)) for tag in tags]
-
-    def gold_of(self, rows: Sequence[Row]) -> list[Any]:
-        found = self._labels_in(rows)
-        for i, (tags, words) in enumerate(zip(found, self.inputs_of(rows), strict=True)):
-            if len(tags) != len(words):
-                raise InputError(f"data: {place_of(rows, i)} has {len(words)} words and {len(tags)} tags; give one tag per word")
-        return [[None if tag is None else self._name(tag, rows, i) for tag in tags] for i, tags in enumerate(found)]
-
-    def _name(self, label: str, rows: Sequence[Row], i: int) -> str:
-        """A tag that the model does not know, of a type that it does (I-x, where training saw only B-x), counts as missed."""
-        if label not in self._known and (scheme := self.scheme):
-            kinds = {kind for mark, kind in map(scheme.split, self._labels) if mark != "O"}
-            if scheme.split(label)[1] in kinds:
-                return label
-        return super()._name(label, rows, i)
-
-    def _first_tokens(self, encoding: Encoding, words: Any, kept: list[int] | None) -> list[int]:
-        first, owners = [-1] * len(words), encoding.word_ids
-        for token, word in enumerate(owners if kept is None else [owners[i] for i in kept]):
-            if word is not None and first[word] < 0:
-                first[word] = token
-        return first
-
-    def targets(self, examples: Examples) -> list[NDArray[np.int64]]:
-        result = []
-        for length, tags, first in zip(examples.encoded.lengths, examples.gold, examples.first_tokens, strict=True):
-            row = np.full(length, IGNORED)
-            for tag, token in zip(tags, first, strict=True):
-                if token >= 0:
-                    row[token] = self._known.get(tag, IGNORED)
-            result.append(row)
-        return result
-
-    def decode(self, logits: Sequence[NDArray[np.float32]], first_tokens: Sequence[list[int]]) -> list[Any]:
-        outside = "O" if "O" in self._known else self._labels[0]
-        best = [row.argmax(-1) for row in logits]
-        return [
-            [self._labels[int(row[token])] if token >= 0 else outside for token in first]
-            for row, first in zip(best, first_tokens, strict=True)
-        ]
-
-    @property
-    def scheme(self) -> Scheme | None:
-        """How the labels mark spans, or None where they mark none."""
-        return scheme_of(self._labels)
-
-    def _metric_and_reason(self) -> tuple[Metric, str]:
-        some = ", ".join([name for name in self._labels if name != "O"][:2]) + (", ..." if len(self._labels) > 2 else "")
-        if self._metric == "word_accuracy":
-            return WordAccuracy(), "word accuracy: --metric asks for it"
-        scheme = self.scheme
-        if scheme is None:
-            if self._metric:
-                raise InputError(
-                    f"--metric: {_options([self._metric])} does not fit tags that mark no spans ({some}); allowed is word-accuracy"
-                )
-            return WordAccuracy(), f"word accuracy: the tags mark no spans ({some})"
-        strict = self._metric == "entity_f1_strict"
-        return EntityF1(scheme, strict=strict), f"entity F1{', strict' if strict else ''}: the tags mark spans by {scheme.name}"
-
-
-def _options(metrics: Sequence[str]) -> str:
+def option_names(metrics: Iterable[str]) -> str:
+    """Names of metrics as options write them, for a message."""
     return ", ".join(name.replace("_", "-") for name in metrics)
 
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Pair, Tagging)}
-ALIASES = {"matching": "pair", "ner": "tagging", "labelling": "tagging", "chunking": "tagging"}
-
-
-def task_named(name: str) -> type[Task]:
-    """The task of that name (or of a usual other name for it)."""
-    kind = TASKS.get(ALIASES.get(name, name))
-    if kind is None:
-        raise InputError(f"task: {name!r} is none; allowed are {', '.join(TASKS)}")
-    return kind
+def _flat(labels: Sequence[Any]) -> Iterator[str]:
+    """All labels of rows that have one, or a list of them; None is left out."""
+    for row in labels:
+        yield from (label for label in (row if isinstance(row, list) else [row]) if label is not None)

@@ -1,7 +1,9 @@
 """Where rows come from: the user's own files, or the hub, read with `datasets`; one clear line for whatever is wrong with them."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from penjing.errors import InputError, reason_of
 from penjing.text.files import read_file
@@ -12,8 +14,14 @@ _HUB = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w.-]+))?(?::(\w+))?")
 """owner/name@config:split."""
 
 
-def read_rows(source: str | Path, reading: Reading = Reading()) -> list[Row]:
-    """All rows of a JSON Lines, CSV, TSV or Parquet file (also gzipped), or of `name[@config][:split]` on the hub."""
+Source = str | Path | Sequence[Mapping[str, Any]]
+"""Where rows are: a file, a name on the hub, or the rows themselves."""
+
+
+def read_rows(source: Source, reading: Reading = Reading()) -> list[Row]:
+    """All rows of a JSON Lines, CSV, TSV or Parquet file (also gzipped), or of `name[@config][:split]` on the hub; or of the source itself."""
+    if not isinstance(source, (str, Path)):
+        return _given(source)
     path = Path(source)
     try:
         if path.is_file():
@@ -24,6 +32,18 @@ def read_rows(source: str | Path, reading: Reading = Reading()) -> list[Row]:
     if folder or path.suffix or path.is_absolute() or not _HUB.fullmatch(str(source)):
         raise InputError(f"data: {source} is {'a folder' if folder else 'no file'}; give a file, or a hub name as owner/name:split")
     return _read_hub(str(source))
+
+
+def named(source: Source, what: str = "data") -> str:
+    """What a message calls a source: its own name, or that of `what` a caller gave as rows."""
+    return str(source) if isinstance(source, (str, Path)) else f"the rows of {what}"
+
+
+def _given(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Rows that a caller has made."""
+    if not rows or not all(isinstance(row, Mapping) and all(isinstance(name, str) for name in row) for row in rows):
+        raise InputError("data: rows are given that are none; give at least one, each a mapping of column names to values")
+    return [dict(row) for row in rows]
 
 
 def _read_hub(source: str) -> list[Row]:

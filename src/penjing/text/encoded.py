@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
+"""An array of any numbers."""
 Feeds = dict[str, NDArray[np.int64]]
 """Engine inputs by name, each (batch, length)."""
+Logits = Sequence[NDArray[np.float32]]
+"""Logits of each text: (C,), or (tokens, C)."""
+BATCH_TOKENS = 16384
+"""Tokens of a batch at most, where nothing but the answers is kept of it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Encoded:
         types = np.where(mask, self.types[index], 0).astype(np.int64)
         return {"input_ids": ids, "token_type_ids": types, "attention_mask": mask.astype(np.int64)}
 
-    def exact_batches(self, size: int, tokens: int = 16384) -> Iterator[NDArray[np.int64]]:
+    def exact_batches(self, size: int, tokens: int = BATCH_TOKENS) -> Iterator[NDArray[np.int64]]:
         """Batches of at most `size` texts of exactly equal length (and at most `tokens`), shortest first, covering each text once."""
         order = np.argsort(self.lengths, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(self.lengths[order])) + 1):
@@ -99,7 +105,7 @@ class Encoded:
             return cls(**fields)
 
 
-def save_rows(path: Path, rows: list[NDArray[np.float32]]) -> None:
+def save_rows(path: Path, rows: Logits) -> None:
     """Write arrays of one text each, (C,) or (tokens, C), as one .npz."""
     stacked = [np.atleast_2d(row) for row in rows]
     np.savez(path, values=np.concatenate(stacked), counts=np.array([len(row) for row in stacked]), flat=rows[0].ndim == 1)

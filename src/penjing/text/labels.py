@@ -9,6 +9,8 @@ from typing import Any
 from penjing.errors import InputError
 from penjing.text.encoding import readable
 
+IGNORED = -100
+"""The label number of a token or text that carries none, and the tag in data of a word that does not count."""
 _MANY = 20
 """Different labels from which on they may be scores, or each row's own."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penjing.errors import InputError
+from penjing.files.options import option
 
 TAB = ("tab", "\\t")
 """Other ways to write a tab."""
@@ -22,15 +23,18 @@ class Reading:
         label_map: labels in the data by the model's names for them, as a=negative,b=positive, or as a JSON object.
     """
 
-    text_columns: str = ""
-    label_column: str = ""
-    metric: str = ""
-    max_length: int = 0
-    positive: str = ""
-    encoding: str = ""
-    delimiter: str = ""
-    header: str = ""
-    label_map: str = ""
+    max_length: int = option(0, "Tokens of a text at most; longer ones are cut. 0: the model's positions.", panel="data")
+    text_columns: str = option("", "Column, or two with a comma between, that hold the text.", panel="data")
+    encoding: str = option("", "Of text files that are not UTF-8, as gbk, cp1252 or utf-16.", panel="data")
+    delimiter: str = option("", "What stands between two fields of CSV and TSV, as ';' or tab.", panel="data")
+    header: str = option("", "Columns of CSV and TSV files whose first line does not name them, as text,label.", panel="data")
+    label_column: str = option("", "Column that holds the label.", panel="data")
+    label_map: str = option("", "What the model calls labels of the data, as a=negative,b=positive.", panel="data")
+    metric: str = option(
+        "", "accuracy, macro-f1, f1 (of one label) or mcc; of tags entity-f1, entity-f1-strict or word-accuracy. Without it accuracy, and"
+        " entity-f1 where the tags mark spans.", panel="data",
+    )  # fmt: skip
+    positive: str = option("", "With `metric` f1: the label that it is of; without it, the one that names tell.", panel="data")
 
     def __post_init__(self) -> None:
         try:

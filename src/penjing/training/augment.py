@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from penjing.errors import InputError
 from penjing.model.modeling_penjing import PenjingForMaskedLM
+from penjing.model.run import batches, device_of
 from penjing.text.encoded import Encoded
 from penjing.training.loop import mixed_precision
 
@@ -28,7 +29,7 @@ BLOCK_BYTES = 64 << 20
 """Of the similarities that are held at once."""
 LONGEST = 5
 """Words of an n-gram at most (Tang et al. 2019)."""
-BATCH_TOKENS = 2048
+SCORED_TOKENS = 2048
 """Of a batch for the masked language model: the scores of its masked tokens are (tokens, V)."""
 
 
@@ -152,12 +153,11 @@ def by_masked_lm(
 @torch.inference_mode()
 def _likeliest(model: PenjingForMaskedLM, masked: Encoded, chosen: Flags, whole: Flags, k: int) -> NDArray[np.int32]:
     """The k likeliest words (T, k) in the places that are chosen, zeros elsewhere; batches of exactly equal lengths."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     words = torch.from_numpy(np.flatnonzero(whole)).to(device)
     result = np.zeros((len(chosen), k), np.int32)
     model.eval()
-    for rows in masked.exact_batches(64, BATCH_TOKENS):
-        feeds = {name: torch.from_numpy(value).to(device) for name, value in masked.feeds(rows).items() if name != "attention_mask"}
+    for rows, feeds in batches(model, masked, 64, SCORED_TOKENS):
         index = masked.offsets[rows][:, None] + np.arange(feeds["input_ids"].shape[1])
         wanted = chosen[index]
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"):

@@ -2,24 +2,33 @@
 
 import hashlib
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from penjing.errors import InputError
 from penjing.files.run import TRAINING, vacant
 from penjing.files.whole import move_up, sweep
-from penjing.model.checkpoint import read, write
+from penjing.model.checkpoint import read
+from penjing.model.writing import write
 from penjing.tasks.task import Examples, Task
-from penjing.training.loop import History, Progress, Schedule, fit, silent
-from penjing.training.predict import labels_loss, quality_of
+from penjing.training.loop import Progress, Schedule, fit, silent
+from penjing.training.predict import evaluator, labels_loss
+from penjing.training.state import History
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts to learn from, texts held out that the best weights are chosen on, and evaluation data, which is read once, at the end."""
+
+    train: Examples
+    dev: Examples
+    eval: Examples
 
 
 def finetune(
     model: str | Path,
     task: Task,
-    train: Examples,
-    dev: Examples,
-    eval: Examples,
+    split: Split,
     out: Path,
     schedule: Schedule,
     *,
@@ -46,14 +55,13 @@ def finetune(
         raise InputError(
             f"--out: {out} has {free / 1e6:.1f} MB left and the model takes {needed / 1e6:.1f}; free some space, or give another folder"
         )
-    asked = repr((str(model), task.labels, schedule, train.fingerprint(), dev.fingerprint()))
+    asked = repr((str(model), task.labels, schedule, split.train.fingerprint(), split.dev.fingerprint()))
     state = place / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.pt"
     history = fit(
-        network, train.encoded, labels_loss(task.targets(train)), quality_of(task, dev), schedule, state,
-        pad=network.config.pad_token_id or 0, progress=progress,
+        network, split.train.encoded, labels_loss(task.targets(split.train)), evaluator(task, split.dev), schedule, state, progress=progress
     )  # fmt: skip
     # In full precision, as it will be used; training judges in the mixed one.
-    history.best, quality = (quality_of(task, examples)(network) for examples in (dev, eval))
+    history.best, quality = (evaluator(task, examples)(network) for examples in (split.dev, split.eval))
     about = {"task": task.name, "quality": quality, "schedule": asdict(schedule), "history": vars(history)}
     write(network, place / "model", tokenizer=model, extra={"training.json": about})
     move_up(place / "model", out, last="config.json")

@@ -1,41 +1,59 @@
-"""The training loop: accelerate underneath, batches by length, early stopping, and a state that survives a kill.
+"""The training loop: accelerate underneath, batches by length, early stopping, and a state that survives a kill."""
 
-The state holds everything that the next step depends on, so a run that was killed ends with the weights of one that
-was not.
-"""
-
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from penjing.engines.clock.machine import instructions
 from penjing.errors import InputError
-from penjing.files.whole import write_bytes
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.run import tensors
 from penjing.text.encoded import Encoded
 from penjing.training.batching import length_batches
 from penjing.training.rows import RowAdamW, clip, sparse_words, word_tables
+from penjing.training.state import History, TrainState
+
+MOST_EPOCHS = 20
+"""Epochs that few texts get at most, to come to `Schedule.least_steps`."""
+MOST_EVALUATIONS = 40
+"""Evaluations of a whole training at most, about."""
+TIMED_STEPS = 21
+"""Steps of a run whose duration says how many more the limit in minutes allows."""
+SAVE_EVERY_S = 60.0
+"""Seconds between two writings of the state file, at least."""
 
 Feeds = dict[str, Tensor]
-Loss = Callable[[nn.Module, Feeds, Any], Tensor]
-"""(model, inputs on the device, row numbers) → scalar loss."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: the padded inputs (B, S) on the device, the row numbers (B,) of its texts, and the part of all steps that is done."""
+
+    feeds: Feeds
+    rows: NDArray[np.int64]
+    done: float = 0.0
+
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+"""(model, batch) → scalar loss."""
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast. `evaluations` per epoch; training stops after `patience` of them without a better quality.
 
-    Few texts get more epochs, up to 20, until there are `least_steps`.
+    Few texts get more epochs, up to `MOST_EPOCHS`, until there are `least_steps`.
     """
 
     epochs: int = 3
@@ -49,6 +67,19 @@ class Schedule:
     patience: int = 6
     seed: int = 0
     minutes: float | None = None
+
+    def steps_per_epoch(self, texts: int) -> int:
+        """Batches that so many texts make."""
+        return math.ceil(texts / self.batch_size)
+
+    def total(self, texts: int) -> int:
+        """Steps of the whole training on so many texts."""
+        epoch = self.steps_per_epoch(texts)
+        return max(self.epochs * epoch, min(self.least_steps, MOST_EPOCHS * epoch))
+
+    def every(self, texts: int) -> int:
+        """Steps from one evaluation to the next."""
+        return max(1, self.steps_per_epoch(texts) // self.evaluations, self.total(texts) // MOST_EVALUATIONS)
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate <= 1:
@@ -66,18 +97,24 @@ class Progress(Protocol):
 
 
 def silent(done: int, total: int, **figures: float) -> None:
-    """Tell nobody."""
+    """Progress that is not shown."""
 
 
-@dataclass
-class History:
-    """What happened: the mean loss and quality at each evaluation, and the best."""
+@dataclass(frozen=True)
+class Hooks:
+    """Hooks of the training loop, for a step that cuts or rounds the model while it trains.
 
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-    best: float = -math.inf
-    best_step: int = 0
-    steps: int = 0
-    seconds: float = 0.0
+    before_step: called with the number of each step and all of them, before its batch; what it keeps from step to step must be in
+        buffers of the model, so that the state holds it.
+    extra_loss: added to the loss of each batch.
+    rates: factors of the learning rate, by a part of the parameter's name.
+    judge_from: the best weights are looked for after this part of the steps, where a model is only then what is wanted.
+    """
+
+    before_step: Callable[[int, int], None] = lambda step, total: None
+    extra_loss: Callable[[], Tensor] | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    judge_from: float = 0.0
 
 
 def mixed_precision() -> str:
@@ -87,7 +124,7 @@ def mixed_precision() -> str:
     return "bf16" if "amx_bf16" in instructions() else "no"
 
 
-def optimizers_for(model: nn.Module, schedule: Schedule, rates: Mapping[str, float] | None = None) -> list[torch.optim.Optimizer]:
+def optimizers_for(model: nn.Module, schedule: Schedule, rates: Mapping[str, float]) -> list[torch.optim.Optimizer]:
     """AdamW; biases and norms do not decay (Devlin et al. 2019, appendix A.2), and no parameter that `rates` names.
 
     A word table with sparse gradients (`sparse_words`) has an optimizer of its own.
@@ -96,15 +133,23 @@ def optimizers_for(model: nn.Module, schedule: Schedule, rates: Mapping[str, flo
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            factor = next((f for part, f in (rates or {}).items() if part in name), None)
+            factor = next((f for part, f in rates.items() if part in name), None)
             decay = schedule.weight_decay if factor is None and p.ndim > 1 else 0.0
             groups.setdefault((id(p) in sparse, factor or 1.0, decay), []).append(p)
 
     def of(rows: bool) -> list[dict[str, Any]]:
-        return [{"params": each, "weight_decay": d, "factor": f} for (own, f, d), each in groups.items() if own == rows]
+        return [
+            {"params": parameters, "weight_decay": decay, "factor": factor}
+            for (by_rows, factor, decay), parameters in groups.items()
+            if by_rows == rows
+        ]
 
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(of(False), lr=schedule.learning_rate, fused=True)] if of(False) else []
-    return [*found, RowAdamW(of(True), lr=schedule.learning_rate)] if of(True) else found
+    optimizers: list[torch.optim.Optimizer] = []
+    if dense := of(False):
+        optimizers.append(torch.optim.AdamW(dense, lr=schedule.learning_rate, fused=True))
+    if by_rows := of(True):
+        optimizers.append(RowAdamW(by_rows, lr=schedule.learning_rate))
+    return optimizers
 
 
 def attention_for(device: torch.device) -> Any:
@@ -118,6 +163,11 @@ def rate(step: int, total: int, warmup: float) -> float:
     return (step + 1) / first if step < first else max(0.0, (total - step) / max(1, total - first))
 
 
+def padding_of(model: nn.Module) -> int:
+    """The number of the padding token of the encoder inside `model`; 0 where it has none."""
+    return next((int(m.config.pad_token_id or 0) for m in model.modules() if isinstance(m, PenjingPreTrainedModel)), 0)
+
+
 def fit(
     model: nn.Module,
     encoded: Encoded,
@@ -125,112 +175,118 @@ def fit(
     evaluate: Callable[[nn.Module], float],
     schedule: Schedule,
     state_file: Path,
-    *,
-    pad: int = 0,
+    hooks: Hooks | None = None,
     progress: Progress = silent,
-    save_every_s: float = 60.0,
-    before_step: Callable[[int, int], None] = lambda step, total: None,
-    rates: Mapping[str, float] | None = None,
-    judge_from: float = 0.0,
 ) -> History:
     """Train `model` in place and leave it with the weights of the best evaluation, in eval mode.
 
+    What is drawn at random depends on the schedule's seed alone, and the random state of the caller stays as it was.
+
     Args:
-        loss: of one batch, from the model, its padded inputs and row numbers.
+        loss: of one batch.
         evaluate: quality of the model, higher is better.
-        state_file: written every `save_every_s` seconds; where it is there already, training goes on from it.
-        before_step: called with the number of each step and all of them, before its batch; what it keeps from step to step
-            must be in buffers of `model`, so that the state holds it.
-        rates: factors of the learning rate, by a part of the parameter's name.
-        judge_from: the best weights are looked for after this part of the steps, where a model is only then what is wanted.
+        state_file: written every `SAVE_EVERY_S` seconds; where it is there already, training goes on from it.
     """
-    set_seed(schedule.seed)
-    accelerator = Accelerator(mixed_precision=mixed_precision(), cpu=not torch.cuda.is_available())
-    sparse_words(model, on=not torch.cuda.is_available())
-    prepared, *optimizers = accelerator.prepare(model, *optimizers_for(model, schedule, rates))
-    steps_per_epoch = math.ceil(len(encoded) / schedule.batch_size)
-    total = max(schedule.epochs * steps_per_epoch, min(schedule.least_steps, 20 * steps_per_epoch))
-    every = max(1, steps_per_epoch // schedule.evaluations, total // 40)
-    history, best_state, start, since_best, running = History(), None, 0, 0, [0.0, 0.0]
+    hooks = hooks or Hooks()
+    with torch.random.fork_rng():
+        torch.manual_seed(schedule.seed)
+        trainer = _Trainer(model, loss, schedule, hooks)
+        state = TrainState(schedule.total(len(encoded)))
+        if state_file.is_file():
+            state = TrainState.load(state_file, model, trainer.optimizers)
+        every = schedule.every(len(encoded))
+        clock = _Clock(state, schedule.minutes)
+        batches = _row_batches(encoded, schedule, state.step)
+        saved_at = time.monotonic()
+        while state.step < state.total and state.since_best < schedule.patience:
+            value = trainer.step(encoded, next(batches), state)
+            clock.limit(state)
+            if state.step % every == 0 or state.step == state.total:
+                model.eval()
+                state.judge(evaluate(model), model, counts=state.step >= hooks.judge_from * state.total)
+            progress(state.step, state.total, loss=value, best=state.history.best)
+            clock.record(state)
+            if time.monotonic() - saved_at > SAVE_EVERY_S:
+                state.save(state_file, model, trainer.optimizers)
+                saved_at = time.monotonic()
+        trainer.finish(state)
+    return state.history
 
-    if state_file.is_file():
-        saved = _load_state(state_file)
-        model.load_state_dict(saved["model"])
-        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        torch.set_rng_state(saved["rng"])
-        if saved["cuda"]:
-            torch.cuda.set_rng_state_all(saved["cuda"])
-        history = History(**saved["history"])
-        best_state, start, since_best, total, running = saved["best"], saved["step"], saved["since_best"], saved["total"], saved["running"]
 
-    began, earlier, saved_at = time.monotonic(), history.seconds, time.monotonic()
-    rows_of = _row_batches(encoded, schedule, start, steps_per_epoch)
-    for step in range(start, total):
-        if since_best >= schedule.patience or step >= total:
-            break
-        model.train()
-        before_step(step, total)
-        rows = next(rows_of)
-        feeds = {name: torch.from_numpy(value).to(accelerator.device) for name, value in encoded.padded(rows, pad).items()}
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = schedule.learning_rate * group["factor"] * rate(step, total, schedule.warmup)
-        with accelerator.autocast(), attention_for(accelerator.device):
-            value = loss(prepared, feeds, rows)
-        accelerator.backward(value)
-        clip(list(model.parameters()), schedule.gradient_norm)
-        for optimizer in optimizers:
+@final
+class _Trainer:
+    """A model with its optimizers, prepared by accelerate, that takes one step at a time."""
+
+    def __init__(self, model: nn.Module, loss: Loss, schedule: Schedule, hooks: Hooks) -> None:
+        self.model = model
+        self.loss = loss
+        self.schedule = schedule
+        self.hooks = hooks
+        self.pad = padding_of(model)
+        self.accelerator = Accelerator(mixed_precision=mixed_precision(), cpu=not torch.cuda.is_available())
+        sparse_words(model, on=not torch.cuda.is_available())
+        self.prepared, *self.optimizers = self.accelerator.prepare(model, *optimizers_for(model, schedule, hooks.rates))
+
+    def step(self, encoded: Encoded, rows: NDArray[np.int64], state: TrainState) -> float:
+        """One step on the texts `rows` (B,): forward, backward, clip, update; gives the loss, and counts it in `state`."""
+        device = self.accelerator.device
+        self.model.train()
+        self.hooks.before_step(state.step, state.total)
+        # input_ids, token_type_ids and attention_mask, (B, S) each
+        feeds = tensors(encoded.padded(rows, self.pad), device)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.schedule.learning_rate * group["factor"] * rate(state.step, state.total, self.schedule.warmup)
+        with self.accelerator.autocast(), attention_for(device):
+            value = self.loss(self.prepared, Batch(feeds, rows, state.step / state.total))  # ()
+            if self.hooks.extra_loss is not None:
+                value = value + self.hooks.extra_loss()
+        self.accelerator.backward(value)
+        clip(list(self.model.parameters()), self.schedule.gradient_norm)
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        running = [running[0] + value.item(), running[1] + 1]
-        if step == start + 20 and schedule.minutes:
-            left = 60 * schedule.minutes - earlier
-            total = max(step + 1, min(total, start + int(21 * left / (time.monotonic() - began))))
-        if (step + 1) % every == 0 or step + 1 == total:
-            model.eval()
-            quality = evaluate(model)
-            history.evaluations.append({"step": step + 1, "loss": running[0] / running[1], "quality": quality})
-            running = [0.0, 0.0]
-            since_best += step + 1 >= judge_from * total
-            if quality > history.best and since_best:
-                history.best, history.best_step, since_best = quality, step + 1, 0
-                best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        progress(step + 1, total, loss=value.item(), best=history.best)
-        history.steps, history.seconds = step + 1, earlier + time.monotonic() - began
-        if time.monotonic() - saved_at > save_every_s:
-            _save_state(state_file, {
-                "model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "rng": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "history": vars(history), "best": best_state, "step": step + 1, "since_best": since_best,
-                "total": total, "running": running,
-            })  # fmt: skip
-            saved_at = time.monotonic()
-    accelerator.free_memory()
-    sparse_words(model, on=False)
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-    model.eval()
-    return history
+        loss = value.item()
+        state.count(loss)
+        return loss
+
+    def finish(self, state: TrainState) -> None:
+        """Leave the model with the best weights, as it was before accelerate prepared it, in eval mode."""
+        self.accelerator.free_memory()
+        sparse_words(self.model, on=False)
+        if state.best is not None:
+            self.model.load_state_dict(state.best)
+        self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
+        self.model.eval()
 
 
-def _row_batches(encoded: Encoded, schedule: Schedule, start: int, steps_per_epoch: int) -> Iterator[Any]:
-    """Batches from step `start` on, epoch after epoch."""
-    epoch, skip = divmod(start, steps_per_epoch)
+@final
+class _Clock:
+    """The time that a training takes, over all runs that went on with it, and its limit in minutes."""
+
+    def __init__(self, state: TrainState, minutes: float | None) -> None:
+        self.minutes = minutes
+        self.began = time.monotonic()
+        self.start = state.step
+        self.earlier = state.history.seconds
+
+    def limit(self, state: TrainState) -> None:
+        """After `TIMED_STEPS` of a run, lower the number of all steps to what the limit allows at their pace."""
+        if self.minutes and state.step == self.start + TIMED_STEPS:
+            left = 60 * self.minutes - self.earlier
+            allowed = self.start + int(TIMED_STEPS * left / (time.monotonic() - self.began))
+            state.total = max(state.step, min(state.total, allowed))
+
+    def record(self, state: TrainState) -> None:
+        """Note the steps and seconds in the history."""
+        state.history.steps = state.step
+        state.history.seconds = self.earlier + time.monotonic() - self.began
+
+
+def _row_batches(encoded: Encoded, schedule: Schedule, start: int) -> Iterator[NDArray[np.int64]]:
+    """Row numbers (B,) of each batch from step `start` on, epoch after epoch."""
+    epoch, skip = divmod(start, schedule.steps_per_epoch(len(encoded)))
     while True:
         yield from length_batches(encoded.lengths, schedule.batch_size, schedule.seed, epoch)[skip:]
-        epoch, skip = epoch + 1, 0
-
-
-def _save_state(path: Path, state: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-def _load_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
-    except Exception as error:
-        raise InputError(f"training: {path} is damaged ({error}); remove it to start again") from error
+        epoch += 1
+        skip = 0

@@ -1,7 +1,6 @@
 """Logits and quality of a model of ours, in PyTorch."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,21 +8,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from penjing.maths.losses import soft_kl
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.tasks import judge
+from penjing.model.run import batches
+from penjing.tasks import judging
 from penjing.tasks.task import Examples, Task
-from penjing.text.encoded import Encoded
+from penjing.text.encoded import Encoded, Logits
+from penjing.training.loop import Batch, Loss
 
 
 @torch.inference_mode()
 def logits_of(model: nn.Module, encoded: Encoded, batch: int = 64) -> list[NDArray[np.float32]]:
     """Logits of each text, (C,) or (tokens, C), in float32, batches of exactly equal lengths."""
-    device = next(model.parameters()).device
     result: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(encoded)
-    for rows in encoded.exact_batches(batch):
-        feeds = {name: torch.from_numpy(value).to(device) for name, value in encoded.feeds(rows).items()}
-        feeds.pop("attention_mask")
+    for rows, feeds in batches(model, encoded, batch):
         for row, value in zip(rows, model(**feeds).logits.float().cpu().numpy(), strict=True):
             result[row] = value
     return result
@@ -51,26 +49,27 @@ def answering(examples: Examples) -> Callable[[Tensor, NDArray[np.int64]], Tenso
     return read
 
 
-def answers_of(examples: Examples, logits: list[NDArray[np.float32]], per_token: bool) -> NDArray[np.float32]:
+def answers_of(examples: Examples, logits: Logits, per_token: bool) -> NDArray[np.float32]:
     """The logits (n, C) that texts are answered from: one row of each text, or of each token in `answered_tokens`."""
     return np.concatenate(logits)[answered_tokens(examples)] if per_token else np.stack(logits)
 
 
-def quality_of(task: Task, examples: Examples) -> Callable[[nn.Module], float]:
-    """A function from a model to its quality on `examples`, in points."""
+def evaluator(task: Task, examples: Examples) -> Callable[[nn.Module], float]:
+    """The evaluation function of a training: from a model to its quality on `examples`, in points."""
 
     def quality(model: nn.Module) -> float:
-        return judge.quality_of(task, examples, logits_of(model, examples.encoded))
+        return judging.quality_of(task, examples, logits_of(model, examples.encoded))
 
     return quality
 
 
-def labels_loss(targets: list[NDArray[np.int64]]) -> Callable[[nn.Module, dict[str, Tensor], Any], Tensor]:
+def labels_loss(targets: list[NDArray[np.int64]]) -> Loss:
     """Cross-entropy with the gold labels, as a loss for `fit`."""
 
-    def loss(model: nn.Module, feeds: dict[str, Tensor], rows: NDArray[np.int64]) -> Tensor:
-        labels = pad_rows([targets[i] for i in rows], feeds["input_ids"].shape[1]).to(feeds["input_ids"].device)
-        value: Tensor = model(**feeds, labels=labels).loss
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        ids = batch.feeds["input_ids"]  # (B, S)
+        labels = pad_rows([targets[i] for i in batch.rows], ids.shape[1]).to(ids.device)  # (B,), or (B, S)
+        value: Tensor = model(**batch.feeds, labels=labels).loss
         return value
 
     return loss
@@ -86,8 +85,8 @@ def pad_rows(rows: list[NDArray[np.int64]], length: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def divergence_of(model: PenjingPreTrainedModel, data: Examples, reference: list[NDArray[np.float32]]) -> float:
+def divergence_of(model: PenjingPreTrainedModel, data: Examples, reference: Logits) -> float:
     """Mean KL divergence of the model's answers from the reference's, per text, or per token that is answered from."""
-    per_token = blueprint_of(model).head == "token"
+    per_token = blueprint_of(model).head.per_token
     z, t = (torch.from_numpy(answers_of(data, rows, per_token)) for rows in (logits_of(model, data.encoded), reference))
     return float(soft_kl(z, t))

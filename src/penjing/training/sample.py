@@ -10,13 +10,12 @@ from penjing.errors import InputError
 from penjing.maths.statistics import softmax
 
 Scores = NDArray[np.float64]
-Logits = NDArray[np.float32]
 BY_LOGITS = ("uncertain", "margin", "certain", "mixed")
 BY_LENGTH = ("short", "balanced-length")
 STRATEGIES = ("random", *BY_LOGITS, *BY_LENGTH)
 
 
-def choose(strategy: str, count: int, logits: Logits | None, lengths: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def choose(strategy: str, count: int, logits: NDArray[np.float32] | None, lengths: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """The rows, ascending, of `count` texts, or of all where there are no more; ties are broken at random by `seed`.
 
     Args:
@@ -45,18 +44,18 @@ def choose(strategy: str, count: int, logits: Logits | None, lengths: NDArray[np
     return _first(count, per_text(formula(logits), lengths), random)
 
 
-def uncertain(logits: Logits) -> Scores:
+def uncertain(logits: NDArray[np.float32]) -> Scores:
     """The negative entropy Σ p·log p of the teacher's softmax (N,): lowest where it knows least (Settles 2009, section 3.1)."""
     return -certain(logits)
 
 
-def margin(logits: Logits) -> Scores:
+def margin(logits: NDArray[np.float32]) -> Scores:
     """The likeliest class's probability less the second's (N,): lowest between two classes (Scheffer et al. 2001)."""
     p = np.sort(softmax(logits), axis=-1)
     return p[:, -1] - p[:, -2]
 
 
-def certain(logits: Logits) -> Scores:
+def certain(logits: NDArray[np.float32]) -> Scores:
     """The entropy -Σ p·log p of the teacher's softmax (N,): what comes first is easy (Bengio et al. 2009, on curricula)."""
     p = softmax(logits)
     return -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=-1)

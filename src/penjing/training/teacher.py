@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.model.watch import FIRST, encoder_of, perturbed, split, tapped, width_of
+from penjing.model.run import batches
+from penjing.model.watch import Part, encoder_of, perturbed, tapped
 from penjing.text.encoded import Encoded
 from penjing.training.loop import mixed_precision
 
-LOGITS = "logits"
+LOGITS_FILE = "logits.npy"
 FORMAT = 1
 """Of the cache; a change of what is computed takes another."""
 COMPUTED_WITH = ("hidden_act", "head_act", "layer_norm_eps", "head_width", "layers")
@@ -47,36 +48,37 @@ class Noise:
 class TeacherOutputs:
     """What the teacher says of N texts of T tokens in all.
 
-    logits: (N, C), or (T, C) over all tokens for tagging. parts: by name, (T, W) over all tokens, or (N, H) for first tokens.
+    logits: (N, C), or (T, C) over all tokens for tagging. parts: (T, W) over all tokens, or (N, H) for first tokens.
     live: the teacher itself, where its parts were too many to keep; `wanted` are then computed batch by batch.
     """
 
     logits: NDArray[np.float32]
-    parts: dict[str, NDArray[np.float16]]
+    parts: Mapping[Part, NDArray[np.float16]]
     offsets: NDArray[np.int64]
     live: PenjingPreTrainedModel | None = None
-    wanted: tuple[str, ...] = ()
+    wanted: tuple[Part, ...] = ()
 
     def batch_logits(self, rows: NDArray[np.int64], per_token: bool) -> Tensor:
         """Logits of some texts, (B, C), or of all their tokens (n, C)."""
         return torch.from_numpy(self.logits[self.tokens(rows) if per_token else rows])
 
-    def batch_parts(self, rows: NDArray[np.int64], feeds: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_parts(self, rows: NDArray[np.int64], feeds: dict[str, Tensor]) -> dict[Part, Tensor]:
         """Parts of some texts, padded as `feeds` are: (B, S, W), or (B, H)."""
         mask = feeds["attention_mask"].bool()
         if self.live is not None:
             live: nn.Module = self.live
             with torch.no_grad(), tapped(live.to(mask.device), self.wanted) as caught:
                 live(**feeds)
-            return {name: value.float() for name, value in caught.items()}
-        index, result = self.tokens(rows) if self.parts else rows, {}
-        for name, array in self.parts.items():
-            if split(name)[0] == FIRST:
-                result[name] = torch.from_numpy(array[rows]).to(mask.device).float()
+            return {part: value.float() for part, value in caught.items()}
+        index = self.tokens(rows) if self.parts else rows
+        result: dict[Part, Tensor] = {}
+        for part, array in self.parts.items():
+            if part.of_text:
+                result[part] = torch.from_numpy(array[rows]).to(mask.device).float()
             else:
-                padded = torch.zeros(*mask.shape, array.shape[1], device=mask.device)
+                padded = torch.zeros(*mask.shape, array.shape[1], device=mask.device)  # (B, S, W)
                 padded[mask] = torch.from_numpy(array[index]).to(mask.device).float()
-                result[name] = padded
+                result[part] = padded
         return result
 
     def release(self) -> None:
@@ -93,42 +95,47 @@ class TeacherOutputs:
 def teacher_outputs(
     teacher: PenjingPreTrainedModel,
     encoded: Encoded,
-    parts: Collection[str],
+    parts: Collection[Part],
     cache: Path,
     noise: Noise | None = None,
 ) -> TeacherOutputs:
     """Outputs of `teacher` on `encoded`, from the folder `cache` or computed into it.
 
     Args:
-        parts: names of parts of the encoder that are wanted beside the logits; see tap.py.
+        parts: of the encoder, wanted beside the logits.
         noise: on the inputs that the logits answer.
     """
     noise = noise or Noise()
     folder = cache / _key(teacher, encoded, noise)
     folder.mkdir(parents=True, exist_ok=True)
     tokens, encoder = int(encoded.offsets[-1]), encoder_of(teacher)
-    size = sum(2 * width_of(encoder, part) * (len(encoded) if split(part)[0] == FIRST else tokens) for part in parts)
+    size = sum(2 * part.width(encoder) * (len(encoded) if part.of_text else tokens) for part in parts)
     missing = [part for part in parts if not (folder / f"{part}.npy").is_file()]
     live = bool(missing) and _beside(folder, parts, size)
-    kept = [] if live else sorted(parts)
-    missing = [name for name in (LOGITS, *kept) if not (folder / f"{name}.npy").is_file()]
-    if missing:
+    kept = [] if live else sorted(parts, key=str)
+    missing = [part for part in kept if not (folder / f"{part}.npy").is_file()]
+    wanted = LOGITS_FILE if not (folder / LOGITS_FILE).is_file() else None
+    if missing or wanted:
         for left in folder.glob(".*.tmp"):
             if time.time() - left.stat().st_mtime > STALE_S:
                 shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
-            _compute(teacher, encoded, missing, Path(temporary), noise)
-            for name in missing:
-                (Path(temporary) / f"{name}.npy").replace(folder / f"{name}.npy")
-    found = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in kept}
+            _compute(teacher, encoded, missing, Path(temporary), noise if wanted else None)
+            for name in [*([wanted] if wanted else []), *(f"{part}.npy" for part in missing)]:
+                (Path(temporary) / name).replace(folder / name)
+    cached = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in kept}
     return TeacherOutputs(
-        np.load(folder / f"{LOGITS}.npy"), found, encoded.offsets, teacher.eval() if live else None, tuple(sorted(parts)) if live else ()
+        np.load(folder / LOGITS_FILE),
+        cached,
+        encoded.offsets,
+        teacher.eval() if live else None,
+        tuple(sorted(parts, key=str)) if live else (),
     )
 
 
-def _beside(folder: Path, parts: Collection[str], size: int) -> bool:
+def _beside(folder: Path, parts: Collection[Part], size: int) -> bool:
     """Whether parts of so many bytes are too many to keep; what was decided once stays so, for a run that goes on."""
-    decided = folder / f"beside-{hashlib.sha256(repr(sorted(parts)).encode()).hexdigest()[:8]}"
+    decided = folder / f"beside-{hashlib.sha256(repr(sorted(map(str, parts))).encode()).hexdigest()[:8]}"
     left = sum(file.stat().st_size for file in folder.glob(".*.tmp/*"))  # of a pass that was killed
     if size > min(CACHE_LIMIT, (shutil.disk_usage(folder).free + left) // 2):
         decided.touch()
@@ -146,27 +153,25 @@ def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, noise: Noise) -> str
 
 
 @torch.inference_mode()
-def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, names: Sequence[str], folder: Path, noise: Noise) -> None:
+def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, parts: Sequence[Part], folder: Path, noise: Noise | None) -> None:
+    """Write the parts into `folder`, and the logits of inputs with `noise`; None: no logits."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network: Any = teacher
     network.to(device).eval()
     tokens, encoder = int(encoded.offsets[-1]), encoder_of(teacher)
-    parts = [name for name in names if name != LOGITS]
     arrays = {
         part: np.lib.format.open_memmap(
             folder / f"{part}.npy", mode="w+", dtype=np.float16,
-            shape=(len(encoded) if split(part)[0] == FIRST else tokens, width_of(encoder, part)),
+            shape=(len(encoded) if part.of_text else tokens, part.width(encoder)),
         )
         for part in parts
     }  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     logits: NDArray[np.float32] | None = None
-    for rows in encoded.exact_batches(64):
-        feeds = {name: torch.from_numpy(value).to(device) for name, value in encoded.feeds(rows).items()}
-        feeds.pop("attention_mask")
+    for rows, feeds in batches(network, encoded, 64):
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"), tapped(network, parts) as caught:
             value = network(**feeds).logits.float()
-        if noise.size and LOGITS in names:  # the parts are those of the texts as they are
+        if noise is not None and noise.size:  # the parts are those of the texts as they are
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"):
                 value = _mean_answer(network, feeds, noise, generator)
         per_token = value.ndim == 3
@@ -175,12 +180,12 @@ def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, names: Sequence[
         index = encoded.offsets[rows][:, None] + np.arange(feeds["input_ids"].shape[1])
         logits[index if per_token else rows] = value.cpu().numpy()
         for part, array in arrays.items():
-            array[rows if split(part)[0] == FIRST else index] = caught[part].half().cpu().numpy()
+            array[rows if part.of_text else index] = caught[part].half().cpu().numpy()
     for array in arrays.values():
         array.flush()
     assert logits is not None
-    if LOGITS in names:
-        np.save(folder / f"{LOGITS}.npy", logits)
+    if noise is not None:
+        np.save(folder / LOGITS_FILE, logits)
     network.to("cpu")
 
 

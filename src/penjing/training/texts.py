@@ -114,7 +114,7 @@ class Texts:
         near = neighbours(table, words.whole[: len(table)], settings.candidates)
         if settings.how == "neighbours":
             return by_neighbours(texts, near, words, settings.copies, settings.rate, self.seed)
-        moved = {"p_ngram": 0.0} if self.data.task.head == "token" else {}
+        moved = {"p_ngram": 0.0} if self.data.task.head.per_token else {}
         return by_rules(texts, near, mask_of(self.data.tokenizer), words, settings.copies, self.seed, **moved)
 
 

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,23 @@ from numpy.typing import NDArray
 
 from penjing.engines.clock import measure as measuring
 from penjing.engines.clock import quiet, worker
-from penjing.engines.clock.measure import Measurement, Speedup, Spoken, Subject, Turn, measure, model_bytes
-from penjing.engines.engine import EAGER, EAGER_BF16, Engine, Form, open_engine
-from penjing.engines.onnx.export import FLOAT_FORMS, INT8_FORMS, PORTABLE_INT8, export
+from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure, model_bytes
+from penjing.engines.clock.messages import Setup
+from penjing.engines.clock.process import Process
+from penjing.engines.engine import Engine
+from penjing.engines.form import EAGER, EAGER_BF16, FLOAT_FORMS, INT8_FORMS, PORTABLE_INT8, Form
+from penjing.engines.onnx.export import export
+from penjing.engines.opening import open_engine
 from penjing.errors import InputError, PenjingError
+from penjing.files.records import to_json
 from penjing.model.checkpoint import read
 from penjing.model.packing import PACKED
 from penjing.steps.bits.calibrate import calibrate
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.sequence import Classification, Pair
 from penjing.tasks.sources import tokenizer_of
-from penjing.tasks.task import Classification, Pair, Tagging, Task
+from penjing.tasks.tagging import Tagging
+from penjing.tasks.task import Task
 from penjing.text.encoded import Encoded, Feeds
 
 BUSY = "other processes take 1.0 of 2 processors"
@@ -33,98 +40,6 @@ INPUTS = ["good film", "bad", "a good good film"] * 4
 def texts(*lengths: int) -> Encoded:
     """Texts of these lengths, of one token over and over."""
     return Encoded.of([[5] * length for length in lengths], [[0] * length for length in lengths])
-
-
-# -- figures ---------------------------------------------------------------------------------------------------------
-
-
-def measured(*rounds: tuple[float, str], **changes: Any) -> Measurement:
-    """Each round a hundred answers of about so many milliseconds, the last of them ten times that; and what disturbed it."""
-    turns = [Turn(i, [ms] * 99 + [10 * ms], [ms + 1.0] * 100, words) for i, (ms, words) in enumerate(rounds)]
-    return Measurement(**{"load_s": 0.5, "rounds": len(rounds), "turns": turns} | changes)
-
-
-def test_disturbed_turns_are_in_no_figure() -> None:
-    result = measured((2.0, ""), (90.0, BUSY), (2.0, ""), (90.0, BUSY), rounds=4)
-    assert (result.latency_ms, result.latency_p95_ms, result.end_to_end_ms) == (2.0, 2.0, 3.0)
-    assert 2.0 < result.latency_p99_ms <= 20.0
-    assert result.steady and result.disturbance == ""
-
-
-def test_where_all_was_disturbed_the_fastest_turn_stands_and_is_not_believed() -> None:
-    result = measured((90.0, BUSY), (30.0, BUSY), (60.0, BUSY))
-    assert result.latency_ms == 30.0 and not result.steady
-
-
-def test_processes_of_one_subject_are_pooled_and_their_rounds_are_not_mixed_up() -> None:
-    eager = Measurement.pooled([measured((9.0, ""), (9.0, "")), measured((9.5, ""), (190.0, BUSY)), measured((9.8, ""), (9.8, ""))])
-    fast = Measurement.pooled([measured((1.0, ""), (1.0, "")), measured((1.0, ""), (1.0, "")), measured((1.05, ""), (1.05, ""))])
-    assert (eager.rounds, len({turn.round for turn in eager.turns}), len(eager.quiet)) == (6, 6, 5)
-    assert eager.latency_ms == 9.5 and fast.latency_ms == 1.0
-    assert fast.speedup_over(eager) == Speedup(9.5, pytest.approx(9.0), pytest.approx(9.5), True)
-
-
-def test_the_tail_is_pooled_over_the_quiet_turns() -> None:
-    result = Measurement(0.0, rounds=2, turns=[Turn(0, list(range(1, 101, 2))), Turn(1, list(range(2, 102, 2)))])
-    assert result.latency_p95_ms == pytest.approx(np.percentile(np.arange(1, 101), 95))
-    assert result.latency_p99_ms == pytest.approx(np.percentile(np.arange(1, 101), 99))
-
-
-@pytest.mark.parametrize(
-    ("rounds", "why"),
-    [
-        ([(2.0, "")] * 5, ""),
-        ([(2.0, ""), (2.1, "")], ""),
-        ([(2.0, ""), (2.5, "")], "its rounds differ, 2.00 to 2.50 ms"),
-        ([(2.0, "")], ""),  # one round was asked
-        ([(2.0, ""), *[(2.0, BUSY)] * 4], BUSY),  # one quiet round is too few of five
-        ([(2.0, BUSY)] * 2, BUSY),
-        ([(2.0, ""), (2.7, ""), (3.6, "")], "its rounds differ, 2.00 to 3.60 ms"),
-        ([(2.0, ""), (2.7, ""), (2.0, "")], ""),  # one that something slowed unseen is left out
-        ([(2.0, ""), (9.0, BUSY), (2.0, "")], ""),  # what was disturbed may differ
-    ],
-)
-def test_figures_are_steady_with_enough_quiet_rounds_that_agree(rounds: Sequence[tuple[float, str]], why: str) -> None:
-    assert measured(*rounds).disturbance == why and measured(*rounds).steady == (not why)
-
-
-def test_a_disturbed_throughput_is_not_steady() -> None:
-    assert measured((2.0, ""), (2.0, ""), throughput_disturbance=BUSY).disturbance == BUSY
-
-
-def test_what_was_not_measured_is_none() -> None:
-    plain = Measurement(0.5, turns=[Turn(0, [1.0])]).figures()
-    assert {name for name, value in plain.items() if value is None} == {"end_to_end_ms", "throughput_per_s", "cold_start_s", "peak_mb"}
-    assert json.loads(json.dumps(plain)) == plain and plain["steady"] is True and plain["latency_ms"] == 1.0
-
-
-def test_a_speedup_is_a_ratio_of_medians_and_its_range_over_the_rounds() -> None:
-    slow, fast = Measurement(0.0, turns=[Turn(0, [4.0, 6.0, 100.0])]), Measurement(0.0, turns=[Turn(0, [1.0, 2.0, 3.0])])
-    assert fast.speedup_over(slow) == Speedup(3.0, 3.0, 3.0, True)
-    slow, fast = measured((8.0, ""), (8.7, ""), (8.0, "")), measured((1.0, ""), (1.05, ""), (0.97, ""))
-    assert fast.speedup_over(slow) == Speedup(8.0, pytest.approx(8.0), pytest.approx(8.7 / 1.05), True)
-
-
-def test_a_disturbed_baseline_makes_no_speedup() -> None:
-    """Eager's threads wait for each other, so other work slows it more than what it is compared with."""
-    eager, fast = measured((9.0, ""), (192.0, BUSY), (190.0, BUSY), (193.0, BUSY)), measured(*[(1.2, "")] * 4)
-    found = fast.speedup_over(eager)
-    assert not found.steady and found.high < 10
-    quiet_again = measured((9.0, ""), (192.0, BUSY), (9.3, ""), (193.0, BUSY))
-    assert fast.speedup_over(quiet_again).steady and fast.speedup_over(quiet_again).high < 10
-
-
-def test_rounds_that_something_slowed_unseen_flatter_no_speedup() -> None:
-    # However the rounds vary, no more is claimed than AGREE times what the fastest of each give.
-    found = measured((1.0, ""), (1.2, ""), (1.05, "")).speedup_over(measured((12.0, ""), (10.0, ""), (10.9, "")))
-    assert found.steady and found.ratio <= measuring.AGREE * 10.0
-    assert measured((1.0, ""), (1.0, ""), (9.0, "")).speedup_over(measured((10.0, ""), (90.0, ""), (10.0, ""))).ratio == pytest.approx(10.0)
-    assert measured((1.0, ""), (1.08, "")).speedup_over(measured((10.0, ""), (10.8, ""))).steady  # a drift touches both alike
-
-
-def test_rounds_that_are_not_shared_are_compared_crosswise() -> None:
-    ours, theirs = measured((1.0, ""), (9.0, BUSY), rounds=1), measured((90.0, BUSY), (8.0, ""), rounds=1)
-    assert ours.speedup_over(theirs) == Speedup(8.0, 8.0, 8.0, True)
 
 
 # -- rounds ----------------------------------------------------------------------------------------------------------
@@ -137,10 +52,10 @@ class Scripted:
     asked: list[str]
     texts: list[int]
     first_ms = 2.0
-    disturbance = measuring._Worker.disturbance
+    disturbance = Process.disturbance
 
-    def __init__(self, subject: Subject, threads: int, setup: dict[str, Any]) -> None:
-        self.subject, self.setup = subject, {"load_s": 0.1, "cold_start_s": 0.2, "ms": self.first_ms}
+    def __init__(self, setup: Setup) -> None:
+        self.started = {"load_s": 0.1, "cold_start_s": 0.2, "ms": self.first_ms}
         self.load, self.slowness = "", 1.0
 
     def look(self) -> None:
@@ -165,10 +80,12 @@ class Scripted:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, script: list[str | float], *, patience_s: float, told: list[str], **options: Any) -> Any:
-    monkeypatch.setattr(measuring, "_Worker", Scripted)
+    monkeypatch.setattr(measuring, "Process", Scripted)
     monkeypatch.setenv("PENJING_WAIT", "60")
     Scripted.script, Scripted.asked, Scripted.texts = script, [], []
-    (result,) = measure([Subject(EAGER, Path())], texts(3, 4), threads=2, patience_s=patience_s, tell=told.append, **options)
+    (result,) = measure(
+        [Subject(EAGER, Path())], texts(3, 4), threads=2, sampling=Sampling(**options), patience_s=patience_s, tell=told.append
+    )
     return result, Scripted.asked
 
 
@@ -252,8 +169,13 @@ class Recording(Engine):
 
     COMPILE_S = 0.02
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form = EAGER) -> None:
+        super().__init__(form)
         self.shapes: list[tuple[int, int]] = []
+
+    @classmethod
+    def open(cls, model: Path | bytes, form: Form, threads: int) -> "Recording":
+        return cls(form)
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
         shape: tuple[int, int] = feeds["input_ids"].shape
@@ -269,15 +191,15 @@ def serve(
     """What a worker answers, and the engines that it opened: one, then one for each stream."""
     opened: list[Recording] = []
 
-    def open_recording(*_: Any) -> Recording:
-        opened.append(Recording())
+    def open_recording(form: Form, *_: Any) -> Recording:
+        opened.append(Recording(form))
         return opened[-1]
 
     monkeypatch.setattr(worker, "open_engine", open_recording)
     encoded.save(folder / "texts.npz")
-    places = {name: str(folder / "texts.npz") for name in ("single", "many")}
-    setup = {"form": form.to_dict(), "folder": str(folder), "threads": 2, "batch": 32, "spoken": None} | places
-    waiting, answers = [setup, *messages], []
+    places = [folder / "texts.npz"] * 2
+    setup = Setup(form, folder, 2, *places, batch=32, spoken=None)
+    waiting, answers = [to_json(setup), *messages], []
     worker._serve(lambda: waiting.pop(0) if waiting else None, answers.append)
     return answers, opened
 
@@ -315,9 +237,9 @@ def test_end_to_end_is_from_the_text_to_the_answer(
     decode = type(task).decode
     monkeypatch.setattr(type(task), "decode", lambda *given: read_out.append(decode(*given)))
     engine, tokenizer = Recording(), tokenizer_of(tiny_teacher(tmp_path / "model"))
-    times = worker.end_to_end(engine, task, tokenizer, inputs, 32)
+    times = worker.end_to_end(engine, Encoder(task, tokenizer, 32), inputs)
     assert len(times) == len(inputs) and read_out == answers
-    expected, _, _ = task.encode(tokenizer, [tuple(text) if isinstance(text, list) else text for text in inputs], 32)
+    expected, _, _ = Encoder(task, tokenizer, 32)([tuple(text) if isinstance(text, list) else text for text in inputs])
     assert engine.shapes == [(1, int(length)) for length in expected.lengths]
     assert times[0] >= 1e3 * Recording.COMPILE_S
 
@@ -328,7 +250,7 @@ def test_end_to_end_is_from_the_text_to_the_answer(
 def test_engines_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_teacher(tmp_path / "model", "sequence")
     task, tokenizer = Classification(["a", "b"]), tmp_path / "model" / "tokenizer.json"
-    encoded, _, _ = task.encode(tokenizer_of(tmp_path / "model"), INPUTS, 32)
+    encoded, _, _ = Encoder(task, tokenizer_of(tmp_path / "model"), 32)(INPUTS)
     model = read(tmp_path / "model")
     export(model, tmp_path / "engine", [PORTABLE_INT8, INT8_FORMS[0].file], calibrate(model, encoded), segments=False)
     (tmp_path / "elsewhere").mkdir()
@@ -337,10 +259,10 @@ def test_engines_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.Monkey
     engine = tmp_path / "engine"
     subjects = [Subject(EAGER, tmp_path / "model"), Subject(INT8_FORMS[0], engine, tokenizer=tokenizer), Subject(INT8_FORMS[0], engine)]
     spoken = Spoken(task, INPUTS, 32)
-    eager, fused, silent = measure(subjects, encoded, threads=1, rounds=2, throughput_texts=12, spoken=spoken)
+    eager, fused, silent = measure(subjects, encoded, threads=1, sampling=Sampling(rounds=2, throughput_texts=12), spoken=spoken)
     for each in (eager, fused):
         assert len(each.turns) == 2 and all(len(turn.ms) == len(turn.end_to_end_ms) == 12 for turn in each.turns)
-        figures = each.figures()
+        figures = to_json(each.figures())
         assert all(value is not None and value > 0 for name, value in figures.items() if name != "steady")
         assert each.latency_ms <= each.latency_p95_ms <= each.latency_p99_ms
         assert each.cold_start_s is not None and each.load_s <= each.cold_start_s
@@ -354,12 +276,12 @@ def test_engines_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_beside_busy_loops_nothing_is_steady_and_no_speedup_is_claimed(tmp_path: Path) -> None:
     tiny_teacher(tmp_path / "model", "sequence")
-    encoded, _, _ = Classification(["a", "b"]).encode(tokenizer_of(tmp_path / "model"), INPUTS * 500, 32)
+    encoded, _, _ = Encoder(Classification(["a", "b"]), tokenizer_of(tmp_path / "model"), 32)(INPUTS * 500)
     export(read(tmp_path / "model"), tmp_path, [FLOAT_FORMS[0].file], segments=False)
     # So many texts that a turn is longer than the scheduler's slices, which a short one may have to itself.
     with busy_loops(quiet.processors().logical):
         subjects = [Subject(FLOAT_FORMS[0], tmp_path)] * 2
-        one, two = measure(subjects, encoded, threads=1, rounds=2, texts=len(encoded), throughput_texts=0)
+        one, two = measure(subjects, encoded, threads=1, sampling=Sampling(2, len(encoded), throughput_texts=0))
     assert not one.steady and not two.steady and not two.speedup_over(one).steady
     assert all(turn.disturbance for turn in one.turns)
 
@@ -369,7 +291,7 @@ def test_beside_busy_loops_nothing_is_steady_and_no_speedup_is_claimed(tmp_path:
 
 def test_eager_bfloat16_is_eager_in_fewer_bits(tmp_path: Path) -> None:
     tiny_teacher(tmp_path, "tagging")
-    encoded, _, _ = Tagging(["O", "B-x"]).encode(tokenizer_of(tmp_path), [["good", "film"], ["bad"]], 32)
+    encoded, _, _ = Encoder(Tagging(["O", "B-x"]), tokenizer_of(tmp_path), 32)([["good", "film"], ["bad"]])
     exact, rounded = (open_engine(form, tmp_path, 1).logits(encoded) for form in (EAGER, EAGER_BF16))
     difference = max(float(np.abs(a - b).max()) for a, b in zip(exact, rounded, strict=True))
     scale = max(float(np.abs(a).max()) for a in exact)

@@ -15,25 +15,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from penjing.blueprint import Blueprint, Head, Layer
+from penjing.blueprint import Blueprint, Layer
 from penjing.engines.clock.machine import safe_weight_bits
-from penjing.engines.engine import Form, open_engine
-from penjing.engines.onnx.export import (
-    FLOAT_FORMS,
-    FUSED_FLOAT,
-    FUSED_INT8,
-    INT8_FORMS,
-    PORTABLE_FLOAT,
-    PORTABLE_INT8,
-    export,
-    forms_for,
-    network_of,
-    rounding_of,
-)
-from penjing.engines.onnx.graph import Ranges, build_graph, weight_shapes
+from penjing.engines.form import FLOAT_FORMS, FUSED_FLOAT, FUSED_INT8, INT8_FORMS, PORTABLE_FLOAT, PORTABLE_INT8, Form, rounding_of
+from penjing.engines.network import Ranges
+from penjing.engines.onnx.export import export, network_of
+from penjing.engines.onnx.graph import build_graph, weight_shapes
+from penjing.engines.opening import forms_for, open_engine
 from penjing.errors import InputError
 from penjing.maths.rounding import affine, symmetric
-from penjing.model.checkpoint import blueprint_of, build, read
+from penjing.model.building import blueprint_of, build
+from penjing.model.checkpoint import read
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
 from penjing.selection import Selection
@@ -41,7 +33,7 @@ from penjing.steps.bits.calibrate import calibrate
 from penjing.text.encoded import Encoded
 
 Logits = list[NDArray[np.float32]]
-EXPORTED: tuple[Head, ...] = ("sequence", "token", "question")
+EXPORTED: tuple[str, ...] = ("sequence", "token", "question")
 FLOAT, INT8 = (PORTABLE_FLOAT, FUSED_FLOAT), (PORTABLE_INT8, FUSED_INT8)
 UNEVEN = Blueprint(40, 13, 2, 9, 12, 5, (Layer(3, 17), Layer(0, 6), Layer(2, 0), Layer(1, 8)), "sequence", 3)
 
@@ -93,7 +85,7 @@ def inputs_of(folder: Path, file: str) -> list[str]:
 
 @pytest.mark.parametrize("head", EXPORTED)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_and_head_on_every_engine(family: str, head: Head, tmp_path: Path) -> None:
+def test_every_family_and_head_on_every_engine(family: str, head: str, tmp_path: Path) -> None:
     theirs = tiny(family, head)
     theirs.save_pretrained(tmp_path / "theirs")
     model = read(tmp_path / "theirs")
@@ -137,7 +129,7 @@ def test_random_blueprints_in_openvino(tmp_path: Path, blueprint: Blueprint, see
 
 
 @pytest.mark.parametrize("head", ["sequence", "token"])
-def test_eager_pytorch_is_an_engine_like_the_others(head: Head, tmp_path: Path) -> None:
+def test_eager_pytorch_is_an_engine_like_the_others(head: str, tmp_path: Path) -> None:
     tiny("bert", head).save_pretrained(tmp_path)
     model = read(tmp_path)
     encoded = fitting(blueprint_of(model))
@@ -156,7 +148,7 @@ def test_padding_is_masked_in_the_portable_file(engine: Any, tmp_path: Path, blu
     expected = in_torch(model, encoded)
     for pad in (0, 5):
         found = session.run(encoded.padded(np.arange(len(encoded)), pad))
-        real = [row if blueprint.head == "sequence" else row[:length] for row, length in zip(found, encoded.lengths, strict=True)]
+        real = [row if blueprint.head.name == "sequence" else row[:length] for row, length in zip(found, encoded.lengths, strict=True)]
         assert_close(real, expected)
 
 
@@ -191,7 +183,7 @@ def test_epsilon_is_the_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", EXPORTED)
-def test_without_pairs_the_first_token_type_is_folded_in(head: Head, tmp_path: Path) -> None:
+def test_without_pairs_the_first_token_type_is_folded_in(head: str, tmp_path: Path) -> None:
     blueprint = replace(UNEVEN, head=head, outputs=2)
     model = penjing_model(blueprint)
     export(model, tmp_path / "pairs", FLOAT, segments=True)
@@ -227,7 +219,7 @@ def test_a_model_without_a_second_token_type_takes_none(token_types: int, tmp_pa
 
 @pytest.mark.parametrize("positions,bucket", [(16, 8), (13, 8), (13, 4)])
 @pytest.mark.parametrize("head", ["sequence", "token"])
-def test_buckets_give_what_dynamic_lengths_give(head: Head, positions: int, bucket: int, tmp_path: Path) -> None:
+def test_buckets_give_what_dynamic_lengths_give(head: str, positions: int, bucket: int, tmp_path: Path) -> None:
     blueprint = replace(UNEVEN, head=head, positions=positions)
     model, encoded = penjing_model(blueprint), texts([positions, 1, 3, 8, 3, positions - 1], 40, types=2)
     export(model, tmp_path, [PORTABLE_FLOAT], segments=True)
@@ -254,7 +246,7 @@ RANK = 20
 LARGE = Blueprint(600, 24, 2, 48, 64, 16, (Layer(4, 256), Layer(3, 190), Layer(0, 120), Layer(2, 0)), "sequence", 8)
 
 
-def large(head: Head, rank: int = 0) -> PenjingPreTrainedModel:
+def large(head: str, rank: int = 0) -> PenjingPreTrainedModel:
     """A model whose weights outweigh their names, and whose attention is as smooth as that of trained models."""
     model: PenjingPreTrainedModel = perturb(build(replace(LARGE, head=head, rank=rank)), by=0.12)
     return model
@@ -278,7 +270,7 @@ def simulated(model: PenjingPreTrainedModel, encoded: Encoded, ranges: Ranges | 
     """What rounding weights and activations gives, in PyTorch; without `ranges`, those of each text's own activations."""
     model = deepcopy(model)
     last = f"layers.{len(model.base_model.layers) - 1}."
-    first_only = blueprint_of(model).head == "sequence"
+    first_only = blueprint_of(model).head.name == "sequence"
 
     def rounding(name: str) -> Any:
         def hook(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:

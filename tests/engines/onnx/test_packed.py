@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 import penjing
 from penjing.blueprint import Blueprint, Layer
-from penjing.engines.clock.measure import Subject, measure
-from penjing.engines.engine import DESCRIPTION, FUSED, PORTABLE, Form, forms_of, open_engine
+from penjing.engines.clock.measure import Sampling, Subject, measure
+from penjing.engines.description import DESCRIPTION, form_from
+from penjing.engines.form import FLOAT_FORMS, FUSED, INT8_FORMS, PORTABLE, Form
+from penjing.engines.network import Network, Ranges
 from penjing.engines.onnx import packed
-from penjing.engines.onnx.export import FLOAT_FORMS, INT8_FORMS, export, network_of
-from penjing.engines.onnx.graph import Network, Ranges
+from penjing.engines.onnx.export import export, network_of
 from penjing.engines.onnx.packed import NETWORK, WEIGHTS, graph_bytes, read_network, write_network
+from penjing.engines.opening import open_engine
 from penjing.errors import InputError
 from penjing.model.coded import Coded
 from penjing.steps.bits.calibrate import calibrate
@@ -253,7 +255,7 @@ def test_weights_are_rounded_for_the_machine_that_loads(tmp_path: Path, monkeypa
     graphs = {}
     for bits in (7, 8):
         monkeypatch.setattr("penjing.engines.onnx.packed.safe_weight_bits", lambda bits=bits: bits)
-        monkeypatch.setattr("penjing.engines.onnx.export.safe_weight_bits", lambda bits=bits: bits)
+        monkeypatch.setattr("penjing.engines.onnx.files.safe_weight_bits", lambda bits=bits: bits)
         export(model, tmp_path / "files", [form.file], ranges, segments=True, float_layers=FLOAT_LAYERS)
         graphs[bits] = graph_bytes(tmp_path / "packed", form)
         assert graphs[bits] == (tmp_path / "files" / form.file).read_bytes()
@@ -264,7 +266,7 @@ def test_weights_are_rounded_for_the_machine_that_loads(tmp_path: Path, monkeypa
 def test_another_processor_is_warned_of_only_where_int8_weights_are_a_file(
     form: Form, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penjing.engines.engine.safe_weight_bits", lambda: 7)
+    monkeypatch.setattr("penjing.engines.opening.safe_weight_bits", lambda: 7)
     model, _, ranges, _ = made(UNEVEN, tmp_path / "packed")
     if not form.packed:
         export(model, folder, [form.file], ranges, segments=True, float_layers=FLOAT_LAYERS)
@@ -279,15 +281,15 @@ def test_another_processor_is_warned_of_only_where_int8_weights_are_a_file(
 
 def test_a_form_is_read_back_from_json_and_from_before_there_were_packed_ones() -> None:
     for form in (*FORMS, *(replace(form, packed=True) for form in FORMS)):
-        assert forms_of({"forms": [json.loads(json.dumps(form.to_dict()))]}) == [form]
+        assert form_from(json.loads(json.dumps(form.to_dict()))) == form
     fields = {name: value for name, value in FORMS[0].to_dict().items() if name != "packed"}
-    assert forms_of({"forms": [fields]}) == [FORMS[0]]
+    assert form_from(fields) == FORMS[0]
     assert (replace(FORMS[0], packed=True).files, FORMS[0].files) == ((WEIGHTS, NETWORK), (FORMS[0].file,))
 
 
 def test_workers_measure_packed_forms(whole: Path) -> None:
     form = replace(INT8_FORMS[0], packed=True)
-    (found,) = measure([Subject(form, whole)], texts(UNEVEN), threads=1, rounds=1, texts=2, throughput_texts=2)
+    (found,) = measure([Subject(form, whole)], texts(UNEVEN), threads=1, sampling=Sampling(1, 2, 2))
     assert found.latency_ms > 0 and found.load_s > 0 and found.throughput_per_s > 0
 
 

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from conftest import penjing_model
 
-from penjing.blueprint import Blueprint, Head, Layer
-from penjing.engines.engine import Form, open_engine
-from penjing.engines.onnx.export import INT8_FORMS, export, rounding_of
+from penjing.blueprint import Blueprint, Layer
+from penjing.engines.form import Form
+from penjing.engines.opening import open_engine
+from penjing.engines.form import INT8_FORMS, rounding_of
+from penjing.engines.onnx.export import export
 from penjing.steps.bits.calibrate import calibrate
 from penjing.steps.bits.sensitivity import TOGETHER, emulated, roundable
 from penjing.text.encoded import Encoded
 
 FORMS = INT8_FORMS[:3]
 """Dynamic integers of ONNX Runtime, and static ones of both engines; the others run the same files."""
-HEADS: tuple[Head, ...] = ("sequence", "token")
+HEADS: tuple[str, ...] = ("sequence", "token")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def apart(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_layer_by_layer_the_exported_integers_are_the_emulation(form: Form, head: Head, encoded: Encoded, tmp_path: Path) -> None:
+def test_layer_by_layer_the_exported_integers_are_the_emulation(form: Form, head: str, encoded: Encoded, tmp_path: Path) -> None:
     model = penjing_model(Blueprint(60, 16, 2, 20, 24, 8, (Layer(3, 40), Layer(2, 30)), head, 3))
     ranges, names = calibrate(model, encoded, "moving-average"), list(roundable(model))
     static = ranges if rounding_of(form) == "static" else None

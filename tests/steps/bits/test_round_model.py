@@ -9,7 +9,7 @@ import torch
 from conftest import fake, penjing_model
 from torch import Tensor
 
-from penjing.blueprint import Blueprint, Head, Layer
+from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.maths.stored import Scheme, quantize
 from penjing.model.surgery import copy_of
@@ -47,7 +47,7 @@ def inputs_of(model: Any, module: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("head", ["sequence", "token", "masked", "none"])
-def test_the_model_has_the_values_of_the_codes_and_new_biases_alone(head: Head) -> None:
+def test_the_model_has_the_values_of_the_codes_and_new_biases_alone(head: str) -> None:
     model = seeded(replace(WHOLE, head=head, outputs=3 if head in ("sequence", "token") else 0))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     result, coded = round_model(model, texts(), dict.fromkeys(matrices(model), FEW))

@@ -14,9 +14,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from penjing.blueprint import Blueprint, Layer
+from penjing.model.watch import matrices_of
 from penjing.steps.bits import hessian as steps
-from penjing.steps.bits.hessian import eigenvalues, matrices_of, sensitivities, traces
-from penjing.tasks.task import Classification, Examples, Tagging, Task
+from penjing.steps.bits.hessian import eigenvalues, sensitivities, traces
+from penjing.tasks.sequence import Classification
+from penjing.tasks.task import Examples, Task
+from penjing.tasks.tagging import Tagging
 from penjing.text.encoded import Encoded
 
 SMALL = Blueprint(9, 6, 2, 4, 4, 2, (Layer(2, 3), Layer(1, 2)), "sequence", 2)
@@ -26,7 +29,7 @@ BLUEPRINTS = (SMALL, Blueprint(9, 6, 0, 3, 4, 2, (Layer(2, 0), Layer(0, 3)), "to
 def setting(blueprint: Blueprint, count: int = 4, seed: int = 0) -> tuple[Any, Task, Examples]:
     """A random model, its task, and texts with random labels, some with a word twice."""
     random = np.random.default_rng(seed)
-    tagging = blueprint.head == "token"
+    tagging = blueprint.head.name == "token"
     ids = [[3, *random.integers(1, 6, random.integers(1, 4)).tolist()] for _ in range(count)]
     first = [list(range(0, len(row), 2)) if tagging else [] for row in ids]
     gold = [

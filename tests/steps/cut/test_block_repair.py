@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from penjing.blueprint import Blueprint, Head, Layer
-from penjing.model.checkpoint import blueprint_of
+from penjing.blueprint import Blueprint, Layer
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
 from penjing.selection import LayerSelection, Selection
@@ -48,7 +48,7 @@ def sums(model: PenjingPreTrainedModel, encoded: Encoded, layer: int, block: str
     hook = getattr(model.base_model.layers[layer], block).norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     logits_of(model, encoded)
     hook.remove()
-    first_only = blueprint.head == "sequence" and layer in (-1, len(blueprint.layers) - 1)
+    first_only = blueprint.head.name == "sequence" and layer in (-1, len(blueprint.layers) - 1)
     return torch.cat([x[:, 0] if first_only else x.flatten(0, 1) for x in seen])
 
 
@@ -100,7 +100,7 @@ def test_the_last_error_is_what_is_missing_to_the_teacher(blueprint: Blueprint, 
 
 @pytest.mark.parametrize("head", ["sequence", "token"])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_error_is_what_is_missing_in_its_block(method: Repair, head: Head) -> None:
+def test_every_error_is_what_is_missing_in_its_block(method: Repair, head: str) -> None:
     """Where no layer is cut, block by block on all the tokens, but for the last layer under a sequence head."""
     teacher, encoded = seeded(replace(WHOLE, head=head)), texts(WHOLE)
     selection = keep((0, (1, 2), (0, 2, 3, 7)), (1, (1,), (2, 4)), (2, (0, 1), (0, 3)))

@@ -16,13 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from penjing.blueprint import Blueprint, Head, Layer
+from penjing.blueprint import Blueprint, Layer
 from penjing.maths.importance import eliminate
 from penjing.steps.cut import importance
 from penjing.steps.cut.criteria import IMPORTANCE
 from penjing.steps.cut.gates import gated
 from penjing.steps.cut.importance import Importance, relevance_rules
-from penjing.tasks.task import Classification, Examples, Tagging, Task
+from penjing.tasks.sequence import Classification
+from penjing.tasks.task import Examples, Task
+from penjing.tasks.tagging import Tagging
 from penjing.text.encoded import Encoded
 
 SMALL = Blueprint(40, 12, 2, 12, 12, 4, (Layer(3, 6), Layer(2, 5)), "sequence", 3)
@@ -39,19 +41,19 @@ def seeded(blueprint: Blueprint, seed: int = 0, **changes: Any) -> Any:
 
 
 def task_of(blueprint: Blueprint) -> Task:
-    return (Classification if blueprint.head == "sequence" else Tagging)([f"L{i}" for i in range(blueprint.outputs)])
+    return (Classification if blueprint.head.name == "sequence" else Tagging)([f"L{i}" for i in range(blueprint.outputs)])
 
 
 def examples(blueprint: Blueprint, count: int = 9, seed: int = 0) -> Examples:
     """Texts of a few lengths, with random labels; of tagging, one token in two stands for a word."""
     random = np.random.default_rng(seed)
     ids = [random.integers(1, blueprint.vocabulary, random.integers(2, 5)).tolist() for _ in range(count)]
-    first = [list(range(0, len(row), 2)) if blueprint.head == "token" else [] for row in ids]
+    first = [list(range(0, len(row), 2)) if blueprint.head.name == "token" else [] for row in ids]
 
     def label() -> str:
         return f"L{random.integers(blueprint.outputs)}"
 
-    gold = [[label() for _ in row] if blueprint.head == "token" else label() for row in first]
+    gold = [[label() for _ in row] if blueprint.head.name == "token" else label() for row in first]
     types = [[i % max(1, blueprint.token_types) for i in range(len(row))] for row in ids]
     return Examples(Encoded.of(ids, types), [""] * count, gold, first, 0)
 
@@ -102,7 +104,7 @@ def test_any_blueprint_is_scored_and_scores_are_json(blueprint: Blueprint, name:
 
 @pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"gates", "random"}))
 @pytest.mark.parametrize("head", ["sequence", "token"])
-def test_what_is_useless_has_the_lowest_score(name: str, head: Head) -> None:
+def test_what_is_useless_has_the_lowest_score(name: str, head: str) -> None:
     blueprint = Blueprint(40, 12, 2, 12, 12, 4, SMALL.layers, head, 3)
     model = seeded(blueprint)
     attention, feed_forward = model.base_model.layers[0].attention, model.base_model.layers[1].feed_forward
@@ -216,7 +218,7 @@ def test_moments_are_sums_over_texts_alone(blueprint: Blueprint) -> None:
         for i, layer in enumerate(model.base_model.layers)
         for kind, closing in (("heads", layer.attention.output), ("neurons", layer.feed_forward.down))
     }
-    first_only = {key for key in closings if blueprint.head == "sequence" and key[0] == last}
+    first_only = {key for key in closings if blueprint.head.name == "sequence" and key[0] == last}
     tokens = {key: len(data) if key in first_only else data.encoded.lengths.sum() for key in closings}
     A = {key: torch.zeros(closing.in_features, closing.in_features) for key, closing in closings.items()}
     C = {key: torch.zeros(blueprint.hidden, blueprint.hidden) for key in closings}

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_of, read, write
+from penjing.model.building import blueprint_of
+from penjing.model.checkpoint import read
+from penjing.model.writing import write
 from penjing.model.modeling_penjing import PenjingConfig
 from penjing.model.surgery import cut
 from penjing.selection import Selection
-from penjing.steps.cut.sparsify import matrices_of, sparsity_for
+from penjing.steps.cut.sparsify import masked_modules, sparsity_for
 from penjing.steps.reshape.factorise import Factorise, factorise
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
@@ -141,7 +143,7 @@ def test_a_sparse_model_of_a_size_counts_the_table_that_is_stored() -> None:
     blueprint = blueprint_of(model)
     size = 3 * blueprint.parameters
     left = 1 - sparsity_for(blueprint, size, embeddings=True)
-    weights = sum(matrix.weight.numel() for matrix in matrices_of(model, embeddings=True))
+    weights = sum(matrix.weight.numel() for matrix in masked_modules(model, embeddings=True))
     assert 4 * (blueprint.parameters - weights) + weights / 8 + 4 * left * weights == pytest.approx(size)
 
 

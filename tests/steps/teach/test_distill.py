@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,17 @@ from penjing.errors import InputError
 from penjing.job.presets import distilling
 from penjing.job.recipe import read_recipe
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.steps.teach import distill, multitask
-from penjing.steps.teach.distill import Distill, DistillSettings
+from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
 from penjing.steps.teach.multitask import Companion, Multitask
 from penjing.students import bilstm
-from penjing.tasks.task import Classification, Examples, Tagging
+from penjing.tasks.sequence import Classification
+from penjing.tasks.task import Examples
+from penjing.tasks.tagging import Tagging
 from penjing.text.encoded import Encoded
+from penjing.training import lesson, loop
 from penjing.training import teacher as cache
-from penjing.training.loop import Schedule, fit, silent
-from penjing.training.teacher import TeacherOutputs
+from penjing.training.lesson import TeachingEvidence
+from penjing.training.loop import Batch, Schedule, silent
 from penjing.training.texts import TextSettings
 
 DEEP = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32),) * 4, "sequence", 2)
@@ -52,7 +53,8 @@ def step(
     folder: Path, progress: Any = silent, *, others: Sequence[PenjingPreTrainedModel] = (), general: Encoded | None = None, **what: Any
 ) -> Distill:
     settings = DistillSettings(SCHEDULE, **what)
-    return Distill(TASK, penjing_model(DEEP, 0), None, settings, texts(16, 3), folder, progress, others=others, general=general)
+    teachers = Teachers(penjing_model(DEEP, 0), others)
+    return Distill(TASK, teachers, settings, texts(16, 3), Place(folder), general=general, progress=progress)
 
 
 def taught(given: Distill | Multitask, blueprint: Blueprint = SHALLOW) -> dict[str, torch.Tensor]:
@@ -81,8 +83,8 @@ def two_tasks(folder: Path, progress: Any) -> Any:
 
 def a_bilstm(folder: Path, progress: Any) -> Any:
     given = step(folder, progress, losses={"mse": 1}, dropout=0.1)
-    student = bilstm.build(given.teacher, "sequence", settings=bilstm.BilstmSettings(8, 4, 4))
-    given.lesson(given.observe(given.teacher, texts())).teach(student)
+    student = bilstm.build(given.teachers.teacher, settings=bilstm.Bilstm(8, 4, 4))
+    given.lesson(given.observe(given.teachers.teacher, texts())).teach(student)
     return student.state_dict()
 
 
@@ -91,8 +93,7 @@ def a_bilstm(folder: Path, progress: Any) -> Any:
 def test_killed_at_any_point_it_ends_with_the_same_weights(
     teach: Callable[[Path, Any], Any], kill_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (distill, multitask):
-        monkeypatch.setattr(module, "fit", partial(fit, save_every_s=0))
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     seen = 0
 
     def kill(done: int, total: int, **figures: float) -> None:
@@ -116,10 +117,10 @@ def test_killed_at_any_point_it_ends_with_the_same_weights(
 def loss_of(rows: list[int], data: Examples, folder: Path, **losses: float) -> float:
     """Of these texts in one batch, for a student that is drawn at random."""
     given = step(folder, losses=losses)
-    outputs = given.observe(given.teacher, data)
+    evidence = given.observe(given.teachers.teacher, data)
     feeds = {name: torch.from_numpy(value) for name, value in data.encoded.padded(np.array(rows), 0).items()}
     with torch.no_grad():
-        return given.lesson(outputs).loss(penjing_model(SHALLOW, 5), feeds, np.array(rows)).item()
+        return given.lesson(evidence).loss(penjing_model(SHALLOW, 5), Batch(feeds, np.array(rows))).item()
 
 
 def test_a_text_without_a_label_weighs_nothing_among_labels(tmp_path: Path) -> None:
@@ -131,12 +132,12 @@ def test_a_text_without_a_label_weighs_nothing_among_labels(tmp_path: Path) -> N
 
 def test_labels_alone_ask_no_teacher(tmp_path: Path) -> None:
     given = step(tmp_path, losses={"hard": 1})
-    outputs: TeacherOutputs = given.observe(given.teacher, texts())
-    assert not len(outputs.logits) and not tmp_path.joinpath("teacher").exists()
+    evidence = given.observe(given.teachers.teacher, texts())
+    assert not len(evidence.outputs.logits) and not tmp_path.joinpath("teacher").exists()
 
 
 def test_annealing_begins_where_answers_do() -> None:
-    settings = DistillSettings(losses={"kl": 1, "hard": 1, "states": 1}, anneal=True, states_first=0.5)
+    settings = DistillSettings(losses={"kl": 1, "hard": 1, "states": 1}, anneal=True, states_first=0.5).curriculum
     assert settings.answer_weights(0.4) == {}
     assert settings.answer_weights(0.5) == {"kl": 1, "hard": 0} and settings.answer_weights(1.0) == {"kl": 0, "hard": 1}
 
@@ -149,8 +150,9 @@ def test_logits_of_tokens_that_nothing_is_answered_from_change_no_loss_and_no_gr
     encoded = Encoded.of(rows, [[0] * len(row) for row in rows])
     data = Examples(encoded, [["a", "b"]] * 5 + [None], [["O", "X"]] * 5 + [None], [*first, []], 0)  # the last text's words are not known
     blueprint = replace(SHALLOW, head="token")
-    given = Distill(task, penjing_model(blueprint, 0), None, DistillSettings(SCHEDULE, losses, states_first=0.0), data, tmp_path)
-    outputs = given.observe(given.teacher, data)
+    settings = DistillSettings(SCHEDULE, losses, states_first=0.0)
+    given = Distill(task, Teachers(penjing_model(blueprint, 0)), settings, data, Place(tmp_path))
+    outputs = given.observe(given.teachers.teacher, data).outputs
     read = np.zeros(int(encoded.offsets[-1]), bool)
     for start, words in zip(encoded.offsets, first, strict=False):
         read[[start + word for word in words if word >= 0]] = True
@@ -171,7 +173,7 @@ def test_logits_of_tokens_that_nothing_is_answered_from_change_no_loss_and_no_gr
             return seen[0]
 
         student.get_submodule("head.out").register_forward_hook(keep)
-        loss = given.lesson(replace(outputs, logits=changed)).loss(student, feeds, batch)
+        loss = given.lesson(TeachingEvidence(data, replace(outputs, logits=changed))).loss(student, Batch(feeds, batch))
         loss.backward()
         gradient = seen[0].grad
         assert gradient is not None
@@ -219,7 +221,7 @@ def test_a_teacher_that_runs_beside_its_student_is_moved_back(tasks: int, tmp_pa
     monkeypatch.setattr(cache, "CACHE_LIMIT", 0)
     given = step(tmp_path / "0", losses={"states": 1.0})
     other = step(tmp_path / "1", losses={"states": 1.0})
-    teachers = [given.teacher, other.teacher][:tasks]
+    teachers = [given.teachers.teacher, other.teachers.teacher][:tasks]
     moved: list[list[str]] = []
     for teacher in teachers:
         moved.append([])
@@ -232,7 +234,7 @@ def test_a_teacher_that_runs_beside_its_student_is_moved_back(tasks: int, tmp_pa
     assert all(each[-3:] == ["cpu", "asked", "cpu"] for each in moved)  # to the student's device, and once more at the end
     for each in moved:
         each.clear()
-    monkeypatch.setattr(distill, "fit", broken)
+    monkeypatch.setattr(lesson, "fit", broken)
     with pytest.raises(Killed):  # moved back also where the training breaks off
         taught(given)
     assert moved[0] == ["cpu"]

@@ -4,8 +4,10 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from penjing.files.whole import Json
 
 PACKAGES = ("penjing", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "onnx", "onnxruntime", "openvino")
 KERNELS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16")
@@ -65,16 +67,27 @@ def _is_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64", "i386", "i686", "x86")
 
 
-def machine() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Machine:
     """Processor, cores, memory, system, instruction sets."""
+
+    cpu: str
+    cores: int | None
+    memory_gb: float
+    system: str
+    instructions: tuple[str, ...]
+
+    def to_dict(self) -> Json:
+        """A JSON object."""
+        return asdict(self) | {"instructions": list(self.instructions)}
+
+
+def machine() -> Machine:
+    """The machine that this runs on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "instructions": instructions(),
-    }
+    return Machine(
+        _cpu_name(), os.cpu_count(), round(memory / 2**30, 1), f"{platform.system()} {platform.release()}", tuple(instructions())
+    )
 
 
 def _cpu_name() -> str:
@@ -109,3 +122,13 @@ def commit() -> str | None:
         return result.stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
         return None
+
+
+def cores() -> int:
+    """Processors that this process may use: its affinity, and a container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return count

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penjing.engines.clock.measure import Measurement, Spoken, Subject, measure
+from penjing.engines.clock.measure import TEXTS, Sampling, Spoken, Subject, measure
+from penjing.engines.clock.measurement import Measurement
 from penjing.tasks.task import Task
 from penjing.text.encoded import Encoded
 
@@ -22,10 +23,18 @@ class Trial:
     tell: Callable[[str], None]
 
     def measure(
-        self, subjects: Sequence[Subject], encoded: Encoded, inputs: Sequence[Any] | None = None, **options: Any
+        self,
+        subjects: Sequence[Subject],
+        encoded: Encoded,
+        inputs: Sequence[Any] | None = None,
+        *,
+        rounds: int = Sampling.rounds,
+        texts: int = TEXTS,
+        throughput_texts: int = Sampling.throughput_texts,
     ) -> list[Measurement]:
-        """See `engines.measure`; with `inputs`, the texts that `encoded` are of, also end to end."""
+        """See `measure`; with `inputs`, the texts that `encoded` are of, also end to end."""
+        sampling = Sampling(rounds=rounds, texts=texts, throughput_texts=throughput_texts, seed=self.seed)
         spoken = None if inputs is None else Spoken(self.task, inputs, self.max_length)
         return measure(
-            subjects, encoded, threads=self.threads, seed=self.seed, patience_s=self.wait_s, tell=self.tell, spoken=spoken, **options
+            subjects, encoded, threads=self.threads, sampling=sampling, spoken=spoken, patience_s=self.wait_s, tell=self.tell
         )  # fmt: skip

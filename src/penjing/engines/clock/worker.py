@@ -19,8 +19,13 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from penjing.engines.engine import Engine, Form, open_engine
-from penjing.tasks.task import Task, task_named
+from penjing.engines.clock.messages import Setup, SpokenTexts
+from penjing.engines.engine import Engine
+from penjing.engines.opening import open_engine
+from penjing.files.records import from_json
+from penjing.files.whole import Json
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.names import task_named
 from penjing.text.encoded import Encoded
 
 WARM_UP, WARM_UP_S = 20, 2.0
@@ -39,17 +44,17 @@ def latencies(engine: Engine, encoded: Encoded, seconds: float = math.inf) -> li
     return times
 
 
-def end_to_end(engine: Engine, task: Task, tokenizer: Tokenizer, inputs: Sequence[Any], max_length: int) -> list[float]:
+def end_to_end(engine: Engine, encoder: Encoder, inputs: Sequence[Any]) -> list[float]:
     """Milliseconds from each text alone to its answer, as `penjing.load` gives it: tokenizing, running, reading the answer."""
 
     def answer(text: Any) -> None:
-        encoded, first, _ = task.encode(tokenizer, [text], max_length)
-        task.decode(engine.logits(encoded), first)
+        encoded, first, _ = encoder([text])
+        encoder.task.decode(engine.logits(encoded), first)
 
     return [_milliseconds(partial(answer, text)) for text in inputs]
 
 
-def _milliseconds(call: Callable[[], Any]) -> float:
+def _milliseconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return 1e3 * (time.perf_counter() - start)
@@ -92,19 +97,19 @@ def peak_mb() -> float | None:
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
 
 
-def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[str, Any]], None]) -> None:
-    setup = request()
-    assert setup is not None
-    form, folder, threads = Form(**setup["form"]), setup["folder"], setup["threads"]
-    single, many = Encoded.load(setup["single"]), Encoded.load(setup["many"])
+def _serve(request: Callable[[], Json | None], answer: Callable[[Json], None]) -> None:
+    setup = from_json(Setup, request(), "worker")
+    sys.path.extend(entry for entry in setup.path if entry not in sys.path)
+    single = Encoded.load(setup.single)
+    many = Encoded.load(setup.many)
     start = time.perf_counter()
-    engine = open_engine(form, folder, threads)
+    engine = open_engine(setup.form, setup.folder, setup.threads)
     loaded = 0.0
-    for i in first_of_each_shape(single, form.bucket):
+    for i in first_of_each_shape(single, setup.form.bucket):
         engine.run(single.feeds(np.array([i])))
         loaded = loaded or time.perf_counter() - start
     cold_start = time.perf_counter() - start
-    speak = _speaker(engine, setup["spoken"])
+    speak = _speaker(engine, setup.spoken)
     warm = latencies(engine, single, WARM_UP_S)
     answer({"load_s": loaded, "cold_start_s": cold_start, "ms": float(np.median(warm))})
     while (message := request()) is not None:
@@ -115,19 +120,22 @@ def _serve(request: Callable[[], dict[str, Any] | None], answer: Callable[[dict[
         elif message["do"] == "memory":
             answer({"peak_mb": peak_mb()})
         elif message["do"] == "throughput":
-            some, batch = many.take(np.arange(min(message["texts"], len(many)))), min(setup["batch"], form.batch)
-            streams = [open_engine(form, folder, 1) for _ in range(threads)]
+            some = many.take(np.arange(min(message["texts"], len(many))))
+            batch = min(setup.batch, setup.form.batch)
+            streams = [open_engine(setup.form, setup.folder, 1) for _ in range(setup.threads)]
             throughput(streams, some, batch)
             answer({"per_s": [throughput(streams, some, batch) for _ in range(message["rounds"])]})
             del streams  # each holds the model
 
 
-def _speaker(engine: Engine, spoken: dict[str, Any] | None) -> Callable[[int], list[float]] | None:
+def _speaker(engine: Engine, spoken: SpokenTexts | None) -> Callable[[int], list[float]] | None:
+    """What times so many of the texts end to end; None where there are none."""
     if spoken is None:
         return None
-    task, tokenizer = task_named(spoken["task"])(spoken["labels"]), Tokenizer.from_file(spoken["tokenizer"])
-    inputs = json.loads(Path(spoken["inputs"]).read_text(encoding="utf-8"))
-    return lambda count: end_to_end(engine, task, tokenizer, inputs[:count], spoken["max_length"])
+    task = task_named(spoken.task)(spoken.labels)
+    encoder = Encoder(task, Tokenizer.from_file(str(spoken.tokenizer)), spoken.max_length)
+    inputs = json.loads(spoken.inputs.read_text(encoding="utf-8"))
+    return lambda count: end_to_end(engine, encoder, inputs[:count])
 
 
 def main() -> None:
@@ -138,11 +146,11 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def request() -> dict[str, Any] | None:
+    def request() -> Json | None:
         line = sys.stdin.readline()
         return json.loads(line) if line.strip() else None
 
-    def answer(message: dict[str, Any]) -> None:
+    def answer(message: Json) -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 

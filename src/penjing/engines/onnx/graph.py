@@ -15,28 +15,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from penjing.blueprint import Blueprint
+from penjing.blueprint import HEADS, Blueprint
+from penjing.engines.network import Network, Ranges
 from penjing.errors import InputError
+from penjing.files.references import resolved
 from penjing.maths.rounding import affine, symmetric
 
 Dialect = Literal["portable", "fused"]
-Ranges = dict[str, tuple[float, float]]
-"""Calibrated [low, high] of the input of each linear layer, by the layer's name."""
 MICROSOFT = "com.microsoft"
 FLOAT_ALWAYS = frozenset({"head.out"})
 """What no int8 form rounds: the layer that gives the logits."""
 GELU_ERF, GELU_TANH = ("gelu",), ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
-
-
-@dataclass(frozen=True)
-class Network:
-    """What a graph is made from: sizes, named weights (names as in modeling_penjing.py, without `encoder.`), functions."""
-
-    blueprint: Blueprint
-    weights: dict[str, NDArray[np.float32]]
-    activation: str
-    head_activation: str
-    epsilon: float
 
 
 def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
@@ -69,10 +58,7 @@ def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
             linear(f"{feed_forward}.up", layer.neurons, hidden)
         linear(f"{feed_forward}.down", hidden, layer.neurons)
         norm(f"{feed_forward}.norm", hidden)
-    if blueprint.head == "sequence":
-        linear("head.dense", blueprint.pooled_width, hidden)
-    linear("head.out", blueprint.outputs, blueprint.pooled_width if blueprint.head == "sequence" else hidden)
-    return shapes
+    return shapes | {f"head.{name}": shape for name, shape in blueprint.head_shapes().items()}
 
 
 def first_token_layers(blueprint: Blueprint, fused: bool = False) -> frozenset[str]:
@@ -80,7 +66,7 @@ def first_token_layers(blueprint: Blueprint, fused: bool = False) -> frozenset[s
 
     The fused graph takes query, key and value together, so of all tokens.
     """
-    if blueprint.head != "sequence" or not blueprint.layers:
+    if not blueprint.head.first_only or not blueprint.layers:
         return frozenset()
     last = f"layers.{len(blueprint.layers) - 1}"
     names = ("attention.output", "feed_forward.up", "feed_forward.down", *(() if fused else ("attention.query",)))
@@ -106,8 +92,11 @@ def build_graph(
         float_layers: linear layers that int8 leaves as they are. The fused form takes query, key and value together: one
             of them in float keeps all three.
     """
-    if network.blueprint.head not in ("sequence", "token", "question"):
-        raise InputError(f"export: the head {network.blueprint.head!r} is not supported; sequence, token, question are")
+    head = network.blueprint.head
+    if not head.graph:
+        raise InputError(
+            f"export: the head {head.name!r} is not supported; {', '.join(row.name for row in HEADS.values() if row.graph)} are"
+        )
     if int8 and dialect == "portable" and ranges is None:
         raise InputError("export: the portable int8 form needs calibrated ranges")
     for name in float_layers:
@@ -240,14 +229,11 @@ class _Emitter:
         x = self.embeddings()
         bias = None if self.fused else self.mask_bias()
         for i in range(len(blueprint.layers)):
-            first_only = head == "sequence" and i == len(blueprint.layers) - 1
+            first_only = head.first_only and i == len(blueprint.layers) - 1
             x = self.feed_forward(self.attention(x, i, bias, first_only), i)
-        if head == "sequence":
-            if not blueprint.layers:
-                x = self.first(x)
-            x = self.op("Reshape", x, self.shape(-1, blueprint.hidden))
-            x = self.activate(self.linear(x, "head.dense"), self.network.head_activation)
-        logits = self.linear(x, "head.out")
+        if head.first_only and not blueprint.layers:
+            x = self.first(x)
+        logits = resolved(head.graph, {}, f"head {head.name}")(self, x)
         self.nodes[-1].output[0] = "logits"
         assert logits != "logits"
 
@@ -259,7 +245,7 @@ class _Emitter:
             [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in inputs],
             [
                 helper.make_tensor_value_info(
-                    "logits", TensorProto.FLOAT, [*(shape[:1] if head == "sequence" else shape), blueprint.outputs]
+                    "logits", TensorProto.FLOAT, [*(shape[:1] if head.answers == "text" else shape), blueprint.outputs]
                 )
             ],
         )

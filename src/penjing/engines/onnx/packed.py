@@ -13,57 +13,27 @@ rather than read. Reading imports numpy, safetensors and onnx, and no torch.
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import onnx
 from safetensors import SafetensorError
 
 from penjing.blueprint import Blueprint
 from penjing.engines.clock.machine import safe_weight_bits
-from penjing.engines.engine import DEPLOYED, FUSED, PORTABLE, Form
-from penjing.engines.onnx.graph import Network, Ranges, build_graph, weight_shapes
+from penjing.engines.form import DEPLOYED, INT8_FILES, Form
+from penjing.engines.network import Deployed, Network, Ranges
+from penjing.engines.onnx.files import graph_of
+from penjing.engines.onnx.graph import weight_shapes
 from penjing.errors import InputError, reason_of, shown
-from penjing.files.whole import write_text
+from penjing.files.whole import Json, write_text
 from penjing.model.coded import Coded
 from penjing.model.packing import load_packed, save_packed
 
 VERSION = 1
 LARGEST_FLOAT = 3e38
 WEIGHTS, NETWORK = DEPLOYED
-INT8 = (PORTABLE[0], FUSED[0])
 LARGEST = 2**31 - 1
 """Bytes of an ONNX model in one piece; protobuf takes no more."""
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """A network and how it was calibrated: everything that its ONNX files are made from.
-
-    `ranges`: None where it is run in float alone. `segments`: whether texts come in pairs. `float_layers`: what
-    int8 leaves in float (`build_graph`).
-    """
-
-    network: Network
-    ranges: Ranges | None
-    segments: bool
-    float_layers: tuple[str, ...] = ()
-
-
-def graph_of(deployed: Deployed, file: str, weight_bits: int) -> onnx.ModelProto:
-    """The graph that the ONNX file of this name holds; an `InputError` where there is no such file."""
-    if file not in (*PORTABLE, *FUSED):
-        raise InputError(f"engine: no graph is called {file!r}; {', '.join((*PORTABLE, *FUSED))} are")
-    return build_graph(
-        deployed.network,
-        "fused" if file in FUSED else "portable",
-        int8=file in INT8,
-        ranges=deployed.ranges,
-        segments=deployed.segments or file in PORTABLE,
-        weight_bits=weight_bits,
-        float_layers=deployed.float_layers,
-    )
 
 
 def write_network(
@@ -118,7 +88,7 @@ def read_network(folder: Path) -> Deployed:
     return deployed
 
 
-def _deployed(fields: dict[str, Any], weights: Path) -> Deployed:
+def _deployed(fields: Json, weights: Path) -> Deployed:
     """The network of these fields and weights; a `ValueError` or `TypeError` where they are of other types or sizes than it takes."""
     blueprint, ranges, float_layers = Blueprint.from_dict(fields.pop("blueprint")), fields.pop("ranges"), fields.pop("float_layers")
     segments = fields.pop("segments")
@@ -146,7 +116,7 @@ def graph_bytes(folder: Path, form: Form) -> bytes:
     folder is right on processors with VNNI and without, where an ONNX file suits the processor it was exported on.
     """
     deployed = read_network(folder)
-    size = replace(deployed.network.blueprint, bits=8 if form.file in INT8 else 32).bytes
+    size = replace(deployed.network.blueprint, bits=8 if form.file in INT8_FILES else 32).bytes
     if size > LARGEST:
         raise InputError(f"engine: {form.file} of {folder} takes {size / 1e9:.1f} GB, and ONNX at most 2.1 in one piece; run it in int8")
     graph = graph_of(deployed, form.file, safe_weight_bits())
@@ -154,12 +124,12 @@ def graph_bytes(folder: Path, form: Form) -> bytes:
     return graph.SerializeToString()
 
 
-def _digest(fields: dict[str, Any], weights: Path) -> str:
+def _digest(fields: Json, weights: Path) -> str:
     with open(weights, "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(_compact(fields).encode())
     return digest.hexdigest()
 
 
-def _compact(fields: dict[str, Any]) -> str:
+def _compact(fields: Json) -> str:
     return json.dumps(fields, separators=(",", ":"), sort_keys=True)

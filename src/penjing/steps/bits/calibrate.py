@@ -1,18 +1,19 @@
 """Ranges of activations for static int8: what the input of each linear layer spans on real texts."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from penjing.engines.onnx.graph import Ranges, first_token_layers
+from penjing.engines.network import Ranges
+from penjing.engines.onnx.graph import first_token_layers
 from penjing.errors import InputError
 from penjing.maths.calibration import Histogram, Range, entropy, min_max, moving_average, percentile, squared_error
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.run import batches
+from penjing.model.watch import linear_layers, watching_inputs
 from penjing.text.encoded import Encoded
 
 Calibration = Literal["min-max", "moving-average", "percentile", "mse", "entropy"]
@@ -41,24 +42,9 @@ def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, method: Calibrati
         else:
             histograms.setdefault(name, Histogram()).add(values)
 
-    with watched(model, look):
-        for rows in encoded.exact_batches(batch):
-            model(**{name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()})
+    with watching_inputs(linear_layers(model).items(), look):
+        for _, feeds in batches(model, encoded, batch, masked=True):
+            model(**feeds)
     if method in OF_EXTREMES:
         return {name: OF_EXTREMES[method](ends) for name, ends in extremes.items()}
     return {name: OF_HISTOGRAM[method](seen) for name, seen in histograms.items()}
-
-
-@contextmanager
-def watched(model: nn.Module, look: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Within, `look` is called with the name (without `encoder.`) and input of every linear layer that has one."""
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module.in_features:
-            short = name.removeprefix("encoder.")
-            hooks.append(module.register_forward_pre_hook(lambda _, inputs, name=short: look(name, inputs[0].detach())))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -1,7 +1,6 @@
 """Store a model's matrices in few bits with the least error on calibration texts: matrix after matrix, on what was rounded before."""
 
 from collections.abc import Mapping
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +8,12 @@ from torch import Tensor, nn
 from penjing.errors import InputError
 from penjing.maths.gptq import quantize_with_inputs
 from penjing.maths.stored import Scheme, quantize
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.coded import Coded
 from penjing.model.modeling_penjing import Attention, PenjingPreTrainedModel
+from penjing.model.run import blocks_of, embedded, run_block
 from penjing.model.surgery import copy_of
+from penjing.model.watch import watching_inputs
 from penjing.text.encoded import Encoded
 
 BATCH = 64
@@ -29,7 +30,7 @@ def round_model(
     the model as rounded so far. Its bias makes up for the mean error, so that only the inputs' covariance counts. Where the
     head reads the first token alone, so do the inputs of the last layer that reach no other. The rest is rounded plainly.
     """
-    result, sequence = copy_of(model), blueprint_of(model).head == "sequence"
+    result, sequence = copy_of(model), blueprint_of(model).head.first_only
     weights, names = dict(result.named_parameters()), {m: f"{name}.weight" for name, m in result.named_modules()}
     unknown = sorted(set(schemes) - set(weights))
     if unknown:
@@ -39,28 +40,27 @@ def round_model(
     coded = {name: quantize(weights[name], scheme, seed) for name, scheme in schemes.items() if name not in taught}
     for name, codes in coded.items():
         weights[name].copy_(torch.from_numpy(codes.values()))
-    states = [_embed(result, encoded.feeds(rows)) for rows in encoded.exact_batches(BATCH)]
-    last = cast(Any, result.base_model).layers[-1:]
+    states = embedded(result, encoded, BATCH)
+    last = blocks_of(result)[-2:]
     for block in blocks:
-        ends = sequence and any(block in (layer.attention, layer.feed_forward) for layer in last)
+        ends = sequence and block in last
         for linear in _linear(block):
             name = names[linear]
             if name in schemes:
-                first_only = ends and linear not in (getattr(block, "key", None), getattr(block, "value", None))
+                first_only = ends and not (isinstance(block, Attention) and block.heads and linear in (block.key, block.value))
                 mean, covariance = _moments(block, linear, states, first_only)
                 coded[name] = quantize_with_inputs(linear.weight, covariance, schemes[name], seed)
                 rounded = torch.from_numpy(coded[name].values())
                 linear.bias.add_((linear.weight - rounded).double() @ mean)
                 linear.weight.copy_(rounded)
-        states = [_run(block, x) for x in states]
+        states = [run_block(block, x) for x in states]
     return result, {name: coded[name] for name in schemes}
 
 
 def _blocks(model: PenjingPreTrainedModel) -> list[nn.Module]:
     """What is run one after another, each on what the one before gave."""
-    layers = cast(Any, model.base_model).layers
-    blocks = [block for layer in layers for block in (layer.attention, layer.feed_forward)]
-    return [*blocks, cast(Any, model).head] if blueprint_of(model).head in ("sequence", "token") else blocks
+    blocks: list[nn.Module] = [*blocks_of(model)]
+    return [*blocks, model.get_submodule("head")] if blueprint_of(model).head.labelled else blocks
 
 
 def _linear(block: nn.Module) -> list[nn.Linear]:
@@ -68,32 +68,20 @@ def _linear(block: nn.Module) -> list[nn.Linear]:
     return [m for m in block.modules() if isinstance(m, nn.Linear) and m.in_features]
 
 
-def _embed(model: PenjingPreTrainedModel, feeds: dict[str, Any]) -> Tensor:
-    embeddings = cast(Any, model.base_model).embeddings
-    return cast(Tensor, embeddings(embeddings.word(torch.from_numpy(feeds["input_ids"])), torch.from_numpy(feeds["token_type_ids"])))
-
-
-def _run(block: nn.Module, x: Tensor) -> Tensor:
-    return cast(Tensor, block(x, None) if isinstance(block, Attention) else block(x))
-
-
 def _moments(block: nn.Module, linear: nn.Linear, states: list[Tensor], first_only: bool) -> tuple[Tensor, Tensor]:
     """Mean (K,) and covariance (K, K) of what a linear layer of the block reads when the block runs on the states."""
     K, count = linear.in_features, 0
     total, squares = torch.zeros(K, dtype=torch.float64), torch.zeros(K, K, dtype=torch.float64)
 
-    def look(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def look(_: nn.Linear, y: Tensor) -> None:
         nonlocal count
-        x = given[0][:, 0] if first_only else given[0].reshape(-1, K)
+        x = y[:, 0] if first_only else y.reshape(-1, K)
         total.add_(x.sum(0))
         squares.add_(x.T @ x)
         count += len(x)
 
-    hook = linear.register_forward_pre_hook(look)
-    try:
+    with watching_inputs([(linear, linear)], look):
         for x in states:
-            _run(block, x)
-    finally:
-        hook.remove()
+            run_block(block, x)
     mean = total / count
     return mean, squares / count - torch.outer(mean, mean)

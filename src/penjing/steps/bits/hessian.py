@@ -1,8 +1,7 @@
 """How much the loss bends in each matrix of a model, on calibration texts with labels: what rounding it may cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,13 +11,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from penjing.maths.hessian import Product, output_directions, product_of, row_squares, row_traces, top_eigenvalue
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.run import CURVATURE_TOKENS, batches
+from penjing.model.watch import matrices_of, watching_outputs
 from penjing.steps.cut.importance import label_loss
 from penjing.tasks.task import Examples, Task
 from penjing.training.predict import answering
 
 Scores = NDArray[np.float64]
-BATCH_TOKENS = 2048
-"""Of a batch at most: two backward passes keep about twice what one does."""
+Matrix = nn.Linear | nn.Embedding
+BATCH = 32
+"""Texts of a batch at most."""
 
 
 def sensitivities(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int = 0, probes: int = 4) -> dict[str, Scores]:
@@ -30,29 +32,27 @@ def sensitivities(model: PenjingPreTrainedModel, task: Task, data: Examples, see
     """
     generator, names = torch.Generator().manual_seed(seed), {module: f"{name}.weight" for name, module in model.named_modules()}
     totals: dict[str, Tensor] = {}
-    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+    seen: list[tuple[Matrix, Tensor, Tensor]] = []
     read = answering(data)
-    modules = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding) and m.weight.numel()]
-    hooks = [m.register_forward_hook(lambda m, given, output: seen.append((m, given[0].detach(), output))) for m in modules]
-    try:
-        for rows in data.encoded.exact_batches(32, BATCH_TOKENS):
+    modules: list[Matrix] = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding) and m.weight.numel()]
+
+    def keep(module: Matrix, x: Tensor, output: Tensor) -> None:
+        seen.append((module, x.detach(), output))
+
+    with watching_outputs(((module, module) for module in modules), keep):
+        for rows, feeds in batches(model, data.encoded, BATCH, CURVATURE_TOKENS):
             seen.clear()
-            feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
-            feeds.pop("attention_mask")
             logits = read(model(**feeds).logits, rows)
             for probe in range(probes):
                 along = (output_directions(logits, generator) * logits).sum()
                 deltas = torch.autograd.grad(along, [output for *_, output in seen], retain_graph=probe + 1 < probes)
                 for (module, x, _), delta in zip(seen, deltas, strict=True):
-                    total = totals.setdefault(names[module], torch.zeros(len(cast(Tensor, module.weight)), dtype=torch.float64))
+                    total = totals.setdefault(names[module], torch.zeros(len(module.weight), dtype=torch.float64))
                     _add(total, module, x, delta)
-    finally:
-        for handle in hooks:
-            handle.remove()
     return {name: (total / (probes * len(data) * model.get_parameter(name).shape[1])).numpy() for name, total in totals.items()}
 
 
-def _add(total: Tensor, module: nn.Module, x: Tensor, delta: Tensor) -> None:
+def _add(total: Tensor, module: Matrix, x: Tensor, delta: Tensor) -> None:
     """Add the squared gradients of a batch of texts to the rows of a linear layer, or of a table that x (B, S) looks up."""
     if isinstance(module, nn.Embedding):
         together = (x[:, :, None] == x[:, None]).to(delta) @ delta  # of each token, the gradients of all that are the same word
@@ -100,17 +100,10 @@ def _product(model: PenjingPreTrainedModel, task: Task, data: Examples, w: Tenso
     return sum((product([v])[0] for product in _products(model, task, data, [w])), torch.zeros_like(v))
 
 
-def matrices_of(model: PenjingPreTrainedModel) -> dict[str, nn.Parameter]:
-    """Every parameter with two axes, by name: the linear layers' weights and the embedding tables."""
-    return {name: weight for name, weight in model.named_parameters() if weight.ndim == 2 and weight.numel()}
-
-
-def _products(model: PenjingPreTrainedModel, task: Task, data: Examples, weights: list[Any]) -> Iterator[Product]:
+def _products(model: PenjingPreTrainedModel, task: Task, data: Examples, weights: Sequence[Tensor]) -> Iterator[Product]:
     """The product with the Hessian of the summed loss of each batch."""
     loss = label_loss(task, data)
-    for rows in data.encoded.exact_batches(32, BATCH_TOKENS):
-        feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
-        feeds.pop("attention_mask")
+    for rows, feeds in batches(model, data.encoded, BATCH, CURVATURE_TOKENS):
         with sdpa_kernel(SDPBackend.MATH):
             product = product_of(loss(model(**feeds).logits, rows), weights)
         yield product

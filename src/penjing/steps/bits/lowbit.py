@@ -9,22 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
-from penjing.blueprint import Blueprint
-from penjing.engines.onnx.graph import FLOAT_ALWAYS
 from penjing.errors import InputError
 from penjing.maths import fake
 from penjing.maths.stored import Scheme, quantize, split_ternary
 from penjing.model.coded import Coded, powers
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.run import batches
 from penjing.model.surgery import copy_of
-from penjing.steps.bits.calibrate import calibrate, watched
-from penjing.steps.bits.qat import FROZEN_FROM, RoundedInputs, RoundedWeight, linear_layers
-from penjing.steps.step import Step
+from penjing.model.watch import encoder_of, watching_inputs
+from penjing.steps.bits.calibrate import calibrate
+from penjing.steps.bits.qat import FROZEN_FROM, RoundedInputs, RoundedWeight
+from penjing.steps.bits.sensitivity import roundable
 from penjing.steps.teach.distill import Distill
+from penjing.steps.teach.training import TrainingStep
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
-from penjing.training.teacher import TeacherOutputs
+from penjing.training.lesson import TeachingEvidence
+from penjing.training.loop import Hooks
+from penjing.training.taught import Taught
 
 REFRESHES = 20
 """How often in a training the scales are found anew; between, each weight takes the nearest of the values that they give."""
@@ -172,8 +176,8 @@ class LowBitWeights:
     def __init__(self, model: PenjingPreTrainedModel, schemes: Mapping[str, Scheme], squash: bool, seed: int) -> None:
         self.model, self.schemes = model, schemes
         self.before = fake.tanh_normalised if squash else lambda w: w
-        word = cast(Any, model.base_model).embeddings.word
-        self.hooks: list[Any] = []
+        word = encoder_of(model).embeddings.word
+        self.hooks: list[RemovableHandle] = []
         for name, scheme in schemes.items():
             module, attribute = self.place(name)
             weight = getattr(module, attribute).detach()
@@ -273,9 +277,9 @@ class SignedInputs:
     def __init__(self, model: PenjingPreTrainedModel, encoded: Encoded, layers: dict[str, nn.Linear]) -> None:
         self.layers = layers
         seen: dict[str, list[float]] = {name: [] for name in layers}
-        with torch.inference_mode(), watched(model, lambda name, x: seen.get(name, []).append(x.abs().mean().item())):
-            for rows in encoded.exact_batches(16):
-                model(**{name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()})
+        with torch.inference_mode(), watching_inputs(layers.items(), lambda name, x: seen[name].append(x.abs().mean().item())):
+            for _, feeds in batches(model, encoded, 16, masked=True):
+                model(**feeds)
         self.hooks = []
         for name, layer in layers.items():
             layer.add_module("input", SignedInput(float(np.mean(seen[name]))))
@@ -296,7 +300,7 @@ class SignedInputs:
 
 
 @final
-class LowBit(Step[TeacherOutputs, Blueprint]):
+class LowBit(TrainingStep[TeachingEvidence]):
     """Train for few bits on disk while `distill` teaches (Zhang et al. 2020, TernaryBERT; Han et al. 2016 for codebooks).
 
     schemes: how each matrix is stored, by the parameter's name; the others stay float.
@@ -320,21 +324,15 @@ class LowBit(Step[TeacherOutputs, Blueprint]):
         if halves and not any(scheme.kind == "ternary" for scheme in schemes.values()):
             raise InputError("halves: no weight is ternary, and only those are split into binary ones; give the scheme ternary")
         self.distill, self.schemes, self.activation_bits, self.squash, self.halves = distill, schemes, activation_bits, squash, halves
-        self.coded: dict[str, Coded] = {}
-        """The codes of each matrix, for packed writing, once applied."""
 
-    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
-        """The teacher's outputs on the training texts, cached."""
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeachingEvidence:
+        """The training texts, and the teacher's outputs on them, cached."""
         return self.distill.observe(model, data)
 
-    def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
-        """The identity."""
-        return blueprint
-
-    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
+    def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
         """Train a copy of `model`, judged as it is rounded; gives it with the rounded values, and `coded`."""
         student, lesson = copy_of(model), self.distill.lesson(evidence)
-        inputs = self.inputs(student)
+        inputs = self.inputs(student, evidence.data.encoded)
         weights = LowBitWeights(student, self.schemes, self.squash, self.distill.settings.schedule.seed)
 
         def before_step(step: int, total: int) -> None:
@@ -342,24 +340,23 @@ class LowBit(Step[TeacherOutputs, Blueprint]):
             if inputs is not None:
                 inputs.before_step(step, total)
 
+        hooks = Hooks(before_step, rates={"input.alpha": RATE, "input.beta": RATE})
         for phase in ("", "-halves")[: 1 + self.halves]:
             if phase:
                 weights.split()
             taught = replace(lesson, state_file=lesson.state_file.with_stem(lesson.state_file.stem + phase))
-            self.distill.history = taught.teach(student, before_step=before_step, rates={"input.alpha": RATE, "input.beta": RATE})
+            history = taught.teach(student, hooks)
         if inputs is not None:
             inputs.finish()
-        self.coded = weights.finish()
-        return copy_of(student)
+        coded = weights.finish()
+        return Taught(copy_of(student), history, coded=coded)
 
-    def inputs(self, student: PenjingPreTrainedModel) -> RoundedInputs | SignedInputs | None:
+    def inputs(self, student: PenjingPreTrainedModel, encoded: Encoded) -> RoundedInputs | SignedInputs | None:
         """The inputs of every linear layer but the last of the head, rounded from now on where that is wanted."""
         if self.activation_bits is None:
             return None
-        assert self.distill.data is not None
-        encoded = self.distill.data.encoded
         texts = encoded.take(encoded.sample(CALIBRATED_ON, self.distill.settings.schedule.seed))
-        layers = {name: layer for name, layer in linear_layers(student).items() if name not in FLOAT_ALWAYS}
+        layers = roundable(student)
         if self.activation_bits == 1:
             return SignedInputs(student, texts, layers)
         return RoundedInputs(student, calibrate(student, texts), layers, self.activation_bits)

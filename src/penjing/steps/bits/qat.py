@@ -1,25 +1,28 @@
 """Quantization-aware training: teach a model while it computes in rounded numbers, exactly those that are exported as int8."""
 
 from collections.abc import Callable, Collection
-from typing import Any, Literal, cast, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from penjing.blueprint import Blueprint
-from penjing.engines.onnx.graph import FLOAT_ALWAYS, Ranges, first_token_layers
+from penjing.engines.network import Ranges
+from penjing.engines.onnx.graph import FLOAT_ALWAYS, first_token_layers
 from penjing.maths import fake
 from penjing.maths.rounding import affine
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
+from penjing.model.watch import encoder_of, linear_layers
 from penjing.steps.bits.calibrate import OF_EXTREMES, Calibration, calibrate
 from penjing.steps.bits.sensitivity import best_calibration
-from penjing.steps.step import Step
 from penjing.steps.teach.distill import Distill
+from penjing.steps.teach.training import TrainingStep
 from penjing.tasks.task import Examples
-from penjing.training.teacher import TeacherOutputs
+from penjing.training.lesson import TeachingEvidence
+from penjing.training.loop import Hooks
+from penjing.training.taught import Taught
 
 MOMENTUM = 0.99
 """What a range keeps of itself at each step while it moves."""
@@ -130,15 +133,6 @@ class RoundedInputs:
             del layer.input
 
 
-def linear_layers(model: PenjingPreTrainedModel) -> dict[str, nn.Linear]:
-    """The linear layers that read anything, by name without `encoder.`."""
-    return {
-        name.removeprefix("encoder."): module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.in_features
-    }
-
-
 @final
 class FakeQuantization:
     """A model that computes what its portable int8 file will (`dynamic`: its fused one): rounded when this is made, plain again after
@@ -156,7 +150,7 @@ class FakeQuantization:
         self.inputs = RoundedInputs(model, ranges, self.layers, dynamic=dynamic)
         for layer in self.layers.values():
             parametrize.register_parametrization(layer, "weight", RoundedWeight(lambda w: fake.symmetric_rows(w, bits)))
-        word = cast(Any, model.base_model).embeddings.word
+        word = encoder_of(model).embeddings.word
         self.hook = word.register_forward_hook(lambda _, __, rows: fake.straight_through(rows, fake.symmetric_rows(rows)))
 
     def finish(self) -> None:
@@ -168,7 +162,7 @@ class FakeQuantization:
 
 
 @final
-class QuantizationAware(Step[TeacherOutputs, Blueprint]):
+class QuantizationAware(TrainingStep[TeachingEvidence]):
     """Train for int8 (Zafrir et al. 2019, Q8BERT) while `distill` teaches; what is observed, taught and recorded is all `distill`'s.
 
     ranges_from: texts on which the ranges of the activations start, by `calibration` (measured: chosen on the texts held out). Ranges
@@ -184,27 +178,22 @@ class QuantizationAware(Step[TeacherOutputs, Blueprint]):
     ) -> None:  # fmt: skip
         self.distill, self.ranges_from, self.bits = distill, ranges_from, bits
         self.calibration, self.dynamic = calibration, dynamic
-        self.ranges: Ranges | None = None
-        """Of the inputs of the linear layers, to export with, once applied."""
 
-    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
-        """The teacher's outputs on the training texts, cached."""
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeachingEvidence:
+        """The training texts, and the teacher's outputs on them, cached."""
         return self.distill.observe(model, data)
 
-    def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
-        """The identity."""
-        return blueprint
-
-    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
-        """Train a copy of `model` in rounded numbers, judged in them too; gives its float weights, and `ranges`."""
+    def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
+        """Train a copy of `model` in rounded numbers, judged in them too; gives its float weights, and the `ranges` to export with."""
         if self.calibration == "measured":
-            self.calibration, ranges = best_calibration(model, self.ranges_from, self.distill.dev)
+            calibration, ranges = best_calibration(model, self.ranges_from, self.distill.dev)
         else:
-            ranges = calibrate(model, self.ranges_from.encoded, self.calibration)
+            calibration = self.calibration
+            ranges = calibrate(model, self.ranges_from.encoded, calibration)
         student = copy_of(model)
         rounding = FakeQuantization(student, ranges, self.bits, dynamic=self.dynamic)
-        moving: dict[str, Any] = {"before_step": rounding.inputs.before_step} if self.calibration in OF_EXTREMES else {}
-        self.distill.history = self.distill.lesson(evidence).teach(student, **moving)
-        self.ranges = ranges | rounding.inputs.ranges
+        hooks = Hooks(rounding.inputs.before_step) if calibration in OF_EXTREMES else Hooks()
+        history = self.distill.lesson(evidence).teach(student, hooks)
+        ranges = ranges | rounding.inputs.ranges
         rounding.finish()
-        return copy_of(student)
+        return Taught(copy_of(student), history, ranges=ranges)

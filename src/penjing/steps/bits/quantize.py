@@ -1,27 +1,42 @@
 """Real int8: calibrate the activations; the integers themselves are written at export."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, cast, final, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast, final, get_args
+
+import numpy as np
 
 from penjing.blueprint import Blueprint
-from penjing.engines.onnx.export import Rounding
-from penjing.engines.onnx.graph import Ranges
+from penjing.engines.clock.machine import safe_weight_bits
+from penjing.engines.form import Rounding
+from penjing.engines.network import Ranges
 from penjing.errors import InputError
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.bits.calibrate import Calibration, calibrate
+from penjing.steps.bits.qat import QuantizationAware
+from penjing.steps.bits.sensitivity import best_calibration, left_float
+from penjing.steps.bits.smooth import smooth
+from penjing.steps.settings import Effects, Settings, Trait, check_name, effects
+from penjing.steps.stage import Context, Note, Stage, Work, loaded
 from penjing.steps.step import Step
+from penjing.steps.teach.distill import Distill
+from penjing.steps.teach.distillation import Rider
 from penjing.tasks.task import Examples
+from penjing.training.taught import Taught
 
 CALIBRATIONS = ("measured", *get_args(Calibration))
 
 
 REAL = ("any", "dynamic", "static")
 """Schemes of real int8."""
+SENSITIVITY_TEXTS = 128
+"""Texts held out, at most, that int8 is held against float on."""
 
 
 @dataclass(frozen=True)
-class QuantizeSettings:
+class QuantizeSettings(Rider):
     """Real int8, computed in integers by the engine.
 
     scheme: dynamic (activations rounded as they come), static (over calibrated ranges), any (whichever runs fastest and keeps the
@@ -29,6 +44,11 @@ class QuantizeSettings:
     teacher. divergence: nats that rounding may move the answers by on average; where it moves them further, the layers that do the
     most harm are left in float. smooth: how much of the activations' outliers moves into the weights (SmoothQuant's α); 0: none.
     """
+
+    name = "quantize"
+    paper = "Jacob et al. 2018; Zafrir et al. 2019 (Q8BERT, in training); Xiao et al. 2023 (SmoothQuant)"
+    when = "Nearly always: it is faster and a quarter of the bytes, for little quality."
+    teaching = "qat"
 
     scheme: str = "any"
     texts: int = 512
@@ -38,18 +58,105 @@ class QuantizeSettings:
     smooth: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("scheme", self.scheme, REAL), ("calibration", self.calibration, CALIBRATIONS)):
-            if value not in allowed:
-                raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
+        check_name("scheme", self.scheme, REAL)
+        check_name("calibration", self.calibration, CALIBRATIONS)
         if not 0 <= self.divergence < math.inf:
             raise InputError(f"--divergence: {self.divergence} is out of range; give nats, at least 0")
         if not 0 <= self.smooth <= 1:
             raise InputError(f"--smooth: {self.smooth} is out of range; give α from 0 to 1, as 0.5")
+        if self.smooth and self.training:
+            raise InputError("smooth: a model that was trained rounded is fixed by then; leave it out, or smooth in a run before")
 
     @property
     def rounding(self) -> Rounding | None:
         """The scheme that forms must have; None: any."""
         return None if self.scheme == "any" else cast(Rounding, self.scheme)
+
+    def effects(self, taught: bool) -> Effects:
+        """Trained for, it takes the training over; smoothing gives weights new values."""
+        if self.training:
+            return effects([Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.RANGES])
+        return effects(undoes=[Trait.CODES, Trait.RANGES] if self.smooth else [])
+
+    def trains(self, taught: bool) -> bool:
+        return self.training and taught
+
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        return [*([SmoothWeights(self)] if self.smooth else []), Calibrate(self)]
+
+    def around(self, distill: Distill, work: Work, context: Context) -> QuantizationAware:
+        """The integers emulated while it distils."""
+        return QuantizationAware(
+            distill, context.calibration(work, self.texts), safe_weight_bits(), calibration=self.calibration, dynamic=self.scheme == "dynamic"
+        )  # fmt: skip
+
+    def told(self, taught: Taught) -> str:
+        return f"before rounding; {taught.history.steps} steps, {taught.history.best:.2f} in int8 on texts held out"
+
+
+@final
+class SmoothWeights(Stage[Note]):
+    """Outliers of the activations moved into the weights."""
+
+    name = "smooth"
+    record = Note
+
+    def __init__(self, settings: QuantizeSettings) -> None:
+        self.settings = settings
+
+    def wanted(self, work: Work, context: Context) -> bool:
+        return context.int8
+
+    def make(self, work: Work, context: Context, folder: Path) -> Note:
+        settings = self.settings
+        model = smooth(work.model, context.calibration(work, settings.texts).encoded, settings.smooth)
+        return context.keep(replace(work, model=model), folder, f"the same function, smoothed ({settings.smooth})")
+
+    def load(self, work: Work, context: Context, record: Note, folder: Path) -> Work:
+        return loaded(work, folder)
+
+
+@dataclass(frozen=True)
+class RangesNote(Note):
+    """ranges: of each linear layer's input. float_layers: linear layers that stay in float. divergence: nats that the answers move by."""
+
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    float_layers: Sequence[str] = ()
+    divergence: float | None = None
+
+
+@final
+class Calibrate(Stage[RangesNote]):
+    """Ranges of the activations, learned or calibrated, and the layers that rounding would harm too much."""
+
+    name = "quantize"
+    record = RangesNote
+
+    def __init__(self, settings: QuantizeSettings) -> None:
+        self.settings = settings
+
+    def wanted(self, work: Work, context: Context) -> bool:
+        return context.int8
+
+    def make(self, work: Work, context: Context, folder: Path) -> RangesNote:
+        if work.ranges is not None:
+            return RangesNote(f"{len(work.ranges)} inputs, in the ranges of the training", ranges=work.ranges)
+        settings, model, judging = self.settings, work.model, context.judging(work)
+        seen = context.calibration(work, settings.texts)
+        apart = judging.take(np.arange(len(judging))[:SENSITIVITY_TEXTS])
+        dynamic = settings.scheme == "dynamic"
+        if settings.calibration != "measured":
+            calibration = settings.calibration
+            ranges = Quantize(calibration).observe(model, seen)
+        else:
+            calibration, ranges = ("mse", Quantize().observe(model, seen)) if dynamic else best_calibration(model, seen, apart)
+        moved, left = left_float(model, apart, None if dynamic else ranges, settings.divergence)
+        note = f"{len(ranges)} inputs calibrated ({calibration}); the answers move by {moved:.4f} nats"
+        note += f"; left in float: {', '.join(sorted(left))}" if left else ""
+        return RangesNote(note, ranges=ranges, float_layers=sorted(left), divergence=moved)
+
+    def load(self, work: Work, context: Context, record: RangesNote, folder: Path) -> Work:
+        return replace(work, ranges=dict(record.ranges), float_layers=frozenset(record.float_layers))
 
 
 @final

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from penjing.engines.clock.machine import safe_weight_bits
-from penjing.engines.onnx.graph import FLOAT_ALWAYS, Ranges, first_token_layers
+from penjing.engines.network import Ranges
+from penjing.engines.onnx.graph import FLOAT_ALWAYS, first_token_layers
 from penjing.maths import fake
 from penjing.maths.rounding import affine, symmetric
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.run import batches
 from penjing.model.surgery import copy_of
+from penjing.model.watch import encoder_of, linear_layers, replacing_inputs
 from penjing.steps.bits.calibrate import Calibration, calibrate
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
@@ -35,8 +38,7 @@ TOGETHER = (".query", ".key", ".value")
 
 def roundable(model: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers that int8 rounds, by name (without `encoder.`), in the order in which they run."""
-    found = {name.removeprefix("encoder."): m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.in_features}
-    return {name: module for name, module in found.items() if name not in FLOAT_ALWAYS}
+    return {name: layer for name, layer in linear_layers(model).items() if name not in FLOAT_ALWAYS}
 
 
 @contextmanager
@@ -50,29 +52,23 @@ def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Range
     first_only = first_token_layers(blueprint_of(model), fused=ranges is None)
     weights = {name: modules[name].weight.data for name in names}
 
-    def rounding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
-            x = given[0]
-            if ranges is not None:
-                S, Z = affine(*ranges[name])
-                return (float(S) * ((x / float(S)).round().add(int(Z)).clamp(0, 255) - int(Z)),)
-            read = x[:, :1] if name in first_only else x
-            axes = tuple(range(1, x.ndim))
-            return (fake.affine_rounded(x, read.amin(axes, keepdim=True), read.amax(axes, keepdim=True)),)
+    def round_input(name: str, x: Tensor) -> Tensor:
+        if ranges is not None:
+            S, Z = affine(*ranges[name])
+            return float(S) * ((x / float(S)).round().add(int(Z)).clamp(0, 255) - int(Z))
+        read = x[:, :1] if name in first_only else x
+        axes = tuple(range(1, x.ndim))
+        return fake.affine_rounded(x, read.amin(axes, keepdim=True), read.amax(axes, keepdim=True))
 
-        return hook
-
-    hooks = [modules[name].register_forward_pre_hook(rounding(name)) for name in names]
-    try:
-        for name, w in weights.items():
-            q, S = symmetric(w.numpy(), axis=0, bits=weight_bits)
-            modules[name].weight.data = torch.from_numpy(q * S[:, None])
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for name, w in weights.items():
-            modules[name].weight.data = w
+    with replacing_inputs(((name, modules[name]) for name in names), round_input):
+        try:
+            for name, w in weights.items():
+                q, S = symmetric(w.numpy(), axis=0, bits=weight_bits)
+                modules[name].weight.data = torch.from_numpy(q * S[:, None])
+            yield
+        finally:
+            for name, w in weights.items():
+                modules[name].weight.data = w
 
 
 def emulated(
@@ -92,7 +88,7 @@ def emulated(
 def _with_rounded_words(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
     """A copy whose word embedding is that of every int8 form."""
     copy = copy_of(model).eval()
-    word = copy.get_input_embeddings().weight
+    word = encoder_of(copy).embeddings.word.weight
     q, S = symmetric(word.detach().numpy(), axis=0)
     word.data = torch.from_numpy(q * S[:, None])
     return copy
@@ -110,9 +106,7 @@ class Divergence:
         self.ranges, self.weight_bits = ranges, safe_weight_bits() if weight_bits is None else weight_bits
         self.blueprint = blueprint_of(model)
         encoded, self.read = examples.encoded, answering(examples)
-        self.batches = [
-            (rows, {name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()}) for rows in encoded.exact_batches(32)
-        ]
+        self.batches = list(batches(model, encoded, 32, masked=True))
         self.expected = self._logits(model)
         self.model = _with_rounded_words(model)
         self.layers = tuple(roundable(self.model))
@@ -120,7 +114,7 @@ class Divergence:
     @torch.inference_mode()
     def _logits(self, model: PenjingPreTrainedModel) -> list[Tensor]:
         found = [(rows, _answer(model(**feeds))) for rows, feeds in self.batches]
-        return [self.read(z, rows) if self.blueprint.head == "token" else z for rows, z in found]
+        return [self.read(z, rows) if self.blueprint.head.per_token else z for rows, z in found]
 
     def __call__(self, names: Collection[str]) -> float:
         """Of the model with these layers in int8, the others in float."""
@@ -132,7 +126,7 @@ class Divergence:
     def _one(self, p: Tensor, q: Tensor) -> Tensor:
         if self.blueprint.outputs == 1:
             return (p - q).square()
-        axis = 1 if self.blueprint.head == "question" else -1
+        axis = 1 if self.blueprint.head.answers == "span" else -1
         p, q = F.log_softmax(p, axis), F.log_softmax(q, axis)
         return F.kl_div(q, p, reduction="none", log_target=True).sum(axis)
 

@@ -10,17 +10,16 @@ What a norm gives feeds the next linear layers and the residual, and the sum is 
 per channel can hide there: it would take a multiplication of its own. Those inputs are left as they are.
 """
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 
 from penjing.engines.onnx.graph import first_token_layers
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.run import batches
 from penjing.model.surgery import copy_of
-from penjing.steps.bits.calibrate import watched
+from penjing.model.watch import layers_of, linear_layers, watching_inputs
 from penjing.text.encoded import Encoded
 
 
@@ -58,7 +57,7 @@ def smooth(model: PenjingPreTrainedModel, encoded: Encoded, alpha: float = 0.5, 
 def _foldable(model: PenjingPreTrainedModel) -> list[tuple[nn.Linear, nn.Linear, str]]:
     """The layer that takes 1/s, the layer that takes s, and the name of the latter."""
     found: list[tuple[nn.Linear, nn.Linear, str]] = []
-    for i, layer in enumerate(cast(Any, model.base_model).layers):
+    for i, layer in enumerate(layers_of(model)):
         if layer.attention.heads:
             found.append((layer.attention.value, layer.attention.output, f"layers.{i}.attention.output"))
         if layer.feed_forward.up is not None and model.config.hidden_act == "relu":
@@ -76,7 +75,7 @@ def _largest(model: PenjingPreTrainedModel, encoded: Encoded, batch: int) -> dic
         found = read.abs().flatten(0, -2).amax(0)
         largest[name] = torch.maximum(largest[name], found) if name in largest else found
 
-    with watched(model, look):
-        for rows in encoded.exact_batches(batch):
-            model(**{name: torch.from_numpy(value) for name, value in encoded.feeds(rows).items()})
+    with watching_inputs(linear_layers(model).items(), look):
+        for _, feeds in batches(model, encoded, batch, masked=True):
+            model(**feeds)
     return largest

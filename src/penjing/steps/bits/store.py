@@ -1,20 +1,33 @@
 """Stored quantization: weights in few bits on disk, floats again when they are loaded."""
 
-from dataclasses import dataclass
-from typing import cast, get_args
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast, final, get_args
 
 from penjing.errors import InputError
 from penjing.maths.stored import BITS, Clip, Kind, Scheme
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.watch import matrices_of
+from penjing.steps.bits.gptq import round_model
+from penjing.steps.bits.lowbit import LowBit
+from penjing.steps.settings import Effects, Settings, Trait, check_name, effects
+from penjing.steps.stage import Context, Note, Stage, Work, loaded
+from penjing.steps.teach.distill import Distill
+from penjing.steps.teach.distillation import Rider
+from penjing.training.taught import Taught
 
 SMALL = ("embeddings.position.weight", "embeddings.token_type.weight", "embeddings.word_map.weight", "head.out.weight")
 """Matrices that are a hundredth of the bytes and much of the quality: always 8 bits, a scale per row."""
 MIXED = "mixed"
+ROUNDING_TEXTS = 256
+"""Training texts that rounding looks at."""
 CURVATURE = ("gauss-newton", "trace", "eigenvalue")
 
 
 @dataclass(frozen=True)
-class StoreSettings:
+class StoreSettings(Rider):
     """How weights are stored.
 
     scheme: linear, affine, log, kmeans, ternary, binary; mixed: linear, of more bits where the Hessian says that it matters.
@@ -23,6 +36,11 @@ class StoreSettings:
     layers while distilling; 0: float. curvature: what mixed
     weighs errors by: gauss-newton, trace, eigenvalue (see steps/hessian.py). squash, halves: see `LowBit`.
     """
+
+    name = "store"
+    paper = "Han et al. 2016; Zhang et al. 2020 (TernaryBERT); Bai et al. 2021 (BinaryBERT); Dong et al. 2020 (HAWQ-V2, mixed)"
+    when = "Where the bytes on disk count: few bits a weight, floats again once loaded, so the speed stays."
+    teaching = "low-bit"
 
     scheme: str = "linear"
     bits: int | None = None
@@ -35,13 +53,9 @@ class StoreSettings:
     halves: bool = False
 
     def __post_init__(self) -> None:
-        schemes = (*get_args(Kind), MIXED)
-        if self.scheme not in schemes:
-            raise InputError(f"--scheme: {self.scheme!r} is none; allowed are {', '.join(schemes)}")
-        if self.curvature not in CURVATURE:
-            raise InputError(f"--recipe: curvature {self.curvature!r} is none; allowed are {', '.join(CURVATURE)}")
-        if self.clip not in get_args(Clip):
-            raise InputError(f"--clip: {self.clip!r} is none; allowed are {', '.join(get_args(Clip))}")
+        check_name("scheme", self.scheme, (*get_args(Kind), MIXED))
+        check_name("curvature", self.curvature, CURVATURE)
+        check_name("clip", self.clip, get_args(Clip))
         allowed = self._allowed
         if type(self.width) is not int or self.width not in allowed:
             raise InputError(f"--bits: {self.scheme} has no {self.bits}; allowed are {', '.join(map(str, allowed))}")
@@ -65,10 +79,30 @@ class StoreSettings:
         """Bits of a weight."""
         return self.bits if self.bits is not None else 4 if 4 in self._allowed else self._allowed[0]
 
+    def effects(self, taught: bool) -> Effects:
+        """Rounding fills zeros; trained for, it takes the training over."""
+        if self.training:
+            return effects([Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.CODES], undoes=[Trait.ZEROS, Trait.RANGES])
+        return effects(makes=[Trait.CODES], undoes=[Trait.ZEROS, Trait.RANGES])
 
-def matrices(model: PenjingPreTrainedModel) -> list[str]:
-    """Names of the parameters that are stored in few bits: every one that is a matrix and not empty."""
-    return [name for name, p in model.named_parameters() if p.ndim == 2 and p.numel()]
+    def trains(self, taught: bool) -> bool:
+        return self.training and taught
+
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        return [] if self.training else [AllotBits(self), StoreWeights()]
+
+    def before(self) -> Sequence[Stage[Any]]:
+        return [AllotBits(self)]
+
+    def around(self, distill: Distill, work: Work, context: Context) -> LowBit:
+        """The weights rounded while it distils."""
+        return LowBit(distill, work.schemes, self.activation_bits or None, squash=self.squash, halves=self.halves)
+
+    def told(self, taught: Taught) -> str:
+        steps = f"{taught.history.steps} steps"
+        if not self.activation_bits:
+            return steps
+        return f"inputs in float; {steps}, {taught.history.best:.2f} with inputs in {self.activation_bits} bits on texts held out"
 
 
 def scheme_of(name: str, width: int, scheme: Scheme) -> Scheme:
@@ -79,4 +113,50 @@ def scheme_of(name: str, width: int, scheme: Scheme) -> Scheme:
 def uniform(model: PenjingPreTrainedModel, settings: StoreSettings) -> dict[str, Scheme]:
     """One scheme for every matrix, but for the small ones."""
     scheme = Scheme(cast(Kind, settings.scheme), settings.width, settings.group, settings.clip)
-    return {name: scheme_of(name, model.get_parameter(name).shape[1], scheme) for name in matrices(model)}
+    return {name: scheme_of(name, model.get_parameter(name).shape[1], scheme) for name in matrices_of(model)}
+
+
+@dataclass(frozen=True)
+class BitsNote(Note):
+    """The scheme of each matrix."""
+
+    schemes: Mapping[str, Scheme] = field(default_factory=dict)
+
+
+@final
+class AllotBits(Stage[BitsNote]):
+    """The scheme of each matrix: one for all, or as many bits as its Hessian and the size that is asked allow."""
+
+    name = "bits"
+    record = BitsNote
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.settings = settings
+
+    def make(self, work: Work, context: Context, folder: Path) -> BitsNote:
+        settings = self.settings
+        if settings.scheme != MIXED:
+            note = f"{settings.scheme}, {settings.width} bits, groups of {settings.group}"
+            return BitsNote(note, schemes=uniform(work.model, settings))
+        schemes = context.planner.schemes(settings, work, context)
+        counts = Counter(scheme.bits for scheme in schemes.values())
+        return BitsNote(", ".join(f"{n} matrices in {bits} bits" for bits, n in sorted(counts.items())), schemes=schemes)
+
+    def load(self, work: Work, context: Context, record: BitsNote, folder: Path) -> Work:
+        return replace(work, schemes=dict(record.schemes))
+
+
+@final
+class StoreWeights(Stage[Note]):
+    """The weights rounded, at once."""
+
+    name = "store"
+    record = Note
+
+    def make(self, work: Work, context: Context, folder: Path) -> Note:
+        texts = context.calibration(work, ROUNDING_TEXTS).encoded
+        model, coded = round_model(work.model, texts, work.schemes, context.seed)
+        return context.keep(replace(work, model=model), folder, "rounded, not trained", coded)
+
+    def load(self, work: Work, context: Context, record: Note, folder: Path) -> Work:
+        return loaded(replace(work, coded={}), folder)

@@ -6,32 +6,28 @@ Everything that is learned here leaves no trace in the network: `fold` multiplie
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any, cast, final
+from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penjing.blueprint import Blueprint
-from penjing.errors import InputError
 from penjing.maths.gates import deterministic, lagrangian, open_probability, sample
 from penjing.maths.losses import soft_kl
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.model.surgery import copy_of, cut
+from penjing.model.run import padded_batches
+from penjing.model.surgery import copy_of
+from penjing.model.watch import layers_of, replacing_inputs
 from penjing.selection import LayerSelection, Selection
 from penjing.steps.cut.importance import Importance
-from penjing.steps.step import Step
-from penjing.steps.teach.distill import Distill
 from penjing.tasks.task import Examples, Task
-from penjing.text.encoded import Encoded
+from penjing.text.encoded import Encoded, Logits
 from penjing.training.batching import length_batches
 from penjing.training.loop import mixed_precision, rate
 from penjing.training.predict import answered_tokens, divergence_of, logits_of
-from penjing.training.teacher import TeacherOutputs
 
 FINE, BLOCK = 2.5, 4.0
 """log α at the start: the deterministic gate is 1, and a sampled one below 1 in 29 % and 8 % of the draws."""
@@ -50,7 +46,7 @@ Each = Sequence[Tensor]
 
 def _closing(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> Iterator[tuple[nn.Linear, Tensor]]:
     """The linear layer that closes each gated block, and the gate of each of its input features."""
-    layers = cast(Any, model.base_model).layers
+    layers = layers_of(model)
     for layer, gates in zip(layers, heads, strict=False):
         yield layer.attention.output, gates.repeat_interleave(layer.attention.width, -1)
     for layer, gates in zip(layers, neurons, strict=False):
@@ -61,15 +57,11 @@ def _closing(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> Itera
 def gated(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> Iterator[None]:
     """Within it, heads' contexts and neurons' activations are multiplied by the gates."""
 
-    def multiply(gates: Tensor) -> Callable[..., Tensor]:
-        return lambda _, inputs: inputs[0] * gates.to(inputs[0].dtype)[..., None, :]
+    def multiply(gates: Tensor, x: Tensor) -> Tensor:
+        return x * gates.to(x.dtype)[..., None, :]
 
-    hooks = [linear.register_forward_pre_hook(multiply(gates)) for linear, gates in _closing(model, heads, neurons)]
-    try:
+    with replacing_inputs(((gates, linear) for linear, gates in _closing(model, heads, neurons)), multiply):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()
@@ -190,25 +182,13 @@ class Gates(Gated):
         return Selection(tuple(LayerSelection(i, *kept) for i, kept in enumerate(zip(heads, neurons, strict=True))))
 
 
-@dataclass(frozen=True)
-class GradualSettings:
-    """The part of the encoder's MACs that is kept, and when, as parts of the steps."""
+WARM_UP = 0.2
+"""The part of the steps over which the target falls (Xia et al. 2022, section 3.1)."""
 
-    part: float = 0.5
-    warmup: float = 0.2
-    """The target falls linearly from 1 to `part` until then (Xia et al. 2022, section 3.1)."""
-    prune_until: float = 0.6
-    """Then the gates are fixed, and the weights alone are trained on."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.part <= 1:
-            raise InputError(f"gradual pruning: part is {self.part}; it must be above 0 and at most 1")
-        if not 0 <= self.warmup <= self.prune_until <= 1:
-            raise InputError(f"gradual pruning: 0 <= warmup <= prune_until <= 1 must hold, got {self.warmup} and {self.prune_until}")
-
-    def target(self, done: float) -> float:
-        """The part that is aimed at when the part `done` of the steps is over."""
-        return 1 - (1 - self.part) * (min(1.0, done / self.warmup) if self.warmup else 1.0)
+def target_part(done: float, part: float, warmup: float = WARM_UP) -> float:
+    """The part of the MACs that is aimed at when the part `done` of the steps is over: linear from 1 to `part` until `warmup`."""
+    return 1 - (1 - part) * (min(1.0, done / warmup) if warmup else 1.0)
 
 
 def learned_gates(
@@ -219,10 +199,10 @@ def learned_gates(
     The loss is the KL divergence from the whole model's answers, no label is read. A score is a head's or neuron's probability
     of being open times its part of the MACs: one scale, on which all scores together are the part that is expected to stay.
     """
-    settings, gates = GradualSettings(part), Gates(copy_of(model), length_of(data)).to(model.device)
+    gates = Gates(copy_of(model), length_of(data)).to(model.device)
 
     def before_step(step: int, total: int) -> None:
-        gates.target.fill_(settings.target(step / total))
+        gates.target.fill_(target_part(step / total, part))
 
     _train(gates, logits_of(model, data.encoded), task, data, seed, steps, RATE, before_step, gates.penalty)
     scores = (gates.open_probability().detach().double() * gates.macs / gates.macs.sum()).cpu().split(gates.counts)
@@ -249,7 +229,7 @@ def learn_head_weights(
 
 
 def _train(
-    gates: Gated, reference: list[NDArray[np.float32]], task: Task, data: Examples, seed: int, steps: int, peak: float,
+    gates: Gated, reference: Logits, task: Task, data: Examples, seed: int, steps: int, peak: float,
     before_step: Callable[[int, int], None] = lambda step, total: None, extra_loss: Callable[[], Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Train the gates alone, with the model frozen and without dropout, towards the reference's answers."""
@@ -257,16 +237,15 @@ def _train(
     gates.train()
     gates.model.eval()
     optimizer = torch.optim.Adam([p for p in gates.parameters() if p.requires_grad], lr=peak)
-    device, per_token = gates.model.device, task.head == "token"
+    device, per_token = gates.model.device, task.head.per_token
     answered = np.split(answered_tokens(data), data.encoded.offsets[1:-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for step, rows in enumerate(islice(_batches(data.encoded, seed), steps)):
+        order = islice(_batches(data.encoded, seed), steps)
+        for step, (rows, feeds) in enumerate(padded_batches(gates.model, data.encoded, order, gates.model.config.pad_token_id)):
             before_step(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate(step, steps, 0.0)
-            padded = data.encoded.padded(rows, gates.model.config.pad_token_id or 0)
-            feeds = {name: torch.from_numpy(value).to(device) for name, value in padded.items()}
             t = torch.from_numpy(np.concatenate([reference[i][answered[i]] if per_token else reference[i][None] for i in rows])).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision() == "bf16"):
                 z = gates(**feeds).logits
@@ -287,46 +266,3 @@ def _batches(encoded: Encoded, seed: int) -> Iterator[NDArray[np.int64]]:
 def length_of(data: Examples) -> int:
     """The median length, at which MACs are counted."""
     return int(np.median(data.encoded.lengths))
-
-
-@final
-class GradualPrune(Step[TeacherOutputs, Blueprint]):
-    """Structured pruning while `distill` teaches the model (Xia et al. 2022, section 3.1).
-
-    Gates and weights are trained together until `prune_until`; then the gates are fixed, at most `part` of the MACs stays, and
-    the weights are trained on. MACs are counted for texts of `length` tokens. `selection` says what was kept; the layers all stay, a closed block as its bias and norm.
-    """
-
-    name = "gradual_prune"
-
-    def __init__(self, distill: Distill, gradual: GradualSettings, length: int) -> None:
-        self.distill, self.gradual, self.length = distill, gradual, length
-        self.selection: Selection | None = None
-
-    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
-        """The teacher's outputs on the training texts, cached."""
-        return self.distill.observe(model, data)
-
-    def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
-        """The identity: what stays is learned while it is applied."""
-        return blueprint
-
-    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
-        """Train a copy of `model` and cut it; the training state lives in `folder` until the caller removes it."""
-        how, gradual = self.distill, self.gradual
-        lesson = how.lesson(evidence)
-        gates = Gates(copy_of(model), self.length)
-
-        def before_step(step: int, total: int) -> None:
-            gates.target.fill_(gradual.target(step / total))
-            if step + 1 >= gradual.prune_until * total:
-                gates.fix(gradual.part)
-
-        factor = RATE / how.settings.schedule.learning_rate
-        how.history = lesson.teach(
-            gates, extra_loss=gates.penalty, before_step=before_step, judge_from=gradual.prune_until,
-            rates={"log_alpha": factor, "multipliers": factor},
-        )  # fmt: skip
-        gates.fix(gradual.part)  # a schedule that was cut short may not have come to it
-        self.selection = gates.selection()
-        return cut(gates.folded(), self.selection)

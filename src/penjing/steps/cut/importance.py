@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 from penjing.maths import importance as formulas
 from penjing.maths.repair import RIDGE, ridged
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.model.watch import encoder_of
+from penjing.model.run import GRADIENT_TOKENS, batches, blocks_of
+from penjing.model.watch import BlockKey, closing_layers, encoder_of, layers_of, replacing_outputs, watching_inputs, watching_outputs
 from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.training.predict import answering, pad_rows
 
 Scores = NDArray[np.float64]
 CHUNKS = 48
 """Neurons are eliminated in so many rounds."""
-BATCH_TOKENS = 4096
-"""Of a batch at most: what its gradients need of memory does not grow with the length of the texts."""
+BATCH = 32
+"""Texts of a batch at most."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ def magnitude_l2(model: PenjingPreTrainedModel, task: Task, data: Examples, seed
     return Importance([np.sqrt(a) for a in squares.heads], [np.sqrt(a) for a in squares.neurons], [], np.sqrt(squares.hidden))
 
 
-def _of_weights(model: PenjingPreTrainedModel, value: Callable[[nn.Parameter], Tensor]) -> Importance:
+def _of_weights(model: PenjingPreTrainedModel, value: Callable[[Tensor], Tensor]) -> Importance:
     """Sums of `value` (as large as the parameter) over the weights of each head, neuron and hidden unit."""
     blueprint, heads, neurons = blueprint_of(model), [], []
     hidden = torch.zeros(blueprint.hidden)
     with torch.no_grad():
-        for layer in _layers(model):
+        for layer in layers_of(model):
             attention, feed_forward = layer.attention, layer.feed_forward
-            parts = [getattr(attention, name) for name in ("query", "key", "value")] if attention.heads else []
+            parts = [attention.query, attention.key, attention.value] if attention.heads else []
             features = sum((value(part.weight).sum(1) + value(part.bias) for part in parts), value(attention.output.weight).sum(0))
             heads.append(features.view(-1, blueprint.head_width).sum(1).double().numpy())
             each = value(feed_forward.down.weight).sum(0)
@@ -137,7 +138,7 @@ def taylor(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int)
 
     _observe(model, task, data, _gates, label_loss(task, data), after_batch=collect)
     heads, neurons = (
-        [np.sum([getattr(each, kind)[i] for each in sums], axis=0) / len(data) for i in range(len(_layers(model)))]
+        [np.sum([getattr(each, kind)[i] for each in sums], axis=0) / len(data) for i in range(len(layers_of(model)))]
         for kind in ("heads", "neurons")
     )
     return Importance(heads, neurons, [], np.sum([each.hidden for each in sums], axis=0) / len(data))
@@ -167,21 +168,22 @@ def reconstruction(model: PenjingPreTrainedModel, task: Task, data: Examples, se
     moments = _moments(model, task, data)
     heads: list[Scores] = []
     neurons: list[Scores] = []
-    for i, layer in enumerate(_layers(model)):
-        for kind, closing, width in (("heads", layer.attention.output, blueprint.head_width), ("neurons", layer.feed_forward.down, 1)):
-            scores = heads if kind == "heads" else neurons
-            if not closing.in_features:
-                scores.append(np.zeros(0))
-                continue
-            A, C = moments[i, kind]
-            chunk = 1 if width > 1 else -(-closing.in_features // CHUNKS)
-            scores.append(formulas.eliminate_by_reconstruction(closing.weight.detach(), ridged(A, RIDGE), C, width, chunk).numpy())
+    for key, closing in closing_layers(model).items():
+        scores, width = (heads, blueprint.head_width) if key[1] == "heads" else (neurons, 1)
+        if not closing.in_features:
+            scores.append(np.zeros(0))
+            continue
+        A, C = moments[key]
+        chunk = 1 if width > 1 else -(-closing.in_features // CHUNKS)
+        scores.append(formulas.eliminate_by_reconstruction(closing.weight.detach(), ridged(A, RIDGE), C, width, chunk).numpy())
     return Importance(heads, neurons, [], fisher(model, task, data, seed).hidden)
 
 
 # -- how they look -------------------------------------------------------------------------------------------------
 
 Key = tuple[int, str]
+"""The number of a layer, and the kind of its groups."""
+HIDDEN: Key = (-1, "hidden")
 Look = Callable[[Tensor, Tensor | None, int], Tensor]
 Loss = Callable[[Tensor, NDArray[np.int64]], Tensor]
 
@@ -225,31 +227,25 @@ def _observe(
                 tensor.retain_grad()
             seen.append((key, tensor))
 
-    hooks = [encoder_of(model).embeddings.register_forward_hook(lambda _, __, output: keep((-1, "hidden"), output))]
-    for i, layer in enumerate(_layers(model)):
-        for kind, closing in (("heads", layer.attention.output), ("neurons", layer.feed_forward.down)):
-            hooks.append(closing.register_forward_pre_hook(lambda _, inputs, key=(i, kind): keep(key, inputs[0])))
-        for norm in (layer.attention.norm, layer.feed_forward.norm):
-            hooks.append(norm.register_forward_hook(lambda _, __, output: keep((-1, "hidden"), output)))
+    streams = [encoder_of(model).embeddings, *(block.norm for block in blocks_of(model))]
+    hidden = watching_outputs(((HIDDEN, module) for module in streams), lambda key, _, output: keep(key, output))
+    groups = watching_inputs(closing_layers(model).items(), keep)
     try:
-        for rows in data.encoded.exact_batches(32, BATCH_TOKENS):
-            seen.clear()
-            feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
-            feeds.pop("attention_mask")
-            logits = model(**feeds).logits
-            if loss is not None:
-                model.zero_grad()
-                loss(logits, rows).backward()
-            total: dict[Key, Tensor] = {}
-            for key, a in seen:
-                value = look(a.detach(), a.grad, widths[key[1]])
-                total[key] = value if key not in total else total[key] + value
-            for key, value in total.items():
-                found.setdefault(key, []).append(value)
-            after_batch(len(rows))
+        with hidden, groups:
+            for rows, feeds in batches(model, data.encoded, BATCH, GRADIENT_TOKENS):
+                seen.clear()
+                logits = model(**feeds).logits
+                if loss is not None:
+                    model.zero_grad()
+                    loss(logits, rows).backward()
+                total: dict[Key, Tensor] = {}
+                for key, a in seen:
+                    value = look(a.detach(), a.grad, widths[key[1]])
+                    total[key] = value if key not in total else total[key] + value
+                for key, value in total.items():
+                    found.setdefault(key, []).append(value)
+                after_batch(len(rows))
     finally:
-        for handle in hooks:
-            handle.remove()
         model.zero_grad()
     return {key: torch.cat(values) for key, values in found.items()}
 
@@ -258,54 +254,42 @@ def _importance(model: PenjingPreTrainedModel, seen: dict[Key, Tensor], reduce: 
     def scores(kind: str, i: int) -> Scores:
         return reduce(seen[i, kind]).double().numpy() if (i, kind) in seen else np.zeros(0)
 
-    count = len(_layers(model))
+    count = len(layers_of(model))
     return Importance([scores("heads", i) for i in range(count)], [scores("neurons", i) for i in range(count)], [], scores("hidden", -1))
 
 
-def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[Key, tuple[Tensor, Tensor]]:
+def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[BlockKey, tuple[Tensor, Tensor]]:
     """A and C of the layer that closes each block: second moments of its inputs and of the gradient at its outputs.
 
     Where the head reads the first token alone, the last layer's other tokens do not count.
     """
-    loss, layers = label_loss(task, data), _layers(model)
-    found: dict[Key, tuple[Tensor, Tensor]] = {}
-    hooks = []
+    loss = label_loss(task, data)
+    first_only = len(layers_of(model)) - 1 if task.head.first_only else None
+    sums: dict[BlockKey, tuple[Tensor, Tensor]] = {}
 
-    def watch(key: Key, closing: nn.Module, first_only: bool) -> None:
-        def used(x: Tensor) -> Tensor:
-            return (x[:, 0] if first_only else x.flatten(0, 1)).detach()
+    def watch(key: BlockKey, x: Tensor, output: Tensor) -> None:
+        def used(y: Tensor) -> Tensor:
+            return (y[:, 0] if key[0] == first_only else y.flatten(0, 1)).detach()  # (B, K) or (B·S, K)
 
-        def hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            a = used(inputs[0])
-            A = a.T @ a
+        a = used(x)
+        A = a.T @ a
 
-            def backward(g: Tensor) -> None:
-                rows = used(g)
-                C = rows.T @ rows
-                found[key] = (found[key][0] + A, found[key][1] + C) if key in found else (A, C)
+        def backward(g: Tensor) -> None:
+            rows = used(g)
+            C = rows.T @ rows
+            sums[key] = (sums[key][0] + A, sums[key][1] + C) if key in sums else (A, C)
 
-            output.register_hook(backward)
+        output.register_hook(backward)
 
-        hooks.append(closing.register_forward_hook(hook))
-
-    for i, layer in enumerate(layers):
-        first_only = task.head == "sequence" and i == len(layers) - 1
-        watch((i, "heads"), layer.attention.output, first_only)
-        watch((i, "neurons"), layer.feed_forward.down, first_only)
-    tokens = {
-        i: len(data) if task.head == "sequence" and i == len(layers) - 1 else int(data.encoded.offsets[-1]) for i in range(len(layers))
-    }
     try:
-        for rows in data.encoded.exact_batches(32, BATCH_TOKENS):
-            feeds = {name: torch.from_numpy(value) for name, value in data.encoded.feeds(rows).items()}
-            feeds.pop("attention_mask")
-            loss(model(**feeds).logits, rows).backward()
+        with watching_outputs(closing_layers(model).items(), watch):
+            for rows, feeds in batches(model, data.encoded, BATCH, GRADIENT_TOKENS):
+                loss(model(**feeds).logits, rows).backward()
     finally:
-        for handle in hooks:
-            handle.remove()
         model.zero_grad()
+    tokens = int(data.encoded.offsets[-1])
     # A: mean over tokens. C: sum over the tokens of a text, mean over texts.
-    return {(i, kind): (A / tokens[i], C / len(data)) for (i, kind), (A, C) in found.items()}
+    return {key: (A / (len(data) if key[0] == first_only else tokens), C / len(data)) for key, (A, C) in sums.items()}
 
 
 @contextmanager
@@ -317,26 +301,20 @@ def relevance_rules(model: PenjingPreTrainedModel) -> Iterator[None]:
     appendix A; Ali et al. 2022, "XAI for Transformers", section 3).
     """
 
-    def norm(module: nn.LayerNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
-        x = inputs[0]
+    def norm(module: nn.LayerNorm, x: Tensor, _: Tensor) -> Tensor:
         scale = (x.var(-1, unbiased=False, keepdim=True) + module.eps).rsqrt().detach()
         return (x - x.mean(-1, keepdim=True)) * scale * module.weight + module.bias
 
-    def ratio(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        x = inputs[0]
+    def ratio(_: str, x: Tensor, output: Tensor) -> Tensor:
         return x * torch.where(x == 0, 0.0, output / x).detach()
 
-    hooks = [module.register_forward_hook(norm) for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    hooks += [module.register_forward_hook(ratio) for name, module in model.named_modules() if name.endswith(".activation")]
-    for layer in _layers(model):
-        if layer.attention.heads:
-            hooks += [part.register_forward_hook(lambda _, __, y: y.detach()) for part in (layer.attention.query, layer.attention.key)]
-    try:
+    norms = [(module, module) for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    activations = [(name, module) for name, module in model.named_modules() if name.endswith(".activation")]
+    attentions = [layer.attention for layer in layers_of(model) if layer.attention.heads]
+    weights = [(None, part) for attention in attentions for part in (attention.query, attention.key)]
+    with (
+        replacing_outputs(norms, norm),
+        replacing_outputs(activations, ratio),
+        replacing_outputs(weights, lambda _, __, output: output.detach()),
+    ):
         yield
-    finally:
-        for handle in hooks:
-            handle.remove()
-
-
-def _layers(model: PenjingPreTrainedModel) -> Any:
-    return cast(Any, model.base_model).layers

@@ -1,22 +1,25 @@
 """Cut heads, neurons, layers and hidden units: what each is worth (observe), which go (plan, injected), the cut and its repair (apply)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import final, get_args
+from pathlib import Path
+from typing import Any, cast, final, get_args
 
 import numpy as np
 
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
 from penjing.selection import Selection
 from penjing.steps.cut import gates
-from penjing.steps.cut.criteria import IMPORTANCE, Criterion
+from penjing.steps.cut.criteria import CRITERIA, Criterion, Score, criterion_of
 from penjing.steps.cut.importance import Importance
 from penjing.steps.cut.repair import Reconstruction, Repair, repair
+from penjing.steps.settings import REWRITES, Effects, Settings, Trait, check_name, effects, told
+from penjing.steps.stage import Context, Note, Stage, Work, loaded
 from penjing.steps.step import Step
 from penjing.tasks.task import Examples, Task
 from penjing.text.encoded import Encoded
@@ -31,19 +34,22 @@ KEEP = ("measured", "uniform", "first", "last")
 
 
 @dataclass(frozen=True)
-class PruneSettings:
+class PruneSettings(Settings):
     """What is cut, by what importance, on how many training texts; where nothing is asked, the budget decides what is cut.
 
     macs, latency: the part of the encoder's multiply-accumulates, or of the measured latency, that is kept.
     heads, neurons, blocks (attention or feed-forward, whole), hidden: the part of them that is kept. layers: how many are kept.
-    vocabulary: the part of the tokens that is kept; 0: every token that the texts produce.
     per_layer: so much of every layer, rather than of all layers together.
     repair: weights (least squares), scales (one factor per head and neuron), none.
     head_weights: afterwards, learn a weight per head and fold it in.
     """
 
+    name = "prune"
+    paper = "Kwon et al. 2022; Frantar & Alistarh 2022 (obs); Xia et al. 2022 (gates); Michel et al. 2019; Voita et al. 2019 (lrp)"
+    when = "To be faster: whole heads, neurons and layers go. Distil afterwards; without training, repair does much."
+
     texts: int = 1000
-    importance: str = "fisher"
+    importance: str | Criterion | Score = "fisher"
     repair: str = "weights"
     macs: float | None = None
     latency: float | None = None
@@ -52,25 +58,19 @@ class PruneSettings:
     blocks: float | None = None
     layers: int | None = None
     hidden: float | None = None
-    vocabulary: float | None = None
     per_layer: bool = False
     head_weights: bool = False
     keep: str = "measured"
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("importance", self.importance, tuple(IMPORTANCE)),
-            ("repair", self.repair, get_args(Repair)),
-            ("keep", self.keep, KEEP),
-        ):
-            if value not in allowed:
-                raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
-        for name in ("macs", "latency", "heads", "neurons", "blocks", "hidden", "vocabulary"):
+        if isinstance(self.importance, str):
+            check_name("importance", self.importance, tuple(CRITERIA))
+        check_name("repair", self.repair, get_args(Repair))
+        check_name("keep", self.keep, KEEP)
+        for name in ("macs", "latency", "heads", "neurons", "blocks", "hidden"):
             value = getattr(self, name)
-            if value is not None and not (0 < value <= 1 or (value == 0 and name in ("heads", "neurons", "vocabulary"))):
-                raise InputError(
-                    f"--{name.replace('vocabulary', 'vocab')}: {value} is out of range; give the part that is kept, above 0 and at most 1"
-                )
+            if value is not None and not (0 < value <= 1 or (value == 0 and name in ("heads", "neurons"))):
+                raise InputError(f"{name}: {value} is out of range; give the part that is kept, above 0 and at most 1")
         if self.layers is not None and (self.layers < 1 or type(self.layers) is not int):
             raise InputError(f"--layers: {self.layers} is out of range; give how many layers are kept, at least 1")
         if self.limited and (self.heads is not None or self.neurons is not None):
@@ -82,6 +82,18 @@ class PruneSettings:
         if self.latency is not None and self.hidden is not None:
             raise InputError("--latency, --hidden: blocks are timed at the width that the model has; cut the hidden units in a run before")
 
+    @staticmethod
+    def importances() -> tuple[str, ...]:
+        """The criteria by name."""
+        return tuple(CRITERIA)
+
+    @property
+    def criterion(self) -> Criterion:
+        """How importance is found; gates are learned for the part that is asked."""
+        if self.importance == "gates" and self.macs:
+            return replace(CRITERIA["gates"], score=partial(gates.learned_gates, part=self.macs))
+        return criterion_of(self.importance)
+
     @property
     def limited(self) -> bool:
         """Whether a limit on the cost is set here."""
@@ -89,15 +101,22 @@ class PruneSettings:
 
     @property
     def cuts(self) -> bool:
-        """Whether it is said here what of the encoder is cut."""
+        """Whether it is stated here what of the encoder is cut."""
         return any(getattr(self, name) is not None for name in ("macs", "latency", "heads", "neurons", "blocks", "layers", "hidden"))
 
+    def effects(self, taught: bool) -> Effects:
+        return effects(makes=[Trait.CUTS], undoes=list(REWRITES))
 
-def criterion(settings: PruneSettings) -> Criterion:
-    """The function of the importance that is named; gates are learned for the part that is asked."""
-    if settings.importance == "gates" and settings.macs:
-        return partial(gates.learned_gates, part=settings.macs)
-    return IMPORTANCE[settings.importance]
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        return [ObserveImportance(self), PlanCut(self), Cut(self)]
+
+    @property
+    def structural(self) -> bool:
+        return self.cuts
+
+    def limits(self) -> Mapping[str, float]:
+        limits = {"macs": self.macs, "part of the latency": self.latency}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 @final
@@ -112,7 +131,7 @@ class Prune(Step[Importance, Selection]):
     name = "prune"
 
     def __init__(
-        self, task: Task, criterion: Criterion, calibration: Encoded, method: Repair = "weights", removed: int | None = None, seed: int = 0,
+        self, task: Task, criterion: Score, calibration: Encoded, method: Repair = "weights", removed: int | None = None, seed: int = 0,
         choose: Callable[[Blueprint, Importance], Selection] = lambda blueprint, _: Selection.all(blueprint),
     ) -> None:  # fmt: skip
         self.task, self.criterion, self.choose, self.calibration = task, criterion, choose, calibration
@@ -153,3 +172,118 @@ def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: in
         removed.append(min(kept, key=lambda layer: divergence[layer]))
         kept.remove(removed[-1])
     return removed
+
+
+# -- stages ------------------------------------------------------------------------------------------------------
+
+
+def pruner(settings: PruneSettings, work: Work, context: Context, texts: int = 0) -> Prune:
+    """The step that these settings ask for, repairing on so many texts (0: as the settings say)."""
+    depth = len(blueprint_of(work.model).layers)
+    measured = depth - (settings.layers or depth) if settings.keep == "measured" else 0
+    return Prune(
+        work.data.task, settings.criterion.score, context.calibration(work, texts or settings.texts).encoded, cast(Repair, settings.repair),
+        measured if settings.cuts else None, context.seed,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImportanceNote(Note):
+    """The fields of `Importance`."""
+
+    heads: Sequence[Sequence[float]] = ()
+    neurons: Sequence[Sequence[float]] = ()
+    removed: Sequence[int] = ()
+    hidden: Sequence[float] = ()
+
+
+@final
+class ObserveImportance(Stage[ImportanceNote]):
+    """What each head, neuron, unit and layer is worth."""
+
+    name = "observe"
+    record = ImportanceNote
+    shared = True
+
+    def __init__(self, settings: PruneSettings) -> None:
+        self.settings = settings
+
+    def wanted(self, work: Work, context: Context) -> bool:
+        return self.settings.cuts or context.to_budget
+
+    def make(self, work: Work, context: Context, folder: Path) -> ImportanceNote:
+        settings = self.settings
+        found = pruner(settings, work, context).observe(work.model, context.calibration(work, settings.texts))
+        order = f"; layers missed least first: {found.removed}" if found.removed else ""
+        heads, neurons = ([scores.tolist() for scores in layers] for layers in (found.heads, found.neurons))
+        note = f"{told(settings.importance)} on {settings.texts} texts{order}"
+        return ImportanceNote(note, heads=heads, neurons=neurons, removed=found.removed, hidden=found.hidden.tolist())
+
+    def load(self, work: Work, context: Context, record: ImportanceNote, folder: Path) -> Work:
+        heads, neurons = ([np.array(scores) for scores in layers] for layers in (record.heads, record.neurons))
+        return replace(work, importance=Importance(heads, neurons, list(record.removed), np.array(record.hidden)))
+
+
+@dataclass(frozen=True)
+class PlanNote(Note):
+    """The selection that is kept."""
+
+    selection: Selection = field(default_factory=lambda: Selection(()))
+
+
+@final
+class PlanCut(Stage[PlanNote]):
+    """What is kept: for the budget, or as the settings say."""
+
+    name = "plan"
+    record = PlanNote
+
+    def __init__(self, settings: PruneSettings) -> None:
+        self.settings = settings
+
+    def wanted(self, work: Work, context: Context) -> bool:
+        return work.importance is not None
+
+    def make(self, work: Work, context: Context, folder: Path) -> PlanNote:
+        selection, note = context.planner.selection(self.settings, work, context)
+        return PlanNote(note, selection=selection)
+
+    def load(self, work: Work, context: Context, record: PlanNote, folder: Path) -> Work:
+        return replace(work, selection=record.selection)
+
+
+@dataclass(frozen=True)
+class CutNote(Note):
+    """errors: of each block's output before and after its repair."""
+
+    errors: Sequence[tuple[float, float]] = ()
+
+
+@final
+class Cut(Stage[CutNote]):
+    """The exact cut, and the repair of what is left."""
+
+    name = "prune"
+    record = CutNote
+
+    def __init__(self, settings: PruneSettings) -> None:
+        self.settings = settings
+
+    def wanted(self, work: Work, context: Context) -> bool:
+        return work.importance is not None and work.selection != Selection.all(blueprint_of(work.base))
+
+    def make(self, work: Work, context: Context, folder: Path) -> CutNote:
+        step, settings = pruner(self.settings, work, context), self.settings
+        assert work.importance is not None
+        model = step.apply(work.model, work.selection, work.importance)
+        if settings.head_weights:
+            texts = context.calibration(work, settings.texts)
+            model = gates.learn_head_weights(model, work.data.task, texts, context.seed, teacher=work.model)
+        errors = step.reconstruction.errors if step.reconstruction else []
+        before, after = (float(np.mean([pair[i] for pair in errors])) if errors else 0.0 for i in (0, 1))
+        fitted = f"; repaired: mean error of a block {before:.3f} -> {after:.3f}" if errors else ""
+        kept = context.keep(replace(work, model=model), folder, f"cut, not yet trained{fitted}")
+        return CutNote(kept.note, kept.quality, kept.bytes, [(float(a), float(b)) for a, b in errors])
+
+    def load(self, work: Work, context: Context, record: CutNote, folder: Path) -> Work:
+        return loaded(work, folder)

@@ -1,19 +1,23 @@
 """Repair without training: what is left of each block takes over what was cut, by least squares on calibration texts."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from penjing.maths.repair import RIDGE, best_scales, best_update
-from penjing.model.checkpoint import blueprint_of
+from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.run import Block, embedded, run_block
 from penjing.model.surgery import copy_of
+from penjing.model.watch import layers_of, watching_inputs
 from penjing.selection import Selection
 from penjing.text.encoded import Encoded
 
 Repair = Literal["none", "scales", "weights"]
+BATCH = 64
+"""Texts that go through a block at a time."""
 
 
 @dataclass(frozen=True)
@@ -41,65 +45,57 @@ def repair(
     result = copy_of(model)
     if method == "none":
         return result, Reconstruction([])
-    layers, theirs = cast(Any, result.base_model).layers, cast(Any, teacher.base_model).layers
-    sequence, width = blueprint_of(model).head == "sequence", blueprint_of(model).head_width
+    layers, theirs = layers_of(result), layers_of(teacher)
+    sequence, width = blueprint_of(model).head.first_only, blueprint_of(model).head_width
     hidden = None if selection.hidden is None else torch.tensor(selection.hidden)
-    inputs = [encoded.feeds(rows) for rows in encoded.exact_batches(64)]
-    ours, targets = ([_embed(network, feeds) for feeds in inputs] for network in (result, teacher))
+    ours = embedded(result, encoded, BATCH)
+    targets = embedded(teacher, encoded, BATCH)
     for gone in theirs[: min((kept.layer for kept in selection.layers), default=0)]:
         targets = [gone(x, None) for x in targets]
     errors = []
     for j, kept in enumerate(selection.layers):
         until = selection.layers[j + 1].layer if j + 1 < len(selection.layers) else len(theirs)
         layer, last = layers[j], j + 1 == len(layers)
-        for block in ("attention", "feed_forward"):
+        whole = theirs[kept.layer]
+        pairs: list[tuple[Block, Block]] = [(layer.attention, whole.attention), (layer.feed_forward, whole.feed_forward)]
+        for block, target in pairs:
             sums = []
             for i, x in enumerate(targets):
-                targets[i], total = _run(getattr(theirs[kept.layer], block), x)[1:]
+                _, targets[i], total = _run(target, x)
                 sums.append(total)
-            if block == "feed_forward" and until > kept.layer + 1:
+            if block is layer.feed_forward and until > kept.layer + 1:
                 for i, x in enumerate(targets):
                     for between in theirs[kept.layer + 1 : until]:
-                        targets[i], sums[i] = _run(between.feed_forward, between.attention(x, None))[1:]
-                        x = targets[i]
+                        _, x, sums[i] = _run(between.feed_forward, between.attention(x, None))
+                    targets[i] = x
                 norm = theirs[until - 1].feed_forward.norm.state_dict()
                 layer.feed_forward.norm.load_state_dict(norm if hidden is None else {name: value[hidden] for name, value in norm.items()})
-            module, group = getattr(layer, block), width if block == "attention" else 1
-            errors.append(_fit(module, ours, [s if hidden is None else s[..., hidden] for s in sums], group, method, sequence and last))
+            group = width if block is layer.attention else 1
+            errors.append(_fit(block, ours, [s if hidden is None else s[..., hidden] for s in sums], group, method, sequence and last))
             for i, x in enumerate(ours):
-                ours[i] = _run(module, x)[1]
+                ours[i] = run_block(block, x)
     return result, Reconstruction(errors)
 
 
-def _embed(model: PenjingPreTrainedModel, feeds: dict[str, Any]) -> Tensor:
-    embeddings = cast(Any, model.base_model).embeddings
-    return cast(Tensor, embeddings(embeddings.word(torch.from_numpy(feeds["input_ids"])), torch.from_numpy(feeds["token_type_ids"])))
+class BlockRun(NamedTuple):
+    """What is seen of a block that runs: what its closing layer reads (B, S, K), its output and the sum before its norm, both (B, S, H)."""
+
+    features: Tensor
+    output: Tensor
+    total: Tensor
 
 
-def _closing(block: nn.Module) -> Any:
-    """The linear layer that closes a block."""
-    return block.output if hasattr(block, "output") else block.down
+def _run(block: Block, x: Tensor) -> BlockRun:
+    """Run a block on the states x (B, S, H)."""
+    seen: dict[str, Tensor] = {}
+    with watching_inputs((("features", block.closing), ("total", block.norm)), seen.__setitem__):
+        output = run_block(block, x)
+    return BlockRun(output=output, **seen)
 
 
-def _run(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a block's closing layer reads (B, S, K), the block's output, and the sum before its norm, both (B, S, H)."""
-    seen: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for module in (_closing(block), cast(Any, block).norm)
-    ]
-    try:
-        output = block(x, None) if hasattr(block, "output") else block(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen[0], output, seen[1]
-
-
-def _fit(
-    block: nn.Module, states: list[Tensor], targets: list[Tensor], width: int, method: Repair, first_only: bool
-) -> tuple[float, float]:
+def _fit(block: Block, states: list[Tensor], targets: list[Tensor], width: int, method: Repair, first_only: bool) -> tuple[float, float]:
     """Refit the closing layer of `block` in place; the relative squared error before and after."""
-    closing = _closing(block)
+    closing = block.closing
     K, H = closing.in_features, closing.out_features
     A, B, missing, total = torch.zeros(K + 1, K + 1), torch.zeros(H, K + 1), 0.0, 0.0
     for x, target in zip(states, targets, strict=True):

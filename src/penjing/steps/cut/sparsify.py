@@ -1,6 +1,8 @@
 """Set single weights to zero: at once without data, or while the model is taught."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast, final
 
 import torch
@@ -12,10 +14,16 @@ from penjing.errors import InputError
 from penjing.maths.sparsity import SCOPES, cosine_decay, cubic_sparsity, iterative_sparsity, keep_mask
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
-from penjing.steps.step import Step
+from penjing.model.watch import encoder_of, linear_layers
+from penjing.steps.settings import Effects, Settings, Trait, effects, is_taught
+from penjing.steps.stage import Context, Note, Stage, Work, loaded
 from penjing.steps.teach.distill import Distill
+from penjing.steps.teach.distillation import Rider
+from penjing.steps.teach.training import TrainingStep
 from penjing.tasks.task import Examples
-from penjing.training.teacher import TeacherOutputs
+from penjing.training.lesson import TeachingEvidence
+from penjing.training.loop import Hooks
+from penjing.training.taught import Taught
 
 IMPORTANCES = ("magnitude", "random", "movement", "regrow")
 UNTRAINED = ("magnitude", "random")
@@ -30,7 +38,7 @@ Matrix = nn.Linear | nn.Embedding
 
 
 @dataclass(frozen=True)
-class SparsifySettings:
+class SparsifySettings(Rider):
     """How many weights become zero, which, and when.
 
     sparsity: part of the weights that is zero at the end.
@@ -44,6 +52,11 @@ class SparsifySettings:
     regrow: part of the kept weights that moves at each update, falling to 0 by a cosine.
     embeddings: also the word embedding table.
     """
+
+    name = "sparsify"
+    paper = "Han et al. 2015; Sanh et al. 2020 (movement); Evci et al. 2020 (regrow)"
+    when = "Where the bytes on disk count, and not the speed: the engines multiply by zeros too."
+    teaching = "sparsify"
 
     sparsity: float = 0.9
     importance: str = "magnitude"
@@ -70,6 +83,30 @@ class SparsifySettings:
         if not 0 <= self.regrow <= 1:
             raise InputError(f"--regrow: {self.regrow} is out of range; give the part of the kept weights that moves, from 0 to 1")
 
+    def effects(self, taught: bool) -> Effects:
+        """It takes the training over; what needs none may do without."""
+        untrained = self.schedule == "one-shot" and self.importance in UNTRAINED
+        if taught or not untrained:
+            return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.ZEROS])
+        return effects(makes=[Trait.ZEROS], undoes=[Trait.CODES, Trait.RANGES])
+
+    def trains(self, taught: bool) -> bool:
+        return taught
+
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        return [] if is_taught(recipe) else [SparsifyAtOnce(self)]
+
+    @property
+    def cuts(self) -> bool:
+        return True
+
+    def limits(self) -> Mapping[str, float]:
+        return {"sparsity": self.sparsity}
+
+    def around(self, distill: Distill, work: Work, context: Context) -> "Sparsify":
+        """Masks while it distils."""
+        return Sparsify(distill, self)
+
     def sparsity_after(self, step: float, total: float) -> float:
         """The sparsity wanted once `step` of `total` steps are done."""
         if self.schedule == "one-shot":
@@ -82,16 +119,15 @@ class SparsifySettings:
 # -- without data ------------------------------------------------------------------------------------------------
 
 
-def matrices_of(model: PenjingPreTrainedModel, embeddings: bool = False) -> list[Matrix]:
+def masked_modules(model: PenjingPreTrainedModel, embeddings: bool = False) -> list[Matrix]:
     """The modules whose `weight` is pruned: every linear layer of the encoder's layers, and the word embedding where wanted."""
-    encoder = cast(Any, model.base_model)
-    linear: list[Matrix] = [m for m in encoder.layers.modules() if isinstance(m, nn.Linear) and m.in_features]
-    return [encoder.embeddings.word, *linear] if embeddings else linear
+    linear: list[Matrix] = [layer for name, layer in linear_layers(model).items() if name.startswith("layers.")]
+    return [encoder_of(model).embeddings.word, *linear] if embeddings else linear
 
 
 def sparsity_of(model: PenjingPreTrainedModel, embeddings: bool = False) -> float:
     """The part of the weights of these matrices that is zero; 0 where there are none."""
-    weights = [m.weight for m in matrices_of(model, embeddings)]
+    weights = [m.weight for m in masked_modules(model, embeddings)]
     return sum(int((w == 0).sum()) for w in weights) / max(1, sum(w.numel() for w in weights))
 
 
@@ -114,7 +150,7 @@ def sparsify(model: PenjingPreTrainedModel, settings: SparsifySettings, seed: in
     if settings.importance not in UNTRAINED:
         raise InputError(f"--importance: {settings.importance!r} is found in training; without it, allowed are {', '.join(UNTRAINED)}")
     result = copy_of(model)
-    weights = [m.weight for m in matrices_of(result, settings.embeddings)]
+    weights = [m.weight for m in masked_modules(result, settings.embeddings)]
     masks = keep_mask(fixed_scores(weights, settings.importance, seed), settings.sparsity, settings.scope)
     for w, mask in zip(weights, masks, strict=True):
         w.copy_(torch.where(mask, w, 0.0))
@@ -172,7 +208,7 @@ class Masking:
 
     def __init__(self, model: PenjingPreTrainedModel, settings: SparsifySettings, seed: int) -> None:
         self.settings, self.seed = settings, seed
-        self.matrices = matrices_of(model, settings.embeddings)
+        self.matrices = masked_modules(model, settings.embeddings)
         self.masks = [Mask(m.weight, settings.importance) for m in self.matrices]
         for matrix, mask in zip(self.matrices, self.masks, strict=True):
             parametrize.register_parametrization(matrix, "weight", mask)
@@ -223,7 +259,7 @@ class Masking:
 
 
 @final
-class Sparsify(Step[TeacherOutputs, Blueprint]):
+class Sparsify(TrainingStep[TeachingEvidence]):
     """Prune single weights while `distill` teaches the model; what is observed, taught and recorded is all `distill`'s."""
 
     name = "sparsify"
@@ -231,20 +267,34 @@ class Sparsify(Step[TeacherOutputs, Blueprint]):
     def __init__(self, distill: Distill, settings: SparsifySettings) -> None:
         self.distill, self.settings = distill, settings
 
-    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
-        """The teacher's outputs on the training texts, cached."""
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeachingEvidence:
+        """The training texts, and the teacher's outputs on them, cached."""
         return self.distill.observe(model, data)
 
-    def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
-        """The identity: how many weights each matrix keeps is only known afterwards."""
-        return blueprint
-
-    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
+    def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
         """Train a copy of `model` under masks; it is judged only once the sparsity asked is reached."""
         student, settings = copy_of(model), self.settings
         masking = Masking(student, settings, self.distill.settings.schedule.seed)
-        self.distill.history = self.distill.lesson(evidence).teach(
-            student, before_step=masking.before_step, rates={"scores": 1.0}, judge_from=0.0 if settings.schedule == "one-shot" else settings.end
-        )  # fmt: skip
+        reached = 0.0 if settings.schedule == "one-shot" else settings.end
+        hooks = Hooks(masking.before_step, rates={"scores": 1.0}, judge_from=reached)
+        history = self.distill.lesson(evidence).teach(student, hooks)
         masking.finish()
-        return copy_of(student)
+        return Taught(copy_of(student), history)
+
+
+@final
+class SparsifyAtOnce(Stage[Note]):
+    """The least important weights to zero, without a training."""
+
+    name = "sparsify"
+    record = Note
+
+    def __init__(self, settings: SparsifySettings) -> None:
+        self.settings = settings
+
+    def make(self, work: Work, context: Context, folder: Path) -> Note:
+        model = sparsify(work.model, self.settings, context.seed)
+        return context.keep(replace(work, model=model), folder, "at once, not trained")
+
+    def load(self, work: Work, context: Context, record: Note, folder: Path) -> Work:
+        return loaded(work, folder)

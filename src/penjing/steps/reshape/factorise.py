@@ -1,7 +1,9 @@
 """Store the word embedding as the product of two small matrices."""
 
-from dataclasses import replace
-from typing import Any, cast, final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -11,12 +13,70 @@ from torch import Tensor
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.maths.lowrank import low_rank
-from penjing.model.checkpoint import blueprint_of, build
-from penjing.model.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
+from penjing.model.building import blueprint_of, build
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.watch import encoder_of
+from penjing.steps.settings import REWRITES, Effects, Settings, Trait, effects
+from penjing.steps.stage import Context, Note, Stage, Work, loaded
 from penjing.steps.step import Step
 from penjing.tasks.task import Examples
 
 Counts = NDArray[np.int64]
+
+
+@final
+@dataclass(frozen=True)
+class FactoriseSettings(Settings):
+    """rank: of the word embedding; 0: what the size that is asked leaves room for."""
+
+    name = "factorise"
+    paper = "Acharya et al. 2019; Hsu et al. 2022 (FWSVD)"
+    when = "Where the embedding table is too large in one piece, and distillation follows."
+
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise InputError(f"rank: {self.rank} is not allowed; give at least 1, or 0 for what the size leaves room for")
+
+    def effects(self, taught: bool) -> Effects:
+        return effects(makes=[Trait.CUTS], undoes=list(REWRITES))
+
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        return [FactoriseWords(self)]
+
+    @property
+    def cuts(self) -> bool:
+        """What the size decides is not asked by hand."""
+        return self.rank > 0
+
+
+@final
+class FactoriseWords(Stage[Note]):
+    """The word embedding as two factors."""
+
+    name = "factorise"
+    record = Note
+
+    def __init__(self, settings: FactoriseSettings) -> None:
+        self.settings = settings
+
+    def rank(self, work: Work, context: Context) -> int:
+        """The rank that is asked, or what the size leaves room for."""
+        return self.settings.rank or context.planner.rank(work, context)
+
+    def wanted(self, work: Work, context: Context) -> bool:
+        return self.rank(work, context) > 0
+
+    def make(self, work: Work, context: Context, folder: Path) -> Note:
+        step, blueprint = Factorise(self.rank(work, context)), blueprint_of(work.model)
+        counts = step.observe(work.model, work.data.train)
+        model = step.apply(work.model, step.plan(blueprint, counts), counts)
+        note = f"word embedding of rank {step.rank} in place of {blueprint.embedding}"
+        return context.keep(replace(work, model=model), folder, note)
+
+    def load(self, work: Work, context: Context, record: Note, folder: Path) -> Work:
+        return loaded(work, folder)
 
 
 @final
@@ -51,7 +111,7 @@ def factorise(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None =
     weights: (V,), how much the squared error of each token's row counts, for example how often texts hold it; None: all the same
     (Acharya et al. 2019; Hsu et al. 2022, FWSVD). A table that has a rank already is multiplied out first.
     """
-    blueprint, embeddings = blueprint_of(model), cast(Any, model.base_model).embeddings
+    blueprint, embeddings = blueprint_of(model), encoder_of(model).embeddings
     if not 1 <= rank <= blueprint.embedding:
         raise InputError(f"rank: {rank} is not allowed; the embedding is {blueprint.embedding} wide, so give 1 to {blueprint.embedding}")
     if weights is not None and (weights.shape != (blueprint.vocabulary,) or not bool((weights >= 0).all())):
@@ -60,7 +120,7 @@ def factorise(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None =
     if embeddings.word_map is not None:
         table = table @ embeddings.word_map.weight.T
     factors = low_rank(table, table.new_ones(len(table)) if weights is None else weights.to(table.device), rank)
-    place = "embeddings" if blueprint.head == "none" else "encoder.embeddings"
-    result = build(replace(blueprint, rank=rank), cast(PenjingConfig, model.config))
+    place = "embeddings" if blueprint.head.bare else "encoder.embeddings"
+    result = build(replace(blueprint, rank=rank), model.config)
     result.load_state_dict(model.state_dict() | {f"{place}.word.weight": factors[0], f"{place}.word_map.weight": factors[1].T})
     return result.train(model.training)

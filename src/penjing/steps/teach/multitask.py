@@ -7,16 +7,16 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor, nn
 
-from penjing.blueprint import Blueprint
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
-from penjing.steps.step import Step
 from penjing.steps.teach.distill import Distill
+from penjing.steps.teach.training import TrainingStep
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
-from penjing.training.loop import fit
-from penjing.training.predict import quality_of
-from penjing.training.teacher import TeacherOutputs
+from penjing.training.lesson import TeachingEvidence
+from penjing.training.loop import Batch, Hooks, fit
+from penjing.training.predict import evaluator
+from penjing.training.taught import Taught
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Companion:
     student: PenjingPreTrainedModel
 
 
+@final
 class Shared(nn.Module):
     """Students of several tasks around the first one's encoder."""
 
@@ -39,72 +40,62 @@ class Shared(nn.Module):
             other.encoder = first.encoder
 
     def forward(self, task: int, **feeds: Tensor) -> Any:
-        """What the student of that task gives."""
+        """The output of the student of that task."""
         return self.students[task](**feeds)
 
 
 @final
-class Multitask(Step[TeacherOutputs, Blueprint]):
+@dataclass(frozen=True)
+class Multitask(TrainingStep[Sequence[TeachingEvidence]]):
     """Multi-task distillation (Liu et al. 2019, MT-DNN with knowledge distillation; Clark et al. 2019, BAM, with teacher annealing).
 
     A batch holds texts of all tasks, on average in proportion to how many there are; each counts by its own task's losses. The weights that
-    are kept are the best in the mean of the tasks' qualities. `others` are the companions' models afterwards.
+    are kept are the best in the mean of the tasks' qualities.
     """
 
     name = "multitask"
 
-    def __init__(self, distill: Distill, companions: Sequence[Companion]) -> None:
-        self.distill, self.companions = distill, companions
-        self.others: list[PenjingPreTrainedModel] = []
-        self.evidence: list[TeacherOutputs] = []
+    distill: Distill
+    companions: Sequence[Companion]
 
-    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeacherOutputs:
-        """Every teacher's outputs on its own task's texts."""
-        self.evidence = [each.distill.observe(each.student, each.data) for each in self.companions]
-        return self.distill.observe(model, data)
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Sequence[TeachingEvidence]:
+        """The outputs of every teacher on its own task's texts; the main task's first."""
+        others = [companion.distill.observe(companion.student, companion.data) for companion in self.companions]
+        return [self.distill.observe(model, data), *others]
 
-    def plan(self, blueprint: Blueprint, evidence: TeacherOutputs) -> Blueprint:
-        """The identity."""
-        return blueprint
-
-    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: TeacherOutputs) -> PenjingPreTrainedModel:
+    def teach(self, model: PenjingPreTrainedModel, evidence: Sequence[TeachingEvidence]) -> Taught:
         """Train copies of all students together."""
-        students = [copy_of(model), *(copy_of(each.student) for each in self.companions)]
-        teaching = [self.distill, *(each.distill for each in self.companions)]
-        lessons = [distill.lesson(found) for distill, found in zip(teaching, [evidence, *self.evidence], strict=True)]
-        shared, first = Shared(students), lessons[0]
-        objectives = nn.ModuleList(distill.objective(student) or nn.Identity() for distill, student in zip(teaching, students, strict=True))
-        shared.add_module("objectives", objectives)  # what is learned to compare widths is trained, and kept, with the students
-        starts, done = np.cumsum([0, *(len(lesson.data) for lesson in lessons)]), 0.0
+        students = [copy_of(model), *(copy_of(companion.student) for companion in self.companions)]
+        teaching = [self.distill, *(companion.distill for companion in self.companions)]
+        lessons = [distill.lesson(observed) for distill, observed in zip(teaching, evidence, strict=True)]
+        first = lessons[0]
+        shared = Shared(students)
+        objectives = [distill.objective(student) for distill, student in zip(teaching, students, strict=True)]
+        # what is learned to compare widths is trained, and kept, with the students
+        shared.add_module("objectives", nn.ModuleList(objective or nn.Identity() for objective in objectives))
+        starts = np.cumsum([0, *(len(lesson.data) for lesson in lessons)])  # task k has the rows from starts[k] to starts[k + 1]
 
-        def before_step(step: int, total: int) -> None:
-            nonlocal done
-            done = step / total
-
-        def loss(module: nn.Module, feeds: dict[str, Tensor], rows: Any) -> Tensor:
+        def loss(module: nn.Module, batch: Batch) -> Tensor:
             terms = []
             for k, lesson in enumerate(lessons):
-                mine = np.flatnonzero((starts[k] <= rows) & (rows < starts[k + 1]))
+                mine = np.flatnonzero((starts[k] <= batch.rows) & (batch.rows < starts[k + 1]))  # places in the batch
                 if len(mine):
-                    own = {name: value[mine] for name, value in feeds.items()}
-                    objective: Any = objectives[k] if lesson.settings.states else None
-                    value = lesson.loss(students[k], own, rows[mine] - starts[k], objective, done)
-                    terms.append(len(mine) / len(rows) * value)
+                    feeds = {name: value[mine] for name, value in batch.feeds.items()}
+                    own = Batch(feeds, batch.rows[mine] - starts[k], batch.done)
+                    terms.append(len(mine) / len(batch.rows) * lesson.loss(students[k], own, objectives[k]))
             return sum(terms[1:], terms[0])
 
-        def qualities() -> list[float]:
-            return [quality_of(lesson.task, lesson.dev)(student) for lesson, student in zip(lessons, students, strict=True)]
+        def mean_quality(module: nn.Module) -> float:
+            return float(np.mean([evaluator(lesson.task, lesson.dev)(student) for lesson, student in zip(lessons, students, strict=True)]))
 
         for student, lesson in zip(students, lessons, strict=True):
             lesson.set_dropout(student)
+        texts = Encoded.joined([lesson.data.encoded for lesson in lessons])
+        hooks = Hooks(judge_from=first.settings.curriculum.states_part)
         try:
-            self.distill.history = fit(
-                shared, Encoded.joined([lesson.data.encoded for lesson in lessons]), loss, lambda _: float(np.mean(qualities())),
-                first.settings.schedule, first.state_file, pad=first.pad(students[0]), progress=first.progress, before_step=before_step,
-                judge_from=first.settings.states_part,
-            )  # fmt: skip
+            history = fit(shared, texts, loss, mean_quality, first.settings.schedule, first.state_file, hooks, first.progress)
         finally:
-            for found in (evidence, *self.evidence):
-                found.release()
-        self.others = [copy_of(student) for student in students[1:]]
-        return copy_of(students[0])
+            for observed in evidence:
+                observed.outputs.release()
+        others = [copy_of(student) for student in students[1:]]
+        return Taught(copy_of(students[0]), history, others=others)

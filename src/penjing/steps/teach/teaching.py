@@ -11,18 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_at, blueprint_of, check_head, head_of, label_names, read, write
+from penjing.model.building import blueprint_of
+from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.modeling_penjing import PenjingForMaskedLM, PenjingPreTrainedModel
 from penjing.model.surgery import cut
+from penjing.model.writing import write
 from penjing.selection import Selection
-from penjing.steps.teach.distill import Distill, DistillSettings
-from penjing.steps.teach.multitask import Companion, Multitask
+from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.steps.teach.multitask import Companion
 from penjing.tasks.data import Data
 from penjing.tasks.sources import tokenizer_of
 from penjing.tasks.task import Examples, Task
 from penjing.training.loop import Progress, silent
 from penjing.training.objective import HARD
-from penjing.training.predict import quality_of
+from penjing.training.predict import evaluator
 from penjing.training.teacher import teacher_outputs
 from penjing.training.texts import Texts, TextSettings
 
@@ -105,9 +107,10 @@ class Teaching:
         masked = None
         if material.masked_lm:
             self._same_tokens(material.masked_lm, "masked-lm")
-            if head_of(material.masked_lm) != "masked":
+            checkpoint = open_checkpoint(material.masked_lm)
+            if checkpoint.head.answers != "word":
                 raise InputError(f"--masked-lm: {material.masked_lm} has no language model's head; give a masked language model")
-            masked = read(material.masked_lm, head="masked")
+            masked = checkpoint.read()
         return dev, self.texts.drawn(train, self.wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
 
     def distill(self, dev: Examples, selection: Selection | None = None, progress: Progress = silent) -> Distill:
@@ -116,8 +119,8 @@ class Teaching:
         if material.general and (material.companions or not self.settings.states):
             raise InputError("--general: plain texts teach states, of one task; give a loss on states, and leave out --with")
         return Distill(
-            task, self.teacher, self._kept(selection), self.settings, dev, self.partial, progress,
-            hidden=selection.hidden if selection else None, cache=self.cache, others=self.others(), general=material.general.encoded if material.general else None,
+            task, Teachers(self.teacher, self.others()), self.settings, dev, Place(self.partial, self.cache), self._origin(selection),
+            material.general.encoded if material.general else None, progress,
         )  # fmt: skip
 
     def others(self) -> list[PenjingPreTrainedModel]:
@@ -128,8 +131,9 @@ class Teaching:
             found.append(read(path, head=task.head, labels=task.labels))
         return found
 
-    def _kept(self, selection: Selection | None) -> list[int] | None:
-        return None if selection is None or self.material.student else [layer.layer for layer in selection.layers]
+    def _origin(self, selection: Selection | None) -> Selection | None:
+        """What the student has of the teacher; None where a student is given (nothing is cut then), or it is no BERT."""
+        return None if self.material.student else selection
 
     def companions(self, selection: Selection) -> list[Companion]:
         """Further tasks that share the encoder: each with its teacher, its texts, and the head that it starts from."""
@@ -137,8 +141,8 @@ class Teaching:
 
     def _companion(self, path: Path, data: Data, selection: Selection) -> Companion:
         self._check(path, "with", data.task)
-        own, theirs = blueprint_of(self.teacher), blueprint_at(path)
-        if any(getattr(own, name) != getattr(theirs, name) for name in SHARED):
+        own, checkpoint = blueprint_of(self.teacher), open_checkpoint(path)
+        if any(getattr(own, name) != getattr(checkpoint.blueprint, name) for name in SHARED):
             raise InputError(f"--with: {path} is built otherwise than the model ({', '.join(SHARED)}); give one of the same base")
         teacher = read(path, head=data.task.head, labels=data.task.labels)
         texts = Texts(data, teacher, self.seed)
@@ -146,32 +150,33 @@ class Teaching:
         given = self.material.student
         student = self._given(given, data) if given else cut(teacher, selection)
         distill = Distill(
-            data.task, teacher, self._kept(selection), self.settings, dev, self.partial, hidden=selection.hidden, cache=self.cache
+            data.task, Teachers(teacher), self.settings, dev, Place(self.partial, self.cache), self._origin(selection)
         )  # fmt: skip
         return Companion(distill, train, student)
 
-    def keep_companions(self, folder: Path, step: Multitask) -> list[str]:
+    def keep_companions(self, folder: Path, students: Sequence[PenjingPreTrainedModel]) -> list[str]:
         """Write the other tasks' models, and say how good each is on its evaluation data."""
         said = []
-        for i, (model, (path, data)) in enumerate(zip(step.others, self.material.companions, strict=True)):
+        for i, (model, (path, data)) in enumerate(zip(students, self.material.companions, strict=True)):
             write(model, folder / f"{i + 1}-{data.task.name}", tokenizer=path)
             teacher = read(path, head=data.task.head, labels=data.task.labels)
-            before, after = (quality_of(data.task, data.eval)(each) for each in (teacher, model))
+            before, after = (evaluator(data.task, data.eval)(each) for each in (teacher, model))
             said.append(f"{data.task.name} {before:.2f} -> {after:.2f}")
         return said
 
     def _check(self, path: Path, option: str, task: Task, taught: bool = True) -> None:
         """Refuse a model that cannot stand beside the teacher: other tokens, too few positions, another head or other labels."""
         self._same_tokens(path, option)
-        positions = blueprint_at(path).positions
+        checkpoint = open_checkpoint(path)
+        positions = checkpoint.positions
         if positions < self.data.max_length:
             raise InputError(
                 f"--{option}: {path} has {positions} positions, and texts up to {self.data.max_length}; give --max-length {positions}"
             )
         if not taught:
             return
-        named, outputs = label_names(path), blueprint_at(path).outputs
-        check_head(path, task.head, task.name, f"--{option}")
+        named, outputs = checkpoint.label_names, checkpoint.blueprint.outputs
+        checkpoint.check_head(task.head, task.name, f"--{option}")
         if set(named or task.labels) != set(task.labels) or outputs != len(task.labels):
             raise InputError(
                 f"--{option}: {path} answers with {', '.join(named) or f'{outputs} labels'}, and the task has {', '.join(task.labels)}; give"
@@ -180,7 +185,7 @@ class Teaching:
 
     def _same_tokens(self, path: Path, option: str) -> None:
         """Refuse a model whose tokenizer makes other tokens of the evaluation data than the teacher's."""
-        encoded = self.data.task.encode(tokenizer_of(path), self.data.eval.inputs, self.data.max_length)[0]
+        encoded = replace(self.data.encoder, tokenizer=tokenizer_of(path))(self.data.eval.inputs)[0]
         if not np.array_equal(encoded.ids, self.data.eval.encoded.ids):
             raise InputError(
                 f"--{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary"

@@ -1,0 +1,297 @@
+"""One step by hand: the options of `prune`, `quantize` and `distill`, each of which makes a recipe in float32 or of one scheme."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from penjing.blueprint import Blueprint
+from penjing.errors import InputError
+from penjing.files.options import like, option
+from penjing.job.presets import PRESETS, Preset, weights_of
+from penjing.job.recipe import Recipe
+from penjing.maths.stored import Clip, Kind
+from penjing.steps.bits.quantize import QuantizeSettings
+from penjing.steps.bits.store import MIXED, StoreSettings
+from penjing.steps.cut.gradual import GradualSettings
+from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.cut.sparsify import IMPORTANCES, SCHEDULES, UNTRAINED, SparsifySettings, sparsity_for
+from penjing.steps.cut.vocabulary import VocabularySettings
+from penjing.steps.settings import Settings
+from penjing.steps.teach.distill import DistillSettings
+from penjing.steps.teach.distillation import Distillation
+from penjing.students.names import STUDENTS
+from penjing.students.student import Student
+from penjing.training.objective import HARD
+from penjing.training.state_losses import STATE_LOSSES
+from penjing.training.texts import TextSettings
+
+GENERAL_TEXTS = 20_000
+"""Lines of plain text that are drawn, where nobody says how many."""
+
+
+def schedule_of(settings: DistillSettings, epochs: int | None, minutes: float | None = None) -> DistillSettings:
+    """The settings with so many epochs, and no more than so many minutes."""
+    schedule = settings.schedule
+    if epochs:
+        schedule = replace(schedule, epochs=epochs, least_steps=0)
+    return replace(settings, schedule=replace(schedule, minutes=minutes or schedule.minutes))
+
+
+# -- prune -------------------------------------------------------------------------------------------------------
+
+STRUCTURE = ("macs", "latency", "heads", "neurons", "blocks", "layers", "hidden")
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What `prune` is asked: parts and counts that are kept, or the part of the single weights that goes."""
+
+    macs: float | None = like(PruneSettings, "macs")
+    latency: float | None = like(PruneSettings, "latency")
+    heads: float | None = like(PruneSettings, "heads")
+    neurons: float | None = like(PruneSettings, "neurons")
+    blocks: float | None = like(PruneSettings, "blocks")
+    layers: int | None = like(PruneSettings, "layers")
+    hidden: float | None = like(PruneSettings, "hidden")
+    vocab: float | None = option(None, "Part of the tokens that is kept; 0: all that the training texts produce.")
+    corpus: Path | None = like(VocabularySettings, "corpus")
+    sparsity: float | None = option(None, "Part of the single weights that becomes zero.")
+    stored_mb: float | None = option(None, "In place of `sparsity`: megabytes of the stored weights.", least=None)
+    embeddings: bool = like(SparsifySettings, "embeddings")
+    importance: str | None = option(
+        None, "Of structure, or with `sparsity` of single weights.", allowed=(*PruneSettings.importances(), *IMPORTANCES)
+    )
+    schedule: str | None = option(None, "With `sparsity`; gradual with `macs` learns gates while it distils.", allowed=SCHEDULES)
+    scope: str = option("global", "What is ranked together; row with `sparsity`.", allowed=("global", "layer", "row"))
+    repair: str = like(PruneSettings, "repair")
+    head_weights: bool = like(PruneSettings, "head_weights")
+    texts: int = like(PruneSettings, "texts")
+    epochs: int | None = option(None, "Epochs of distillation.", least=1, most=10_000, panel="training")
+    no_training: bool = option(False, "Leave distillation out.", panel="training")
+
+    def recipe(self, blueprint: Blueprint) -> Recipe:
+        """The recipe, for a teacher of this blueprint."""
+        kept = {name: value for name in STRUCTURE if (value := getattr(self, name)) is not None}
+        sparsity = self._sparsity(blueprint, kept)
+        sparse = sparsity is not None
+        self._check(kept, sparse)
+        distill = None if self.no_training else schedule_of(DistillSettings(), self.epochs)
+        steps: list[Settings] = []
+        if self.vocab is not None:
+            steps.append(VocabularySettings(self.vocab, self.corpus))
+        if kept and self._gradual(sparse):
+            steps.append(GradualSettings(part=kept["macs"]))
+        elif kept:
+            steps.append(
+                PruneSettings(
+                    self.texts,
+                    self.importance or "fisher",
+                    self.repair,
+                    per_layer=self.scope == "layer",
+                    head_weights=self.head_weights,
+                    **kept,
+                )
+            )
+        if distill and (kept or sparse):  # a model that lost tokens alone would be taught by itself
+            steps.append(Distillation(distill))
+        if sparsity is not None:
+            when = self.schedule or ("gradual" if distill else "one-shot")
+            steps.append(SparsifySettings(sparsity, self.importance or "magnitude", self.scope, when, embeddings=self.embeddings))
+        return Recipe(tuple(steps))
+
+    def _gradual(self, sparse: bool) -> bool:
+        return self.schedule == "gradual" and not sparse
+
+    def _sparsity(self, blueprint: Blueprint, kept: Mapping[str, Any]) -> float | None:
+        if self.stored_mb is None:
+            return self.sparsity
+        if self.sparsity is not None or kept or self.vocab is not None:
+            raise InputError("stored_mb: it says how many single weights go, and nothing else; leave out the other cuts")
+        return sparsity_for(blueprint, 1e6 * self.stored_mb, self.embeddings)
+
+    def _check(self, kept: Mapping[str, Any], sparse: bool) -> None:
+        if self.corpus and self.vocab is None:
+            raise InputError("corpus: it says which tokens `vocab` keeps; give `vocab` too")
+        if not kept and not sparse and self.vocab is None:
+            asked = ", ".join(f"`{name}`" for name in (*STRUCTURE, "vocab", "sparsity"))
+            raise InputError(f"prune: nothing is asked; give {asked}")
+        if self.scope not in ("global", "layer", *(["row"] if sparse else [])):
+            raise InputError(f"scope: {self.scope!r} is not allowed; give global or layer, or row with `sparsity`")
+        if self.schedule not in (None, "one-shot", "gradual", *(["iterative"] if sparse else [])):
+            raise InputError(
+                f"schedule: {self.schedule!r} is not allowed; give one-shot, gradual with `macs`, or iterative with `sparsity`"
+            )
+        if kept and sparse and self.importance not in (None, *UNTRAINED):
+            raise InputError(f"importance: {self.importance!r} does not rank both structure and single weights; prune in two runs")
+        if self._gradual(sparse) and (set(kept) != {"macs"} or self.vocab is not None or self.importance):
+            raise InputError("schedule: gradual structured pruning learns what goes, and takes `macs` alone; give it, or prune in one shot")
+
+
+# -- quantize ----------------------------------------------------------------------------------------------------
+
+SCHEMES = {
+    "dynamic-int8": QuantizeSettings(scheme="dynamic"),
+    "static-int8": QuantizeSettings(scheme="static"),
+    "qat-int8": QuantizeSettings(scheme="static", training=True),
+    "qat-dynamic-int8": QuantizeSettings(scheme="dynamic", training=True),
+}
+"""Real quantization, as `penjing quantize` calls it; every other scheme is stored."""
+STORED = (*get_args(Kind), MIXED)
+QAT_RATE = 2e-5
+"""The learning rate of quantization-aware training: the student is the teacher, and has little to learn."""
+TRAINED = ("qat-int8", "qat-dynamic-int8", "ternary", "binary")
+"""Schemes that lose too much where nothing is trained."""
+
+
+@dataclass(frozen=True)
+class Quantizing:
+    """What `quantize` is asked: one scheme, real or stored."""
+
+    scheme: str = option(
+        "dynamic-int8", "Real, faster: the int8 ones. Stored, smaller: the others; mixed: by the Hessian.", allowed=(*SCHEMES, *STORED)
+    )
+    bits: int | None = option(None, "Of a stored weight (4); with mixed, of the average one.", least=1, most=8)
+    group: int = like(StoreSettings, "group")
+    clip: str = like(StoreSettings, "clip")
+    activation_bits: int = like(StoreSettings, "activation_bits")
+    calibration: str = like(QuantizeSettings, "calibration")
+    texts: int = like(QuantizeSettings, "texts")
+    divergence: float = like(QuantizeSettings, "divergence")
+    smooth: float = like(QuantizeSettings, "smooth")
+    epochs: int | None = option(
+        None, "Epochs of distillation with rounded weights; without it, qat, ternary and binary are trained, the others are not.",
+        least=1, most=10_000, panel="training",
+    )  # fmt: skip
+    no_training: bool = option(False, "Leave distillation out.", panel="training")
+
+    @property
+    def real(self) -> bool:
+        """Whether engines compute in it."""
+        return self.scheme in SCHEMES
+
+    def recipe(self) -> Recipe:
+        """The recipe of the scheme."""
+        taught = not self.no_training and (self.scheme in TRAINED or self.epochs is not None)
+        distill = schedule_of(DistillSettings(), self.epochs) if taught else None
+        if self.real:
+            return self._real(distill)
+        if self.scheme not in STORED:
+            raise InputError(f"scheme: {self.scheme!r} is none; allowed are {', '.join((*SCHEMES, *STORED))}")
+        if self.activation_bits and distill is None:
+            raise InputError("activation_bits: activations are rounded while training; give `epochs`")
+        store = StoreSettings(self.scheme, self.bits, self.group, cast(Clip, self.clip), distill is not None, self.activation_bits)
+        return Recipe.of(*([distill] if distill else []), store)
+
+    def _real(self, distill: DistillSettings | None) -> Recipe:
+        named = SCHEMES[self.scheme]
+        if self.bits not in (None, 8) or self.activation_bits:
+            raise InputError(f"bits: engines compute in 8 bits, so {self.scheme} has no other; a stored scheme does, such as linear")
+        if named.training and distill is None:
+            raise InputError(f"no_training: {self.scheme} is trained; give {self.scheme.removeprefix('qat-')}, or leave the option out")
+        quantize = replace(named, calibration=cast(Any, self.calibration), texts=self.texts, divergence=self.divergence, smooth=self.smooth)
+        if distill is None or not named.training:
+            return Recipe.of(quantize)
+        return Recipe.of(replace(distill, schedule=replace(distill.schedule, learning_rate=QAT_RATE)), quantize)
+
+
+# -- distill -----------------------------------------------------------------------------------------------------
+
+SHAPE = ("layers", "heads", "neurons", "hidden")
+LOSSES_OF: Mapping[str, Sequence[str]] = {
+    "relation_heads": ["relations"],
+    "levels": ["levels"],
+    "alpha": ["kl-entropy"],
+    "layer_map": list(STATE_LOSSES),
+    "temperature": ["kl", "cross-entropy", "kl-entropy"],
+}
+"""The losses that an option goes with."""
+
+
+@dataclass(frozen=True)
+class Distilling:
+    """What `distill` is asked: a preset, the student's shape, and what differs from the preset."""
+
+    preset: str = option(
+        "states", "The losses by their paper's name (states is ours), or a student that is no BERT.", allowed=tuple(PRESETS)
+    )
+    layers: int | None = option(None, "Layers of the student, taken from the teacher.", least=1)
+    keep: str | None = option(None, "Which layers it starts from.", allowed=("measured", "uniform", "first", "last"))
+    heads: float | None = option(None, "Part of the attention heads that it has.")
+    neurons: float | None = option(None, "Part of the feed-forward neurons that it has.")
+    hidden: float | None = option(None, "Part of the hidden units that it has.")
+    losses: str | None = option(None, "In place of the preset's, names and weights as kl=1,hidden=0.5.")
+    alpha: float | None = like(DistillSettings, "alpha", None)
+    temperature: float | None = like(DistillSettings, "temperature", None)
+    layer_map: str | None = like(DistillSettings, "layer_map", None)
+    relation_heads: int | None = like(DistillSettings, "relation_heads", None, least=1)
+    levels: int | None = like(DistillSettings, "levels", None, least=1)
+    states_first: float | None = like(DistillSettings, "states_first", None)
+    anneal: bool = like(DistillSettings, "anneal")
+    noise: float | None = like(DistillSettings, "noise", None)
+    draws: int | None = like(DistillSettings, "draws", None)
+    augment: str | None = like(TextSettings, "how", None, name="augment")
+    copies: int | None = like(TextSettings, "copies", None)
+    part: float = like(TextSettings, "part")
+    sample: str | None = like(TextSettings, "by", None, name="sample")
+    epochs: int | None = option(None, "3; of a BiLSTM 10.", least=1, most=10_000, panel="training")
+    learning_rate: float | None = option(None, "Of the weights, as 1e-4.", least=None, most=1, panel="training")
+
+    def recipe(self, given_student: bool = False) -> Recipe:
+        """The recipe in float32. given_student: whether the student starts from a model of its own."""
+        preset = PRESETS.get(self.preset)
+        if preset is None:
+            raise InputError(f"preset: {self.preset!r} is none; allowed are {', '.join(PRESETS)}")
+        kept = {name: value for name in SHAPE if (value := getattr(self, name)) is not None}
+        self._check(preset, kept, given_student)
+        settings = self._settings(preset)
+        texts = self._texts(preset, settings)
+        student: list[Student] = [STUDENTS[preset.student]] if preset.student else []
+        return Recipe.of(*([self._shape(preset, kept)] if kept else []), Distillation(settings, texts), *student)
+
+    def _check(self, preset: Preset, kept: Mapping[str, Any], given_student: bool) -> None:
+        idle = {
+            "sample": (self.sample and self.part == 1, "`part`"),
+            "draws": (self.draws and not self.noise, "`noise`"),
+            "keep": (self.keep and self.layers is None, "`layers`"),
+            "augment": (self.augment and self.copies == 0, "at least one with `copies`"),
+        }
+        for name, (alone, wanted) in idle.items():
+            if alone:
+                raise InputError(f"{name}: nothing asks for it; give {wanted}")
+        shape = ", ".join(f"`{name}`" for name in (*SHAPE, "keep"))
+        if preset.student and (kept or self.keep or given_student):
+            raise InputError(f"preset: {self.preset} is no BERT; leave out {shape} and `student`")
+        if preset.student and not STUDENTS[preset.student].trained and (self.epochs or self.learning_rate is not None):
+            raise InputError(f"preset: {self.preset} is fitted, not trained by epochs; leave out `epochs` and `learning_rate`")
+        if not (preset.student or kept or given_student):
+            raise InputError("distill: the student would be the teacher itself; give `layers`, or `student` for one to start from")
+        if given_student and (kept or self.keep):
+            raise InputError(f"student: it is taken as it is; leave out {shape}")
+
+    def _settings(self, preset: Preset) -> DistillSettings:
+        """The preset's, with what differs."""
+        names = {field.name for field in fields(DistillSettings)} - {"losses", "schedule"}
+        changes = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
+        changes = {name: value for name, value in changes.items() if value is not None and value is not False}
+        own = weights_of(self.losses)
+        taught = own.get("losses", preset.losses)
+        unchanged = dict(preset.changes)
+        if own and not (set(taught) & set(STATE_LOSSES) and set(taught) - set(STATE_LOSSES)):
+            unchanged.pop("states_first", None)  # of both, and one of them is not taught
+        for name, losses in LOSSES_OF.items():
+            if name in changes and not set(losses) & set(taught):
+                raise InputError(f"{name}: it goes with {', '.join(losses)}, which is not taught; give that with `losses` too")
+        return preset.settings(self.epochs, self.learning_rate, unchanged | own | changes)
+
+    def _texts(self, preset: Preset, settings: DistillSettings) -> TextSettings:
+        copies = 1 if self.augment and self.copies is None else self.copies
+        if copies is None:
+            copies = preset.copies if set(settings.answers) != {HARD} else 0
+        return TextSettings(self.part, self.sample or "random", copies, self.augment or "neighbours")
+
+    def _shape(self, preset: Preset, kept: Mapping[str, Any]) -> PruneSettings:
+        """What the student has of its teacher; whole layers need neither a score that is dear nor a repair."""
+        fine = {"heads", "neurons", "hidden"} & set(kept)
+        importance, repair = ("fisher", "weights") if fine else ("magnitude", "none")
+        return PruneSettings(keep=self.keep or preset.keep, importance=importance, repair=repair, **kept)

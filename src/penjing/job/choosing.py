@@ -1,0 +1,140 @@
+"""Which form is shipped: chosen on training texts held out, among those that compute what the model does and keep its quality."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from penjing.engines.clock.measure import Subject
+from penjing.engines.clock.trial import Trial
+from penjing.engines.form import Form, rounding_of
+from penjing.engines.opening import open_engine
+from penjing.engines.parity import NO_NUMBER, PARITY
+from penjing.job.baseline import Reference, worth_measuring
+from penjing.job.gates import APART
+from penjing.report.record import Choice, ChosenQuality, FormChoice
+from penjing.steps.product import Product
+from penjing.tasks.judging import judge_pair, quality_of, temperature_for
+from penjing.tasks.task import Examples
+from penjing.text.encoded import Encoded, Logits
+
+PARITY_TEXTS = 64
+"""Texts that what a form computes is held against the model on."""
+KNOWN_BY_HEART = 100
+"""Points of a teacher that gave the labels itself, or learned them by heart: they do not tell how often an answer is right."""
+
+
+@dataclass(frozen=True)
+class Conformity:
+    """How far exported files are from the model: `parity`, the largest difference of float32 logits by engine, of which `limit` is allowed;
+    and `apart`, by int8 form, how far its integers are from their emulation."""
+
+    parity: Mapping[str, float]
+    apart: Mapping[str, float]
+    limit: float = PARITY
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A result that is exported, of which one form is to be shipped.
+
+    exported: the folder of the files of `forms`. judging: training texts held out, as the result encodes them; logits: the model's own of
+    them, in float32. workload: the texts whose lengths decide how fast a form is. in_float: exports the float32 forms, which stand in where
+    no int8 form may be shipped, into the folder `beside`.
+    """
+
+    exported: Path
+    forms: Sequence[Form]
+    judging: Examples
+    logits: Logits
+    workload: Encoded
+    conformity: Conformity
+    beside: Path
+    in_float: Callable[[], Sequence[Form]] = list
+
+
+def conformity_of(product: Product, texts: Encoded, exported: Path, threads: int) -> Conformity:
+    """How far the files of a product in `exported` are from its own logits of some texts."""
+    parity = product.differences(texts, exported, threads)
+    return Conformity(parity, product.apart(texts, exported, threads), product.parity_limit)
+
+
+def sample(texts: Examples, seed: int) -> Encoded:
+    """Some of the texts, over all their lengths."""
+    return texts.encoded.take(texts.encoded.sample(PARITY_TEXTS, seed))
+
+
+def choose(trial: Trial, reference: Reference, candidate: Candidate, limit: float, confidence: float | None = None) -> Choice:
+    """The fastest form whose engine has parity, whose integers are those that were meant, and which loses little by rounding.
+
+    Args:
+        limit: points that a form may lose against the model in float32.
+    Returns:
+        a choice whose `chosen` is None where no form has parity; its `drop` is against the teacher.
+    """
+    quality = quality_of(trial.task, candidate.judging, candidate.logits)
+    look = _Look(trial, candidate, quality, limit)
+    place = candidate.exported
+    for form in worth_measuring(candidate.forms, reference.record.forms_ms):
+        look(form, place)
+    if not any(row.fit for row in look.rows):
+        more = [form for form in candidate.in_float() if form.name not in look.logits]
+        place = candidate.beside if more else place
+        for form in more:
+            look(form, place)
+    fit = [row for row in look.rows if row.fit] or [row for row in look.rows if row.fair]
+    best: FormChoice | None = None
+    if fit:
+        measured = trial.measure([Subject(row.form, place) for row in fit], candidate.workload, throughput_texts=0)
+        timed = [replace(row, latency_ms=each.latency_ms) for row, each in zip(fit, measured, strict=True)]
+        best = min(timed, key=lambda row: measured_ms(row) if row.fit else row.loss)
+        by_name = {row.name: row for row in timed}
+        look.rows = [by_name.get(row.name, row) for row in look.rows]
+    choice = Choice(
+        dict(candidate.conformity.parity), candidate.conformity.limit, quality, len(candidate.judging), None, tuple(look.rows), None, None,
+        "no form computes what the model does",
+    )  # fmt: skip
+    if best is None:
+        return choice
+    return _with_form(choice, best.form, look.logits[best.name], trial, reference, candidate, confidence)
+
+
+def measured_ms(row: FormChoice) -> float:
+    """The latency of a form that was timed."""
+    assert row.latency_ms is not None
+    return row.latency_ms
+
+
+class _Look:
+    """Looks at one form after another: its quality on the texts held out, and whether it may be shipped."""
+
+    def __init__(self, trial: Trial, candidate: Candidate, quality: float, limit: float) -> None:
+        self.trial = trial
+        self.candidate = candidate
+        self.quality = quality
+        self.limit = limit
+        self.rows: list[FormChoice] = []
+        self.logits: dict[str, Logits] = {}
+
+    def __call__(self, form: Form, place: Path) -> None:
+        judging, conformity = self.candidate.judging, self.candidate.conformity
+        self.logits[form.name] = open_engine(form, place, self.trial.threads).logits(judging.encoded)
+        quality = quality_of(self.trial.task, judging, self.logits[form.name])
+        loss = self.quality - quality
+        fair = conformity.parity.get(form.engine, NO_NUMBER) <= conformity.limit
+        meant = conformity.apart.get(form.name, 0.0) <= APART
+        int8 = rounding_of(form) != "float"
+        fit = fair and meant and loss <= self.limit
+        self.rows.append(FormChoice(form.name, form, quality, loss, int8, conformity.apart.get(form.name), fit, fair))
+
+
+def _with_form(
+    choice: Choice, form: Form, logits: Logits, trial: Trial, reference: Reference, candidate: Candidate, confidence: float | None
+) -> Choice:  # fmt: skip
+    """The choice of `form`: its quality against the teacher's on the texts held out, and the temperature of its scores."""
+    judging = candidate.judging
+    paired = judge_pair(trial.task, judging, logits, reference.judging, reference.judged, confidence=confidence or 0.95)
+    by_heart = paired.teacher_quality >= KNOWN_BY_HEART
+    temperature, fitted = (1.0, None) if by_heart else temperature_for(trial.task, judging, logits)
+    note = f"{form.name}; on {len(judging)} training texts held out {paired.quality:.2f}, {paired.drop:.2f} points lost"
+    held_out = ChosenQuality(paired.quality, paired.drop, paired.drop_at_most, temperature)
+    return replace(choice, chosen=form, held_out=held_out, scores=fitted, note=note)

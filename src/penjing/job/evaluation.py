@@ -1,0 +1,174 @@
+"""Looking at models that exist: how good one is, and how fast several are, side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from penjing.engines.clock.machine import Machine, cores, machine, versions
+from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
+from penjing.engines.clock.measurement import Figures
+from penjing.engines.form import Form
+from penjing.engines.opening import open_engine, warn_of_weights
+from penjing.errors import InputError
+from penjing.files.options import option
+from penjing.files.records import MERGED, OPTIONAL
+from penjing.files.run import Tell
+from penjing.job.models import Model, open_model
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.judging import Flips, PairedQuality, Quality, Scores, flips, judge, judge_pair, scores_of
+from penjing.tasks.sources import check_label_map, read_examples, tokenizer_file
+from penjing.tasks.task import Examples
+from penjing.text.data import Source, read_rows
+from penjing.text.encoded import Encoded, Logits
+from penjing.text.reading import Reading
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How models are run. task: where a folder does not tell."""
+
+    engine: str | None = option(None, "openvino, onnxruntime or torch; without it, the fastest.", panel="machine")
+    task: str = option("", "classification, pair or tagging; where the folder does not tell.", panel="data")
+    threads: int = option(0, "Threads of every engine; 0: all cores.", panel="machine")
+
+
+# -- quality -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The quality of a model on data: alone, or paired with a teacher, and then what flipped."""
+
+    folder: str
+    data: str
+    examples: int
+    form: str
+    metric: str
+    metric_said: str
+    temperature: float
+    scores: Scores
+    quality: Quality | PairedQuality = field(metadata=MERGED)
+    flipped: Flips | None = field(default=None, metadata=OPTIONAL)
+
+
+def evaluate(
+    folder: str | Path, data: Source, *, teacher: str | Path = "", looking: Looking = Looking(), reading: Reading = Reading(),
+    tell: Tell = lambda text: None,
+) -> Evaluation:  # fmt: skip
+    """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
+    model = open_model(str(folder), looking.engine, looking.task, reading)
+    task = model.task
+    tell(task.metric_said())
+    rows = read_rows(data, reading)
+    examples = read_examples(model.encoder, str(data), rows, tell)
+    check_label_map(task, rows)
+    threads = looking.threads or cores()
+    logits = open_engine(model.forms[0], model.folder, threads).logits(examples.encoded)
+    result = Evaluation(
+        str(folder), str(data), len(examples), model.forms[0].name, task.metric().name, task.metric_said(), model.temperature,
+        scores_of(task, examples, logits, model.temperature), judge(task, examples, logits),
+    )  # fmt: skip
+    if not teacher:
+        return result
+    known, answers = _of_teacher(str(teacher), model, examples, reading, threads)
+    paired = judge_pair(task, examples, logits, known, answers)
+    return replace(result, quality=paired, flipped=flips(task, examples, logits, known, answers))
+
+
+def _of_teacher(folder: str, model: Model, examples: Examples, reading: Reading, threads: int) -> tuple[Examples, Logits]:
+    """The examples as the teacher encodes them, and its logits in the order of the model's labels."""
+    teacher = open_model(folder, None, model.task.name, replace(reading, max_length=model.max_length))
+    if set(teacher.task.labels) != set(model.task.labels):
+        raise InputError(f"teacher: its labels are {', '.join(teacher.task.labels)}, the model's {', '.join(model.task.labels)}")
+    encoded, first, truncated = Encoder(teacher.task, teacher.tokenizer, model.max_length)(examples.inputs)
+    known = replace(examples, encoded=encoded, first_tokens=first, truncated=truncated)
+    order = [teacher.task.labels.index(name) for name in model.task.labels]
+    return known, [row[..., order] for row in open_engine(teacher.forms[0], teacher.folder, threads).logits(encoded)]
+
+
+# -- speed -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One form of one folder. speedup: over the first row, and its range; None where one of the two was not steady."""
+
+    folder: str
+    form: str
+    figures: Figures = field(metadata=MERGED)
+    disturbance: str
+    speedup: float | None
+    speedup_range: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Rows side by side, and what they were measured on."""
+
+    threads: int
+    batch: int
+    lengths_p50: float
+    lengths_p95: float
+    machine: Machine
+    versions: dict[str, str]
+    results: tuple[BenchRow, ...]
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """One form of a model, and the texts as the model encodes them."""
+
+    name: str
+    form: Form
+    model: Model
+    encoded: Encoded
+
+
+def bench(
+    folders: Sequence[str | Path], data: Source, *, rounds: int = 5, looking: Looking = Looking(), reading: Reading = Reading(),
+    tell: Tell = lambda text: None,
+) -> Benchmark:  # fmt: skip
+    """Latency, end to end too, throughput, cold start and memory side by side, each in a process of its own, in turn."""
+    rows = read_rows(data, reading)
+    models = [open_model(str(folder), looking.engine, looking.task, reading) for folder in folders]
+    texts = [model.encoder(model.task.inputs_of(rows))[0] for model in models]
+    if any(not np.array_equal(encoded.lengths, texts[0].lengths) for encoded in texts):
+        tell("the tokenizers differ: every model runs on its own tokens of the same texts")
+    runners = [
+        _Runner(str(name), form, model, encoded)
+        for name, model, encoded in zip(folders, models, texts, strict=True)
+        for form in model.forms
+    ]
+    for runner in runners:  # their processes cannot be heard
+        warn_of_weights(runner.form, runner.model.folder)
+    first, threads = models[0], looking.threads or cores()
+    alike = all((each.task.name, len(each.task.labels)) == (first.task.name, len(first.task.labels)) for each in models)
+    spoken = Spoken(first.task, first.task.inputs_of(rows), first.max_length) if alike else None
+    with TemporaryDirectory() as made:
+        subjects = [
+            Subject(runner.form, runner.model.folder, runner.encoded, _tokenizer_file(runner, Path(made) / str(i)))
+            for i, runner in enumerate(runners)
+        ]
+        measured = measure(subjects, texts[0], threads=threads, sampling=Sampling(rounds=rounds), spoken=spoken, tell=tell)
+    results = []
+    for runner, found in zip(runners, measured, strict=True):
+        faster = found.speedup_over(measured[0])
+        ratio = faster.ratio if faster.steady else None
+        results.append(BenchRow(runner.name, runner.form.name, found.figures(), found.disturbance, ratio, (faster.low, faster.high)))
+    lengths = texts[0].lengths
+    return Benchmark(
+        threads, 1, float(np.median(lengths)), float(np.percentile(lengths, 95)), machine(), versions(), tuple(results)
+    )  # fmt: skip
+
+
+def _tokenizer_file(runner: _Runner, made: Path) -> Path | None:
+    """Of a model's folder (made in `made` where its own does not tell all), or of the engine's beside it."""
+    folder = runner.model.folder
+    if (folder / "config.json").is_file():
+        return tokenizer_file(folder, made)
+    named = Path(runner.name)
+    near = (folder / "tokenizer.json", named / "engine" / "tokenizer.json", named / "tokenizer.json")
+    return next((path for path in near if path.is_file()), None)

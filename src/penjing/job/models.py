@@ -1,0 +1,92 @@
+"""What `eval` and `bench` take: a folder that `compress` wrote, or any Hugging Face model folder."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from penjing.engines.description import Description
+from penjing.engines.form import EAGER, ENGINES, TOKENIZER, Form
+from penjing.errors import InputError
+from penjing.files.references import is_reference
+from penjing.model.checkpoint import locate, open_checkpoint
+from penjing.serving.predictor import engine_folder
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.names import task_named
+from penjing.tasks.positive import positive_of
+from penjing.tasks.sources import labels_of, longest_text, make_task, tokenizer_of
+from penjing.tasks.task import Task
+from penjing.text.reading import Reading
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder, the forms it can be run in (the one to run first), and how to encode for it."""
+
+    folder: Path
+    forms: list[Form]
+    task: Task
+    tokenizer: Tokenizer
+    max_length: int
+    temperature: float = 1.0
+    """What its scores are softened by."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of texts for it."""
+        return Encoder(self.task, self.tokenizer, self.max_length)
+
+
+def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> Model:
+    """Look into a folder.
+
+    Args:
+        engine: only forms of this one; None for all. PyTorch runs `model/` beside an exported `engine/`.
+        task: needed where the folder does not say; a model that labels tokens is for tagging.
+    """
+    if engine is not None and engine not in ENGINES:
+        raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
+    exported = engine_folder(Path(folder))
+    if not exported.is_dir():
+        return _plain(locate(folder), engine, task, reading)
+    about = Description.read(exported)
+    about.check_files(exported, [TOKENIZER])
+    kind, temperature = _described(about, reading), about.temperature
+    if engine == "torch":
+        open_checkpoint(exported.parent / "model").check_numbers()
+        return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about.max_length, temperature)
+    forms = about.forms_on(engine)
+    if not forms:
+        raise InputError(f"--engine: {exported} was not exported for {engine!r}; it has {', '.join(about.engines)}")
+    return Model(exported, forms, kind, tokenizer_of(exported), about.max_length, temperature)
+
+
+def _described(about: Description, reading: Reading) -> Task:
+    """The task of an engine folder: its own metric, unless another is asked for."""
+    metric, own = reading.metric, about.metric
+    if not metric and (own in task_named(about.task).metrics or is_reference(own)):
+        metric = own
+    positive = reading.positive or (about.positive if metric == "f1" else "")
+    if metric == own == "f1" and not positive and positive_of(about.labels) is None:
+        positive = about.labels[-1]  # what folders that name none were judged by
+    reading = replace(reading, metric=metric, positive=positive)
+    kind = make_task(about.task, reading).with_labels(about.labels)
+    kind.metric()
+    return kind
+
+
+def _plain(folder: Path, engine: str | None, task: str, reading: Reading) -> Model:
+    if engine not in (None, "torch"):
+        raise InputError(f"--engine: {folder} is a plain model, which runs on torch; compress it to run on {engine}")
+    checkpoint = open_checkpoint(folder)
+    head = checkpoint.head
+    if not head.labelled:
+        raise InputError(f"model: {folder} has no head for a task that is supported; train it with penjing train")
+    kind = make_task(task or ("tagging" if head.per_token else "classification"), reading)
+    if kind.head != head:
+        raise InputError(f"--task: {kind.name} does not fit {folder}, which labels {'tokens' if head.per_token else 'texts'}")
+    checkpoint.check_head(head, kind.name)
+    checkpoint.check_numbers()
+    kind = kind.with_labels(labels_of(checkpoint))
+    kind.metric()
+    return Model(folder, [EAGER], kind, tokenizer_of(checkpoint), longest_text(checkpoint, reading.max_length))

@@ -1,0 +1,138 @@
+"""An encoder that is done, as a `Product`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from penjing.blueprint import Blueprint
+from penjing.engines.form import DEPLOYED, FLOAT_FORMS, MODEL, PORTABLE_FLOAT, PORTABLE_INT8, Form, Rounding, rounding_of
+from penjing.engines.network import Ranges
+from penjing.engines.onnx.export import export, network_of
+from penjing.engines.onnx.packed import write_network
+from penjing.engines.opening import EngineKind, forms_for, open_engine
+from penjing.engines.parity import NO_NUMBER, PARITY, differences
+from penjing.model.building import blueprint_of
+from penjing.model.coded import Coded
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.writing import write
+from penjing.steps.bits.sensitivity import emulated
+from penjing.steps.product import Product
+from penjing.tasks.data import Data
+from penjing.text.encoded import Encoded, Logits
+from penjing.training.predict import logits_of
+
+
+@final
+@dataclass(frozen=True)
+class EncoderProduct(Product):
+    """coded: the codes of what is stored in few bits. layers: of the teacher, that it has. ranges, float_layers: how int8 rounds it; None in float. rounding: the one
+    that is asked for; None: any. packs: whether its folder is written packed all the same. segments: whether texts come in two. fixed: the forms, where they are
+    known."""
+
+    model: PenjingPreTrainedModel
+    coded: Mapping[str, Coded] | None
+    layers: Sequence[int]
+    ranges: Ranges | None
+    float_layers: frozenset[str]
+    engine: EngineKind | None
+    rounding: Rounding | None
+    packs: bool
+    segments: bool
+    fixed: tuple[Form, ...] = ()
+
+    @property
+    def forms(self) -> list[Form]:
+        if self.fixed:
+            return list(self.fixed)
+        forms = forms_for(self.engine, int8=self.ranges is not None, rounding=self.rounding)
+        return [replace(form, packed=form.engine != "torch") for form in forms] if self.coded is not None else forms
+
+    @property
+    def portable(self) -> str:
+        """The file of standard operators."""
+        return PORTABLE_FLOAT if self.ranges is None else PORTABLE_INT8
+
+    def logits(self, encoded: Encoded) -> Logits:
+        return logits_of(self.model, encoded)
+
+    def export(self, folder: Path, data: Data) -> int:
+        """Every form's file and the one of standard operators; in a packed folder these are built from the weights."""
+        forms = self.forms
+        if self.coded is not None:
+            coded = {name.removeprefix("encoder."): each for name, each in self.coded.items()}
+            write_network(network_of(self.model), coded, folder, ranges=self.ranges, segments=self.segments, float_layers=self.float_layers)
+        files: list[str | Form] = [form for form in forms if not form.packed and form.file != MODEL]
+        if self.coded is None:
+            files.append(self.portable)
+        if any(form.file == MODEL and not form.packed for form in forms):
+            write(self.model, folder / MODEL, packed=self.coded is not None, coded=self.coded)
+        export(self.model, folder, files, self.ranges, segments=self.segments, float_layers=self.float_layers)
+        return sum((folder / name).stat().st_size for name in (DEPLOYED if self.coded is not None else [self.portable]))
+
+    def in_float(self) -> Product | None:
+        if self.ranges is None or self.rounding is not None:
+            return None
+        engines = {form.engine for form in self.forms}
+        forms = tuple(replace(form, packed=self.coded is not None) for form in FLOAT_FORMS if form.engine in engines)
+        return replace(self, ranges=None, float_layers=frozenset(), fixed=forms)
+
+    def differences(self, texts: Encoded, exported: Path, threads: int) -> dict[str, float]:
+        engines = {form.engine for form in self.forms}
+        torch_forms = [
+            form for form in self.forms if form.engine == "torch"
+        ]  # beside PyTorch's the folder gets every engine's portable file
+        floats = [form for form in FLOAT_FORMS if form.engine in engines or torch_forms] + torch_forms
+        if not floats:  # an engine of one's own, which runs its own forms
+            floats = forms_for(self.engine, int8=False)
+        with tempfile.TemporaryDirectory() as folder:
+            export(self.model, Path(folder), floats, segments=self.segments)
+            return differences(self.logits(texts), texts, Path(folder), floats, threads)
+
+    def apart(self, texts: Encoded, exported: Path, threads: int) -> dict[str, float]:
+        return apart(self, texts, exported, threads) if self.ranges is not None else {}
+
+    def write_model(self, folder: Path, tokenizer: Path, extra: Mapping[str, str]) -> None:
+        packed = self.packs or self.coded is not None
+        write(self.model, folder, tokenizer=tokenizer, extra=dict(extra), packed=packed, coded=self.coded)
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """With the bits that a weight is stored with on average."""
+        if self.coded is None:
+            return replace(blueprint_of(self.model), bits=32 if self.ranges is None else 8)
+        sizes = [(each.bits, each.codes.size) for each in self.coded.values()]
+        return replace(blueprint_of(self.model), bits=round(sum(bits * n for bits, n in sizes) / sum(n for _, n in sizes)))
+
+    @property
+    def parameters(self) -> int:
+        return self.blueprint.parameters
+
+
+def apart(product: EncoderProduct, texts: Encoded, exported: Path, threads: int) -> dict[str, float]:
+    """By int8 form, root mean square difference of the exported integers' logits from those of the same rounding in PyTorch, as a part
+    of that of the rounding from float32."""
+    own = _flat(product.logits(texts))
+    result = dict[str, float]()
+    for form in product.forms:
+        rounding = rounding_of(form)
+        if rounding == "float" or form.engine == "torch":
+            continue
+        expected = _flat(emulated(product.model, texts, product.ranges if rounding == "static" else None, product.float_layers))
+        found = _flat(open_engine(form, exported, threads).logits(texts))
+        ratio = _rms(found - expected) / max(PARITY, _rms(expected - own))
+        result[form.name] = ratio if np.isfinite(ratio) else NO_NUMBER
+    return result
+
+
+def _flat(rows: Logits) -> np.ndarray:
+    return np.concatenate([np.ravel(row) for row in rows]).astype(np.float64)
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))

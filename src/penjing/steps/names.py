@@ -1,0 +1,25 @@
+"""The steps of a recipe by name, in the order in which they usually come, for the command line and YAML."""
+
+from penjing.steps.bits.quantize import QuantizeSettings
+from penjing.steps.bits.store import StoreSettings
+from penjing.steps.cut.gradual import GradualSettings
+from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.cut.sparsify import SparsifySettings
+from penjing.steps.cut.vocabulary import VocabularySettings
+from penjing.steps.reshape.factorise import FactoriseSettings
+from penjing.steps.settings import Settings
+from penjing.steps.teach.distillation import Distillation
+
+STEPS: dict[str, type[Settings]] = {
+    step.name: step
+    for step in (
+        VocabularySettings,
+        PruneSettings,
+        GradualSettings,
+        FactoriseSettings,
+        Distillation,
+        SparsifySettings,
+        StoreSettings,
+        QuantizeSettings,
+    )
+}

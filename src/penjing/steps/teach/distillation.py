@@ -1,0 +1,129 @@
+"""The training of a recipe: distillation by itself, or with what another step does meanwhile."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, final
+
+from penjing.model.coded import Coded
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.packing import PACKED, load_coded
+from penjing.steps.settings import REWRITES, Effects, Settings, Trait, effects
+from penjing.steps.stage import MODEL, Context, Note, Stage, Work, loaded
+from penjing.steps.teach.distill import Distill, DistillSettings
+from penjing.steps.teach.multitask import Multitask
+from penjing.tasks.task import Examples
+from penjing.training.objective import HARD
+from penjing.training.state import History
+from penjing.training.taught import Taught
+from penjing.training.texts import TextSettings
+
+ALSO = "also"
+"""The folder of the models of further tasks that share the encoder."""
+
+
+class TeachingStep(Protocol):
+    """A step that trains."""
+
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Any:
+        """The teacher's outputs on the texts."""
+
+    def teach(self, model: PenjingPreTrainedModel, evidence: Any) -> Taught:
+        """Train a copy of the model."""
+
+
+class Rider(Settings):
+    """Settings of a step that may go on during the recipe's training, and takes it over then."""
+
+    teaching: ClassVar[str]
+    """What the training's stage is called then."""
+
+    @abstractmethod
+    def around(self, distill: Distill, work: Work, context: Context) -> TeachingStep:
+        """The step that teaches as `distill` does, and does its own meanwhile."""
+
+    def before(self) -> Sequence[Stage[Any]]:
+        """Stages that have to come before the training."""
+        return []
+
+    def told(self, taught: Taught) -> str:
+        """What to tell of the training."""
+        return f"{taught.history.steps} steps"
+
+
+@final
+@dataclass(frozen=True)
+class Distillation(Settings):
+    """`how`: what is taught, and the schedule. `texts`: which texts are learned from."""
+
+    name = "distill"
+    paper = "Hinton et al. 2015; each preset names its own"
+    when = "After anything is cut; or to teach a smaller student from the start."
+
+    how: DistillSettings = field(default_factory=DistillSettings)
+    texts: TextSettings = field(default_factory=TextSettings)
+
+    def effects(self, taught: bool) -> Effects:
+        """A training, which gives every weight a new value."""
+        return effects(needs=(), makes=[Trait.TRAINING], undoes=list(REWRITES))
+
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        """One, with what comes before it for the step that takes the training over; none where that step has stages of its own."""
+        takers = [item for item in recipe if item.trains(True)]
+        if any(not isinstance(item, Rider) for item in takers):
+            return []
+        rider = next((item for item in takers if isinstance(item, Rider)), None)
+        return [*(rider.before() if rider else []), Teach(self, rider)]
+
+
+@dataclass(frozen=True)
+class TaughtNote(Note):
+    """history: of the training. ranges: of the inputs of the linear layers, where it was trained in int8."""
+
+    history: History = field(default_factory=History)
+    ranges: Mapping[str, tuple[float, float]] | None = None
+    codes: bool = False
+
+
+@final
+class Teach(Stage[TaughtNote]):
+    """Teach the model what its base answers. The teacher's outputs and the state of the training live in partial/ until the stage is whole."""
+
+    record = TaughtNote
+
+    def __init__(self, settings: Distillation, rider: Rider | None = None) -> None:
+        self.settings = settings
+        self.rider = rider
+        self.name = rider.teaching if rider else settings.name
+
+    def wanted(self, work: Work, context: Context) -> bool:
+        """An untouched model, in float, would be taught by itself, unless something else than its own answers is taught."""
+        more = context.material
+        other = more.student or more.companions or more.teachers or more.general or more.unlabelled
+        how = self.settings.how
+        return not work.untouched or self.rider is not None or HARD in how.answers or bool(other or how.noise)
+
+    def make(self, work: Work, context: Context, folder: Path) -> TaughtNote:
+        teaching = context.teaching(work, self.settings.how, self.settings.texts)
+        with context.shown(self.name) as report:
+            dev, train = teaching.split()
+            distill = teaching.distill(dev, work.selection, report)
+            step: TeachingStep = self.rider.around(distill, work, context) if self.rider else distill
+            companions = teaching.companions(work.selection)
+            if companions:
+                step = Multitask(distill, companions)
+            taught = step.teach(work.model, step.observe(work.model, train))
+        told = self.rider.told(taught) if self.rider else f"{taught.history.steps} steps"
+        if companions:
+            told += "; " + ", ".join(teaching.keep_companions(folder / ALSO, taught.others))
+        kept = context.keep(replace(work, model=taught.model), folder, told, taught.coded)
+        for state in context.run.partial.glob("state*.pt"):
+            state.unlink()
+        return TaughtNote(kept.note, kept.quality, kept.bytes, taught.history, taught.ranges, taught.coded is not None)
+
+    def load(self, work: Work, context: Context, record: TaughtNote, folder: Path) -> Work:
+        codes: Mapping[str, Coded] | None = load_coded(folder / MODEL / PACKED) if record.codes else None
+        return replace(loaded(replace(work, coded=None), folder), coded=codes, ranges=dict(record.ranges) if record.ranges else None)

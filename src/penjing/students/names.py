@@ -1,0 +1,10 @@
+"""Students that are no BERT by name, for the command line and YAML."""
+
+from penjing.students.bilstm import Bilstm
+from penjing.students.logistic import Logistic
+from penjing.students.static import Static
+from penjing.students.student import Student
+from penjing.students.trees import Trees
+
+STUDENTS: dict[str, Student] = {student.name: student for student in (Bilstm(), Logistic(), Trees(), Static())}
+"""In their default settings."""

@@ -1,0 +1,136 @@
+"""The interface of students that are no BERT: how one is fitted to its teacher, how it answers, and what is shipped of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from penjing.engines.form import ENGINES, Form
+from penjing.engines.opening import EngineKind, engine_class, engine_name
+from penjing.engines.parity import PARITY, differences
+from penjing.errors import InputError
+from penjing.steps.teach.distill import DistillSettings
+from penjing.steps.teach.teaching import Material
+from penjing.students.fitting import Fit, Fitting
+from penjing.tasks.data import Data
+from penjing.text.encoded import Encoded, Logits
+from penjing.training.objective import ANSWERS, HARD
+
+MODEL = "model"
+"""The folder of what is written for people to load, inside that of `Student.fit`."""
+SOFT = frozenset({"kl", HARD})
+"""The losses whose least is that of the cross-entropy with `fitting.probabilities`."""
+Answer = Callable[[Encoded], Logits]
+"""From texts to their logits."""
+
+
+@dataclass(frozen=True)
+class ParityTexts:
+    """Texts held out that exported files are compared on: `sample` is some of those that a form is chosen by, `dev` that of `Fitting`."""
+
+    sample: Encoded
+    dev: Encoded
+
+
+@dataclass(frozen=True)
+class Student(ABC):
+    """A student that is no BERT; its settings are its fields, so a subclass is a frozen dataclass.
+
+    A subclass of one's own gives `name`, `shipped`, `fit`, `load` and `export`; the rest has defaults.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    """Where the method is from."""
+    when: ClassVar[str] = ""
+    """When to take it, in a line."""
+    shipped: ClassVar[tuple[Form, ...]]
+    """The forms of what `export` writes, every one of which is measured."""
+    parity_limit: ClassVar[float] = PARITY
+    """How large `differences` may be."""
+    tagging: ClassVar[bool] = False
+    """Whether it answers each word too."""
+    token_types: ClassVar[bool] = False
+    """Whether it tells the texts of a pair by their token types."""
+    trained: ClassVar[bool] = False
+    """Whether a network is trained by epochs, with any loss on answers (`Fitting.teach`); else it learns `Fitting.targets`."""
+    transformers: ClassVar[bool] = False
+    """Whether transformers loads its folder."""
+
+    # -- what is allowed -----------------------------------------------------------------------------------------
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The engines that run it."""
+        return tuple(dict.fromkeys(form.engine for form in self.shipped))
+
+    def check_engine(self, engine: EngineKind | None) -> None:
+        """An `InputError` where this engine does not run the student; None is any engine."""
+        if engine is not None and not self.forms(engine):
+            raise InputError(f"--engine: {self.name} does not run on {engine_name(engine)}; leave the option out")
+
+    def check(self, data: Data, settings: DistillSettings, material: Material) -> None:
+        """An `InputError` where the student cannot learn this task from these texts by these losses."""
+        task = data.task
+        if task.head.per_token and not self.tagging:
+            raise InputError(f"--preset: {self.name} answers whole texts, and {task.name} asks about each word; give bilstm, or a BERT")
+        self._check_options(settings, material)
+        unfit = set(settings.answers) - SOFT
+        if not self.trained and unfit:
+            raise InputError(
+                f"--losses: {self.name} learns probabilities, and {', '.join(sorted(map(str, unfit)))} compares logits; give kl or hard"
+            )
+        if task.two_texts and self.token_types and not data.eval.encoded.types.any():
+            raise InputError(
+                f"--preset: {self.name} tells the texts of a pair by token types, which this tokenizer does not make; give a BERT"
+            )
+        if settings.states:
+            raise InputError(
+                f"--losses: {', '.join(map(str, settings.states))} compare encoders, and {self.name} is none; give {', '.join(ANSWERS)} or hard"
+            )
+
+    def _check_options(self, settings: DistillSettings, material: Material) -> None:
+        given = {
+            "general": bool(material.general), "with": bool(material.companions), "student": bool(material.student),
+            "noise": bool(settings.noise), "anneal": settings.anneal and not self.trained,
+        }  # fmt: skip
+        for option, is_given in given.items():
+            if is_given:
+                raise InputError(f"--{option}: a {self.name} student has nothing to do with it; leave it out")
+
+    # -- learning and answering ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def fit(self, fitting: Fitting, folder: Path) -> Fit:
+        """Learn, and write the result to `folder`/model/; what only `differences` reads goes beside it. All draws are by `fitting.seed`."""
+
+    @abstractmethod
+    def load(self, model: Path) -> Answer:
+        """The student's own answers, as it was fitted, from the folder model/ that `fit` wrote."""
+
+    # -- the engine's folder -------------------------------------------------------------------------------------
+
+    def forms(self, engine: EngineKind | None) -> list[Form]:
+        """The forms that are measured: those of one engine, or all `shipped`. An engine of one's own runs the files that it says it runs."""
+        if engine is None:
+            return list(self.shipped)
+        name = engine_name(engine)
+        if name in ENGINES:
+            return [form for form in self.shipped if form.engine == name]
+        files = {form.file for form in self.shipped}
+        return [replace(form, engine=name) for form in engine_class(engine).forms(int8=False) if form.file in files]
+
+    @abstractmethod
+    def export(self, model: Path, folder: Path) -> None:
+        """Write the files of all `shipped` forms into `folder`, from the folder model/ that `fit` wrote."""
+
+    def differences(self, fitted: Path, exported: Path, forms: Sequence[Form], texts: ParityTexts, threads: int) -> dict[str, float]:
+        """Largest difference between the logits of the student as it was fitted and those of what was exported, by engine.
+
+        Args:
+            fitted: the folder that `fit` wrote to. exported: that of `export`.
+            forms: those of `forms`.
+        """
+        logits = self.load(fitted / MODEL)(texts.sample)
+        return differences(logits, texts.sample, exported, forms, threads)
