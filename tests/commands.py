@@ -20,8 +20,8 @@ import pytest
 from conftest import WITHOUT_PENJING, tiny_teacher
 
 from penjing import cli
-from penjing.engines.clock.measurement import Measurement, Turn
 from penjing.engines.clock.measure import Subject, model_bytes
+from penjing.engines.clock.measurement import Measurement, Turn
 from penjing.engines.clock.trial import Trial
 from penjing.text.encoded import Encoded
 
@@ -130,11 +130,6 @@ def kill(step: str, out: Path, *arguments: str, by: signal.Signals = signal.SIGK
     return process.communicate()[1]
 
 
-if __name__ == "__main__":
-    Trial.measure = told  # type: ignore[assignment, method-assign]
-    cli.main()
-
-
 # -- what came out -------------------------------------------------------------------------------------------------
 
 FRESH = (
@@ -178,3 +173,8 @@ def answers(folder: Path) -> list[dict[str, Any]]:
     import penjing
 
     return penjing.load(folder, threads=1)(TEXTS)
+
+
+if __name__ == "__main__":
+    Trial.measure = told  # type: ignore[assignment, method-assign]
+    cli.main()

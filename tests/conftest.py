@@ -315,3 +315,24 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fake(w: Tensor, scheme: Scheme, seed: int = 0) -> Tensor:
     """The values that a weight is stored as."""
     return torch.from_numpy(quantize(w, scheme, seed).values())
+
+
+# -- a compression that takes seconds ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Where things are compressed by a clock that is told: see shop.py."""
+    from commands import told
+    from shop import Shop
+
+    from penjing.engines.clock.trial import Trial
+
+    monkeypatch.setattr(Trial, "measure", told)
+    return Shop(tmp_path)
+
+
+@pytest.fixture
+def steps() -> Any:
+    """Names of a report's steps."""
+    return lambda report: [step.name for step in report.steps]

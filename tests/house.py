@@ -114,7 +114,7 @@ def imports_of(root: Path) -> dict[str, set[str]]:
     import grimp
 
     sys.path.insert(0, str(root.resolve().parent))
-    graph = grimp.build_graph(root.name, cache_dir=None)
+    graph = grimp.build_graph(root.name, cache_dir=None, exclude_type_checking_imports=True)
     return {module: set(graph.find_modules_directly_imported_by(module)) for module in sorted(graph.modules)}
 
 

@@ -13,9 +13,9 @@ from conftest import tiny_teacher
 
 from penjing.engines.description import Description
 from penjing.job.presets import PRESETS, distilling
-from penjing.model.checkpoint import blueprint_at, read
-from penjing.model.writing import write
+from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.surgery import cut
+from penjing.model.writing import write
 from penjing.selection import Selection
 from penjing.training.texts import TextSettings
 
@@ -52,7 +52,7 @@ def test_a_student_of_another_width_of_several_teachers_on_more_texts(tmp_path: 
     given, out = prepare(tmp_path, "tagging"), tmp_path / "out"
     other = tiny_teacher(tmp_path / "other", "tagging", ("B-x", "O"), seed=3)  # its labels in another order
     small = tmp_path / "small"
-    narrow = Selection(Selection.all(blueprint_at(tmp_path / "teacher")).layers[:1], tuple(range(16)))
+    narrow = Selection(Selection.all(open_checkpoint(tmp_path / "teacher").blueprint).layers[:1], tuple(range(16)))
     write(cut(read(tmp_path / "teacher"), narrow), small, tokenizer=tmp_path / "teacher")
     (tmp_path / "more.jsonl").write_text("".join(json.dumps({"tokens": ["the", word, "was", "good"]}) + "\n" for word in ("room", "song")))
     report = distil(

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 import penjing
 from penjing.engines.description import Description
-from penjing.job import choice
 from penjing.job.asked import Budget
+from penjing.job.gates import APART
 from penjing.job.pipeline import DEPTHS, Attempt, _Compression
-from penjing.job.proof import APART
+from penjing.job.product import EncoderProduct
 from penjing.job.recipe import Recipe
-from penjing.model.checkpoint import blueprint_at
+from penjing.model.checkpoint import open_checkpoint
 
 REPORT_KEYS = {
     "task", "metric", "workload", "machine", "versions", "seed", "teacher", "baselines", "result", "gates", "steps", "blueprint",
@@ -105,7 +105,7 @@ def test_where_nothing_is_asked_nothing_is_cut_or_trained(tmp_path: Path) -> Non
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert status == 0 and report["met"] is None and said.startswith("nothing was asked, so nothing was cut")
     assert named(report) == ["baseline", "quantize", "export", "choose", "verify"] and report["kept_layers"] == [0, 1]
-    assert blueprint_at(tmp_path / "out" / "model") == blueprint_at(tmp_path / "teacher")
+    assert open_checkpoint(tmp_path / "out" / "model").blueprint == open_checkpoint(tmp_path / "teacher").blueprint
 
 
 def test_a_plan_that_keeps_everything_is_not_taught_by_itself(tmp_path: Path) -> None:
@@ -172,11 +172,11 @@ def test_training_texts_need_no_labels(tmp_path: Path) -> None:
 
 
 def test_where_no_form_computes_what_the_model_does_none_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "parity", lambda *given: {"onnxruntime": 0.5, "openvino": 2.0})
+    monkeypatch.setattr(EncoderProduct, "differences", lambda *given: {"onnxruntime": 0.5, "openvino": 2.0})
     given, out = [*prepare(tmp_path, "classification"), "--recipe", str(untouched(tmp_path))], tmp_path / "out"
     last = refused("compress", *given, "--out", out, "--threads", "1", "--max-drop", "100", status=3)
     assert "parity: no form computes what the model does (its logits differ by onnxruntime 0.5, openvino 2; allowed is 0.001)" in last
-    assert blueprint_at(out / "model") == blueprint_at(tmp_path / "teacher") and "--engine" in last
+    assert open_checkpoint(out / "model").blueprint == open_checkpoint(tmp_path / "teacher").blueprint and "--engine" in last
     assert not (out / "engine").exists() and not (out / "report.json").exists()
 
 
@@ -184,8 +184,8 @@ def test_where_no_form_computes_what_the_model_does_none_is_shipped(tmp_path: Pa
 def test_where_the_integers_are_not_those_that_were_meant_floats_are_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_hand: bool
 ) -> None:
-    measured = choice.apart
-    monkeypatch.setattr(choice, "apart", lambda *given: dict.fromkeys(measured(*given), 10 * APART))
+    measured = EncoderProduct.apart
+    monkeypatch.setattr(EncoderProduct, "apart", lambda *given: dict.fromkeys(measured(*given), 10 * APART))
     recipe = untouched(tmp_path)
     if by_hand:
         recipe.write_text("prune: {layers: 1}\ndistill: false\n")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.model.building import blueprint_of, build, model_class_of
-from penjing.model.checkpoint import blueprint_at, read
+from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.modeling_penjing import PenjingConfig
 from penjing.model.writing import write
 from penjing.selection import Selection
@@ -42,7 +42,7 @@ def test_a_built_model_gives_the_blueprint_back(blueprint: Blueprint) -> None:
 @given(blueprint=blueprints())
 def test_a_written_model_gives_the_blueprint_back(blueprint: Blueprint, tmp_path: Path) -> None:
     write(penjing_model(blueprint), tmp_path / "model")
-    assert blueprint_at(tmp_path / "model") == blueprint
+    assert open_checkpoint(tmp_path / "model").blueprint == blueprint
     assert blueprint_of(read(tmp_path / "model")) == blueprint
 
 

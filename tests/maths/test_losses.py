@@ -128,7 +128,8 @@ def test_angles_are_those_of_distinct_triples() -> None:
 
 
 def test_fsp_is_the_papers_sum_over_its_entries() -> None:
-    mask, h, g = torch.ones(3, 5, dtype=torch.bool), [draw(i, 3, 5, 4) for i in (1, 2)], [draw(i, 3, 5, 4) for i in (3, 4)]
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    h, g = (draw(1, 3, 5, 4), draw(2, 3, 5, 4)), (draw(3, 3, 5, 4), draw(4, 3, 5, 4))
     F, G = (torch.einsum("bsi,bsj->bij", *each) / 5 for each in (h, g))
     torch.testing.assert_close(losses.fsp(h, g, mask) * 4 * 4, (F - G).square().sum((1, 2)).mean())
 

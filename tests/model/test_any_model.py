@@ -16,7 +16,7 @@ from penjing.engines.form import EAGER
 from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
 from penjing.job.inspection import inspection
-from penjing.model.checkpoint import blueprint_at, open_checkpoint, read
+from penjing.model.checkpoint import open_checkpoint, read
 from penjing.tasks.sources import labels_of
 
 ACTIVATIONS = ["gelu", "relu", "gelu_new", "silu", "tanh", "gelu_pytorch_tanh", "quick_gelu", "relu6", "mish", "sigmoid"]
@@ -77,7 +77,7 @@ def test_logits_are_transformers_of_any_configuration(
     model = perturb(AUTO[head].from_config(tiny_config(family, **({"num_labels": 2} if head == "question" else {}) | fields)), seed)
     model.save_pretrained(folder)
     ours = read(folder)
-    blueprint = blueprint_at(folder)
+    blueprint = open_checkpoint(folder).blueprint
     types = blueprint.token_types if family in ("bert", "electra") else 1
     lengths = [blueprint.positions, 1, max(1, blueprint.positions - 1)]
     inputs = batch(lengths, vocabulary=fields["vocab_size"], pad=fields["pad_token_id"], token_types=types, seed=seed)
@@ -105,7 +105,12 @@ def test_what_is_not_followed_is_refused_in_any_configuration(
     AUTO[head].from_config(tiny_config(family, **({"num_labels": 2} if head == "question" else {}) | fields)).save_pretrained(folder)
     written = json.loads((folder / "config.json").read_text()) | {refused: REFUSED[refused]}
     (folder / "config.json").write_text(json.dumps(written))
-    for look in (read, lambda path: open_checkpoint(path).matched, blueprint_at, lambda path: TorchEngine(path, EAGER, 1)):
+    for look in (
+        read,
+        lambda path: open_checkpoint(path).matched,
+        lambda path: open_checkpoint(path).blueprint,
+        lambda path: TorchEngine(path, EAGER, 1),
+    ):
         with pytest.raises(InputError, match=refused):
             look(folder)
 

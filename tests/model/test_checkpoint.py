@@ -23,10 +23,14 @@ from models import inputs_for, saved
 from safetensors.torch import load_file, save_file
 
 from penjing.errors import InputError
+from penjing.model import checkpoint as checkpoint_module
+from penjing.model import configuration
 from penjing.model.building import blueprint_of
-from penjing.model.checkpoint import blueprint_at, check_head, open_checkpoint, read
+from penjing.model.checkpoint import locate, open_checkpoint, read
 from penjing.model.surgery import cut
 from penjing.model.writing import write
+from penjing.tasks.sources import labels_of, load_data, longest_text, tokenizer_of
+from penjing.text.reading import Reading
 
 # -- read --------------------------------------------------------------------------------------------------------
 
@@ -36,7 +40,7 @@ from penjing.model.writing import write
 def test_logits_are_hugging_faces(family: str, head: str, tmp_path: Path) -> None:
     model = tiny(family, head)
     ours = read(saved(model, tmp_path / "m"))
-    assert blueprint_of(ours) == blueprint_at(tmp_path / "m")
+    assert blueprint_of(ours) == open_checkpoint(tmp_path / "m").blueprint
     assert open_checkpoint(tmp_path / "m").head.name == blueprint_of(ours).head.name == head
     assert not ours.training
     for seed in range(3):
@@ -291,7 +295,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_head_for_another_task_is_refused_in_one_line(tmp_path: Path) -> None:
     folder = tiny_teacher(tmp_path / "m")
-    check_head(folder, "sequence", "classification")
+    open_checkpoint(folder).check_head("sequence", "classification")
     config = json.loads((folder / "config.json").read_text())
     for changes, head, said in (
         ({}, "token", "no trained head for classification"),
@@ -301,7 +305,53 @@ def test_a_head_for_another_task_is_refused_in_one_line(tmp_path: Path) -> None:
     ):
         (folder / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(InputError) as caught:
-            check_head(folder, head, "classification", "--teacher")
+            open_checkpoint(folder).check_head(head, "classification", "--teacher")
         assert said in str(caught.value) and str(caught.value).startswith("--teacher") and "\n" not in str(caught.value)
     (folder / "config.json").write_text(json.dumps(config | {"problem_type": "single_label_classification"}))
-    check_head(folder, "sequence", "classification")
+    open_checkpoint(folder).check_head("sequence", "classification")
+
+
+# -- read once ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_of_an_open_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_teacher(tmp_path / "m", labels=["no", "perhaps", "yes"])
+    read_files: list[str] = []
+
+    def counted(module: Any, name: str, say: Any) -> None:
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, **options: (read_files.append(say(given)), real(*given, **options))[1])
+
+    counted(configuration, "json_object", lambda given: given[0].name)
+    counted(checkpoint_module, "shapes_of", lambda given: "shapes")
+    checkpoint = open_checkpoint(folder)
+    assert open_checkpoint(checkpoint) is checkpoint and locate(checkpoint) == folder == checkpoint.folder
+    assert read_files == ["config.json"]
+    checkpoint.check_head("sequence", "classification")
+    assert checkpoint.labels == checkpoint.label_names == labels_of(checkpoint) == ["no", "perhaps", "yes"]
+    assert checkpoint.positions == checkpoint.encoder.positions == longest_text(checkpoint, 0)
+    assert checkpoint.activation == "gelu" and checkpoint.family is not None and checkpoint.unplaced is None and not checkpoint.is_own
+    assert tokenizer_of(checkpoint).get_vocab_size() <= checkpoint.blueprint.vocabulary
+    assert read_files == ["config.json"]
+    assert checkpoint.matched.blueprint == checkpoint.blueprint == blueprint_of(checkpoint.read()) and checkpoint.shapes
+    checkpoint.check_numbers()
+    assert read_files == ["config.json", "shapes"]
+
+
+def test_texts_are_read_with_one_look_at_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, opened = tiny_teacher(tmp_path / "m"), 0
+    real = checkpoint_module.read_configuration
+
+    def counted(folder: Path) -> Any:
+        nonlocal opened
+        opened += 1
+        return real(folder)
+
+    monkeypatch.setattr(checkpoint_module, "read_configuration", counted)
+    rows = [json.dumps({"text": f"good {word}", "label": "positive" if i % 2 else "negative"}) for i, word in enumerate("abcdefgh")]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows))
+    data = str(tmp_path / "data.jsonl")
+    load_data(str(folder), "classification", data, data, Reading(), lambda text: None)
+    assert opened == 1
+    load_data(open_checkpoint(folder), "classification", data, data, Reading(), lambda text: None)
+    assert opened == 2

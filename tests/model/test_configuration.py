@@ -8,7 +8,7 @@ import pytest
 from conftest import FAMILIES, tiny, tiny_config
 
 from penjing.errors import InputError
-from penjing.model.checkpoint import blueprint_at, check_head, open_checkpoint, read
+from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.configuration import read_configuration
 from penjing.tasks.sources import labels_of
 
@@ -48,7 +48,7 @@ def test_labels_are_named_in_the_order_of_the_outputs(fields: dict[str, Any], fo
     folder = described(tmp_path, architectures=["BertForSequenceClassification"], **fields)
     assert open_checkpoint(folder).label_names == found
     count = len(found) or fields.get("num_labels", 2)
-    assert labels_of(folder) == (found or [f"LABEL_{i}" for i in range(count)]) and blueprint_at(folder).outputs == count
+    assert labels_of(folder) == (found or [f"LABEL_{i}" for i in range(count)]) and open_checkpoint(folder).blueprint.outputs == count
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_labels_are_named_in_the_order_of_the_outputs(fields: dict[str, Any], fo
 def test_labels_that_contradict_themselves_are_refused(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
     fields = {"id2label": None, "label2id": None, "num_labels": None} | fields
     folder = described(tmp_path, architectures=["BertForSequenceClassification"], **fields)
-    for look in (blueprint_at, labels_of):
+    for look in (lambda folder: open_checkpoint(folder).blueprint, labels_of):
         with pytest.raises(InputError) as caught:
             look(folder)
         assert said in str(caught.value) and "config.json" in str(caught.value) and "\n" not in str(caught.value)
@@ -117,7 +117,7 @@ def test_labels_that_contradict_themselves_are_refused(fields: dict[str, Any], s
 def test_a_field_that_is_not_followed_is_named(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
     folder = described(tmp_path, **({"architectures": ["BertForSequenceClassification"]} | fields))
     with pytest.raises(InputError) as caught:
-        blueprint_at(folder)
+        print(open_checkpoint(folder).blueprint)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -134,13 +134,13 @@ def test_a_field_that_is_not_followed_is_named(fields: dict[str, Any], said: str
 )
 def test_what_changes_no_answer_is_passed_over(fields: dict[str, Any], tmp_path: Path) -> None:
     folder = described(tmp_path, architectures=["BertForSequenceClassification"], **fields)
-    assert blueprint_at(folder).outputs == 3
+    assert open_checkpoint(folder).blueprint.outputs == 3
 
 
 def test_positions_that_are_counted_from_the_padding_need_one(tmp_path: Path) -> None:
     for pad in (-1, 60):
         with pytest.raises(InputError, match="positions are counted from it"):
-            blueprint_at(described(tmp_path, "roberta", architectures=["RobertaModel"], pad_token_id=pad))
+            print(open_checkpoint(described(tmp_path, "roberta", architectures=["RobertaModel"], pad_token_id=pad)).blueprint)
 
 
 def test_epsilon_is_distilberts_own_whatever_its_configuration_says(tmp_path: Path) -> None:
@@ -165,11 +165,11 @@ def test_the_head_is_told_from_the_weights_where_no_class_is_named(family: str, 
         assert (
             open_checkpoint(tmp_path).head.name
             == head
-            == blueprint_at(tmp_path).head.name
+            == open_checkpoint(tmp_path).blueprint.head.name
             == open_checkpoint(tmp_path).matched.blueprint.head.name
         )
     if head in ("sequence", "token"):
-        check_head(tmp_path, head, "a task")
+        open_checkpoint(tmp_path).check_head(head, "a task")
 
 
 def test_a_head_that_may_be_either_is_asked_for(tmp_path: Path) -> None:

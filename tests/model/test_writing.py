@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from penjing.errors import InputError
 from penjing.model.building import blueprint_of, build
-from penjing.model.checkpoint import blueprint_at, read
+from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.families import FAMILIES as FAMILIES_ROWS
 from penjing.model.surgery import cut
 from penjing.model.writing import write
@@ -56,7 +56,7 @@ def test_a_uniform_model_is_written_as_its_own_family_exactly(family: str, head:
     same, ours = back.config.to_dict(), model.config.to_dict()
     ignored = {"dtype", "torch_dtype", "_name_or_path", "architectures", "transformers_version"}
     assert {name: same.get(name) for name in ours if name not in ignored} == {n: v for n, v in ours.items() if n not in ignored}
-    assert blueprint_at(tmp_path / "plain") == blueprint_at(tmp_path / "theirs")
+    assert open_checkpoint(tmp_path / "plain").blueprint == open_checkpoint(tmp_path / "theirs").blueprint
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -80,7 +80,7 @@ def test_a_pruned_model_is_read_back(family: str, head: str, tmp_path: Path) -> 
     small = cut(whole, half(blueprint_of(whole)))
     write(small, tmp_path / "pruned")
     back = read(tmp_path / "pruned")
-    assert blueprint_of(back) == blueprint_of(small) == blueprint_at(tmp_path / "pruned") != blueprint_of(whole)
+    assert blueprint_of(back) == blueprint_of(small) == open_checkpoint(tmp_path / "pruned").blueprint != blueprint_of(whole)
     inputs = inputs_for(model)
     assert torch.equal(logits(back, inputs), logits(small, inputs))
     assert (tmp_path / "pruned" / "modeling_penjing.py").is_file()
@@ -259,7 +259,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     results: dict[str, dict[str, Any]] = json.loads((root / "results.json").read_text())
     for (family, head), folder in ((pair, root / "models" / "-".join(pair)) for pair in PRUNED):
         if (folder / "again").is_dir():
-            results[f"{family}-{head}"]["ours"] = blueprint_of(read(folder / "again")) == blueprint_at(folder)
+            results[f"{family}-{head}"]["ours"] = blueprint_of(read(folder / "again")) == open_checkpoint(folder).blueprint
     return results
 
 

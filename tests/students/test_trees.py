@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from penjing.engines.numpy import Learned, NumpyEngine, ngrams
 from penjing.errors import InputError
 from penjing.students import logistic, trees
-from penjing.students.trees import Trees, _options, presence, strongest
+from penjing.students.trees import Trees, _classifier, presence, strongest
 from penjing.text.encoded import Encoded
 
 SMALL = Trees(bits=12, orders=1, features=15, rounds=12, leaves=6)
@@ -62,7 +61,7 @@ def test_arrays_answer_as_the_classifier_does(classes: int, hard: bool) -> None:
         targets[:20] = np.roll(targets[:20], 1, axis=1)
     found = logits(fit(train, targets, SMALL, held=np.zeros(0, np.int64)), other)
     rows, labels = np.nonzero(targets)
-    model = HistGradientBoostingClassifier(**_options(SMALL, False))
+    model = _classifier(SMALL, False)
     model.fit(features(train, targets, train)[rows], labels, sample_weight=targets[rows, labels])
     expected = model.decision_function(features(train, targets, other))
     np.testing.assert_allclose(found[:, 1] - found[:, 0] if classes == 2 else found, expected, atol=1e-4)

@@ -79,7 +79,7 @@ def test_every_option_on_reading_reaches_every_file(place: Path) -> None:
 
 
 def test_a_map_of_a_label_that_no_row_has_is_refused(place: Path) -> None:
-    with pytest.raises(InputError, match="--label-map: no row has the label positiv; name labels as the data do"):
+    with pytest.raises(InputError, match="label_map: no row has the label positiv; name labels as the data do"):
         load(place, "rows.jsonl", [], Reading(label_map="positiv=positive"))
 
 
@@ -95,7 +95,7 @@ def test_plain_text_is_read_in_its_encoding(place: Path) -> None:
     text = "good\n\n bad \n"
     (place / "a.txt.gz").write_bytes(gzip.compress(text.encode("utf-16")))
     data = load(place, "rows.jsonl", [])
-    with pytest.raises(InputError, match=r"--general: .*a\.txt\.gz is not UTF-8 .* give its own with --encoding"):
+    with pytest.raises(InputError, match=r"general: .*a\.txt\.gz is not UTF-8 .* give its own with `encoding`"):
         load_plain(data, place / "a.txt.gz", 9, 0)
     (place / "b.txt").write_text("\ufeff" + text)
     assert load_plain(data, place / "b.txt", 9, 0).inputs == ["good", "bad"]

@@ -26,14 +26,14 @@ def test_labels_are_learnt_in_order() -> None:
 def test_a_label_may_be_a_name_or_a_number_and_an_unknown_one_is_named() -> None:
     task = Classification(["negative", "positive"])
     assert task.gold_of([{"label": "positive"}, {"label": 0}]) == ["positive", "negative"]
-    with pytest.raises(InputError, match=r"row 1 has the label 'neutral'; the model's labels are negative, positive; .* --label-map"):
+    with pytest.raises(InputError, match=r"row 1 has the label 'neutral'; the model's labels are negative, positive; .* `label_map`"):
         task.gold_of([{"label": "neutral"}])
     with pytest.raises(InputError, match="has the label '2'"):
         task.gold_of([{"label": 2}])
 
 
 def test_a_wrong_column_is_said_with_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"no column .*the columns are a, b; name it with --text-columns"):
+    with pytest.raises(InputError, match=r"no column .*the columns are a, b; name it with `text_columns`"):
         Classification().inputs_of([{"a": "x", "b": 1}])
     assert Classification(columns=["a"]).inputs_of([{"a": "x", "b": 1}]) == ["x"]
     assert Pair().inputs_of([{"sentence1": "x", "sentence2": "y"}]) == [("x", "y")]
@@ -102,7 +102,7 @@ def test_chinese_text_with_the_vocabulary_of_bert_base_chinese() -> None:
     ("kind", "labels", "options", "name", "said"),
     [
         (Classification, ["a", "b"], {}, "accuracy", "accuracy: the convention"),
-        (Classification, ["a", "b", "c"], {"metric": "macro-f1"}, "macro_f1", "macro F1: --metric asks for it"),
+        (Classification, ["a", "b", "c"], {"metric": "macro-f1"}, "macro_f1", "macro F1: as was asked"),
         (Pair, ["a", "b"], {"metric": "MCC"}, "mcc", "Matthews"),
         (
             Pair,
@@ -111,11 +111,11 @@ def test_chinese_text_with_the_vocabulary_of_bert_base_chinese() -> None:
             "f1",
             "F1 of 'duplicate': it is the positive of duplicate / not_duplicate",
         ),
-        (Pair, ["a", "b", "c"], {"metric": "f1", "positive": "b"}, "f1", "F1 of 'b': --positive names it"),
+        (Pair, ["a", "b", "c"], {"metric": "f1", "positive": "b"}, "f1", "F1 of 'b': as was asked"),
         (Tagging, ["O", "B-X", "M-X", "E-X", "S-X"], {}, "entity_f1", "entity F1: the tags mark spans by BMES"),
         (Tagging, ["VB", "NN", "JJ"], {}, "word_accuracy", "word accuracy: the tags mark no spans (VB, NN, ...)"),
         (Tagging, ["O", "B-X"], {"metric": "entity_f1_strict"}, "entity_f1_strict", "entity F1, strict: the tags mark spans by IOB"),
-        (Tagging, ["O", "B-X"], {"metric": "word-accuracy"}, "word_accuracy", "word accuracy: --metric asks for it"),
+        (Tagging, ["O", "B-X"], {"metric": "word-accuracy"}, "word_accuracy", "word accuracy: as was asked"),
     ],
 )
 def test_the_metric_is_taken_by_name_or_convention_and_says_why(
@@ -133,14 +133,14 @@ def test_the_metric_is_taken_by_name_or_convention_and_says_why(
             Classification,
             ["a", "b"],
             {"metric": "entity-f1"},
-            "--metric: 'entity-f1' does not fit classification; allowed are accuracy, macro-f1",
+            "metric: 'entity-f1' does not fit classification; allowed are accuracy, macro-f1",
         ),
         (Tagging, ["O", "B-x"], {"metric": "accuracy"}, "does not fit tagging; allowed are entity-f1, entity-f1-strict, word-accuracy"),
         (Tagging, ["NN", "VB"], {"metric": "entity-f1"}, "entity-f1 does not fit tags that mark no spans"),
-        (Pair, ["a", "b"], {"metric": "f1"}, "a / b do not say which is; give --positive"),
-        (Pair, ["a", "b", "c"], {"metric": "f1"}, "give --positive, or --metric macro-f1"),
-        (Pair, ["a", "b"], {"metric": "f1", "positive": "d"}, "--positive: 'd' is no label; the labels are a, b"),
-        (Pair, ["a", "b"], {"positive": "a"}, "--positive: nothing asks for it"),
+        (Pair, ["a", "b"], {"metric": "f1"}, "a / b do not say which is; give `positive`"),
+        (Pair, ["a", "b", "c"], {"metric": "f1"}, "give `positive`, or `metric` macro-f1"),
+        (Pair, ["a", "b"], {"metric": "f1", "positive": "d"}, "positive: 'd' is no label; the labels are a, b"),
+        (Pair, ["a", "b"], {"positive": "a"}, "positive: nothing asks for it"),
     ],
 )
 def test_a_metric_that_cannot_be_taken_is_refused(kind: type[Task], labels: list[str], options: dict[str, str], said: str) -> None:
@@ -178,7 +178,7 @@ def test_a_task_never_changes() -> None:
     assert other.settings == task.settings and type(other) is Pair and task.labels == ["no", "yes"]
     other = task.with_settings(TaskSettings(metric="mcc"))
     assert (other.labels, other.metric().name, task.metric().name) == (task.labels, "mcc", "f1")
-    with pytest.raises(InputError, match="--positive: nothing asks for it"):
+    with pytest.raises(InputError, match="positive: nothing asks for it"):
         task.with_settings(TaskSettings(positive="yes"))
 
 

@@ -67,7 +67,7 @@ def test_a_word_is_answered_by_its_first_token_that_is_kept(words: list[str], mo
 
 
 def test_a_length_without_room_is_refused_where_a_text_does_not_fit() -> None:
-    with pytest.raises(InputError, match="--max-length: 2 leaves no room beside the 2 special tokens"):
+    with pytest.raises(InputError, match="max_length: 2 leaves no room beside the 2 special tokens"):
         Encoder(Classification(["a", "b"]), tiny_tokenizer(), 2)(["good"])
 
 

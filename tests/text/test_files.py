@@ -243,11 +243,11 @@ def test_a_row_knows_where_it_stands(tmp_path: Path) -> None:
         ("a.parquet", b"", "is empty"),
         ("a.csv", b"text,label\n", "has no rows; give at least one"),
         ("a.json", b"[]", "has no rows"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": "\xff\xfe"}\n', "is not UTF-8 (byte 0xff in line 2); give its own with --encoding"),
-        ("a.csv", "text\n很好\n".encode("gbk"), "is not UTF-8 (byte 0xba in line 2); give its own with --encoding"),
-        ("a.csv", "text\na\n".encode("utf-16"), "give --encoding utf-16, which is how it begins"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "\xff\xfe"}\n', "is not UTF-8 (byte 0xff in line 2); give its own with `encoding`"),
+        ("a.csv", "text\n很好\n".encode("gbk"), "is not UTF-8 (byte 0xba in line 2); give its own with `encoding`"),
+        ("a.csv", "text\na\n".encode("utf-16"), "give `encoding` utf-16, which is how it begins"),
         ("a.csv", "text\na\n".encode("utf-16-le"), "line 1 holds a NUL character"),
-        ("a.csv", "text\na\n".encode("utf-32"), "give --encoding utf-32"),
+        ("a.csv", "text\na\n".encode("utf-32"), "give `encoding` utf-32"),
         ("a.csv", gzip.compress(b"text\na\n", mtime=0), "it is gzipped: end its name in .gz"),
         ("a.csv", b"PK\x03\x04\x14\x00\xff", "it is an archive, as .xlsx is: write it as CSV"),
         ("a.csv", b"text\na\xe5", "is not UTF-8 (byte 0xe5 in line 2)"),
@@ -275,7 +275,7 @@ def test_a_row_knows_where_it_stands(tmp_path: Path) -> None:
         ("a.csv", b'text,label\n"good,1\nbad,0\n', "line 2: unexpected end of data, in a field that begins with a quote"),
         ("a.csv", b'text,label\ngood,1\n"good" film,1\n', "line 3: ',' expected after"),
         ("a.csv", b"text, text\na,b\n", "line 1 names the column 'text' twice; rename one"),
-        ("a.csv", b",\na,b\n", "line 1 names no column; give the names there, or with --header"),
+        ("a.csv", b",\na,b\n", "line 1 names no column; give the names there, or with `header`"),
     ],
 )
 def test_a_bad_file_is_one_clear_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -288,7 +288,7 @@ def test_names_that_are_given_are_held_against_the_file(tmp_path: Path) -> None:
     assert "line 1 of" in said_of(path, Reading(header="text,label")) and "leave the option out" in said_of(
         path, Reading(header="text,label")
     )
-    assert "line 1 has 2 fields and --header names 3" in said_of(path, Reading(header="id,text,label"))
+    assert "line 1 has 2 fields and `header` names 3" in said_of(path, Reading(header="id,text,label"))
 
 
 @pytest.mark.parametrize("about", ["{", "[]", '{"info": 7}', '{"info": {"features": {"text": 7}}}', '{"info": {"features": {"text": []}}}'])

@@ -169,7 +169,7 @@ def test_a_word_that_does_not_count_is_neither_learnt_nor_judged() -> None:
     [
         (7, "row 1: text is a number, and a text is needed; write it in quotes"),
         (None, "row 1 has no text; every row needs one"),
-        (["good", "film"], "row 1: text is a list, and a text is needed; words and their tags are for --task tagging"),
+        (["good", "film"], "row 1: text is a list, and a text is needed; words and their tags are for `task` tagging"),
         ({"a": 1}, "row 1: text is an object"),
         (True, "row 1: text is true or false"),
     ],
@@ -196,10 +196,10 @@ def test_columns_are_found_in_later_rows_and_without_the_spaces_around_them() ->
 
 def test_a_missing_column_of_a_file_says_what_may_be_meant(tmp_path: Path) -> None:
     for content, said in (
-        ("text;label\ngood;1\n", "a.csv: no column text or .* the columns are text;label; .* as --delimiter ';'"),
+        ("text;label\ngood;1\n", "a.csv: no column text or .* the columns are text;label; .* as `delimiter` ';'"),
         (
             "good film,positive\nbad,negative\n",
-            "the columns are good film, positive; .* or, where the file has no line of names, all columns with --header",
+            "the columns are good film, positive; .* or, where the file has no line of names, all columns with `header`",
         ),
     ):
         (tmp_path / "a.csv").write_text(content)

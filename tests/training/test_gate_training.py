@@ -22,8 +22,8 @@ from penjing.steps.cut.gates import Gates, HeadWeights, fold, learn_head_weights
 from penjing.steps.cut.gradual import GradualPrune, GradualSettings
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
 from penjing.tasks.sequence import Classification
-from penjing.tasks.task import Examples, Task
 from penjing.tasks.tagging import Tagging
+from penjing.tasks.task import Examples, Task
 from penjing.text.encoded import Encoded
 from penjing.training import loop
 from penjing.training.loop import Schedule

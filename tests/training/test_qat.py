@@ -29,8 +29,8 @@ from penjing.steps.bits.qat import MOMENTUM, FakeQuantization, QuantizationAware
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
 from penjing.tasks import judging
 from penjing.tasks.sequence import Classification, Pair
-from penjing.tasks.task import Examples, Task
 from penjing.tasks.tagging import Tagging
+from penjing.tasks.task import Examples, Task
 from penjing.text.encoded import Encoded
 from penjing.training import loop
 from penjing.training.loop import Schedule, mixed_precision

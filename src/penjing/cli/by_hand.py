@@ -4,10 +4,9 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from penjing.cli import telling
-from penjing.cli.derive import Panels, takes
+from penjing.cli.derive import Options, Panels, takes
 from penjing.cli.options import AsJson, Model, Out, app, console, say, tell
 from penjing.cli.progress import training_bar
 from penjing.errors import BudgetError
@@ -25,26 +24,26 @@ SPEED_AND_SIZE = ("speedup", "latency_ms", "size_mb")
 
 @app.command(cls=Panels)
 @takes(Pruning, Budget, api.Given, api.Machinery, Reading, without=SPEED_AND_SIZE)
-def prune(model: Model, out: Out, options: dict[str, Any], as_json: AsJson = False) -> None:
+def prune(model: Model, out: Out, options: Options, as_json: AsJson = False) -> None:
     """Cut one thing by hand: heads, neurons, layers, hidden units, tokens or single weights. In float32; the same report."""
     reported(telling.pruned, out, as_json, lambda more: api.prune(model, out, **options, **more))
 
 
 @app.command(cls=Panels)
 @takes(Quantizing, Budget, api.Given, api.Machinery, Reading, without=SPEED_AND_SIZE)
-def quantize(model: Model, out: Out, options: dict[str, Any], as_json: AsJson = False) -> None:
+def quantize(model: Model, out: Out, options: Options, as_json: AsJson = False) -> None:
     """Round the weights: to integers that the engine computes with (faster), or to few bits on disk (smaller). The same report."""
     reported(telling.quantized, out, as_json, lambda more: api.quantize(model, out, **options, **more))
 
 
 @app.command(cls=Panels)
 @takes(Distilling, Sources, Budget, api.Given, api.Machinery, Reading, without=SPEED_AND_SIZE)
-def distill(model: Model, out: Out, options: dict[str, Any], as_json: AsJson = False) -> None:
+def distill(model: Model, out: Out, options: Options, as_json: AsJson = False) -> None:
     """Teach a small student: its losses from a preset or one by one, its texts as they are or more of them. In float32; the same report."""
     reported(telling.distilled, out, as_json, lambda more: api.distill(model, out, **options, **more))
 
 
-def reported(text: Callable[[Report, Path], str], out: Path, as_json: bool, work: Callable[[dict[str, Any]], Report]) -> None:
+def reported(text: Callable[[Report, Path], str], out: Path, as_json: bool, work: Callable[[Options], Report]) -> None:
     """Do the work, which is given how the command line speaks, and tell its report; a budget that was not met is an error of its own."""
     report = work({"tell": tell, "progress": lambda title: training_bar(console, title), "command": shlex.join(["penjing", *sys.argv[1:]])})
     say(to_json(report), as_json, text(report, out))

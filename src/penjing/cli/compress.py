@@ -3,11 +3,10 @@
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 from penjing.cli import telling
 from penjing.cli.by_hand import reported
-from penjing.cli.derive import Panels, by_name, takes
+from penjing.cli.derive import Options, Panels, by_name, takes
 from penjing.cli.options import AsJson, Model, Out, app, claims, tell
 from penjing.job import api
 from penjing.job.asked import Budget
@@ -20,7 +19,7 @@ DEMO_SPEEDUP, DEMO_DROP = 6.0, 2.0
 
 @app.command(cls=Panels)
 @takes(Budget, Compressing, api.Given, api.Machinery, Reading)
-def compress(model: Model, out: Out, options: dict[str, Any], as_json: AsJson = False) -> None:
+def compress(model: Model, out: Out, options: Options, as_json: AsJson = False) -> None:
     """The main job: cut, distil, quantize, export and prove a smaller, faster model. A killed run goes on."""
     asked = Compressing(**by_name(options, "recipe", "epochs", "minutes", "no_training"))
     rest = {name: value for name, value in options.items() if name not in ("recipe", "epochs", "minutes", "no_training")}
@@ -30,7 +29,7 @@ def compress(model: Model, out: Out, options: dict[str, Any], as_json: AsJson = 
 @app.command(cls=Panels)
 @claims("data")
 @takes(api.Machinery, without=("engine", "wait"))
-def demo(options: dict[str, Any], out: Out = Path("demo-run"), as_json: AsJson = False) -> None:
+def demo(options: Options, out: Out = Path("demo-run"), as_json: AsJson = False) -> None:
     """The whole job, offline: make data, train a teacher, compress it, prove it."""
     from penjing.cli.demo.setup import base_model, logistic_regression, write_data
     from penjing.cli.training import trained

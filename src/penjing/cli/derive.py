@@ -1,5 +1,6 @@
 """Options from the fields of dataclasses: names, help, ranges and panels stand beside the settings, and nowhere else."""
 
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +24,8 @@ TITLES = {
     "machine": "Machine",
     "output": "Output",
 }
+Options = dict[str, Any]
+"""Values by the names of fields, as a command is given them."""
 WIDTH = 80
 """Columns that help is written for, where a terminal is wider too."""
 
@@ -99,8 +102,9 @@ def _option(flag: str, wanted: Any, described: Option) -> Any:
 
 
 def _help(described: Option) -> str:
-    allowed = f" {', '.join(described.allowed)}." if described.allowed else ""
-    return f"{described.help.replace('`', '')}{allowed}"
+    allowed = f" {', '.join(dict.fromkeys(described.allowed))}." if described.allowed else ""
+    text = re.sub(r"`(\w+)`", lambda match: f"--{match.group(1).replace('_', '-')}", described.help)
+    return f"{text}{allowed}"
 
 
 def _options_of(wanted: Any) -> Sequence[Any]:
@@ -122,7 +126,7 @@ def _several(wanted: Any) -> bool:
 def _metavar(wanted: Any) -> str | None:
     if _options_of(wanted) == [bool]:
         return None
-    return "<folder>" if Path in _options_of(wanted) else "<text>"
+    return "<path>" if _options_of(wanted) == [Path] else "<text>"
 
 
 def _typer_type(wanted: Any, default: Any) -> Any:
@@ -134,7 +138,7 @@ def _typer_type(wanted: Any, default: Any) -> Any:
     return plain if default is not None else plain | None
 
 
-def by_name(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def by_name(options: Mapping[str, Any], *names: str) -> Options:
     """Some of the options."""
     return {name: options[name] for name in names if name in options}
 

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from penjing.cli.derive import Panels, takes
+from penjing.cli.derive import Options, Panels, takes
 from penjing.cli.options import AsJson, Model, Out, Pickle, app, console, say, tell
 from penjing.cli.progress import training_bar
 from penjing.files.options import option
@@ -25,7 +24,7 @@ class Training:
 
 @app.command(cls=Panels)
 @takes(Training, api.Given, Reading, without=("test",))
-def train(model: Model, out: Out, options: dict[str, Any], pickle: Pickle = False, as_json: AsJson = False) -> None:
+def train(model: Model, out: Out, options: Options, pickle: Pickle = False, as_json: AsJson = False) -> None:
     """Fine-tune a teacher: best weights kept, early stopping, and a killed run goes on where it stopped."""
     result = trained(model, out, options, pickle=pickle)
     chosen = f"the best weights by {result['held_out']['examples']} training texts held out, {result['held_out']['quality']:.2f} there"
@@ -35,7 +34,7 @@ def train(model: Model, out: Out, options: dict[str, Any], pickle: Pickle = Fals
     )  # fmt: skip
 
 
-def trained(model: str, out: Path, options: dict[str, Any], pickle: bool = False) -> Json:
+def trained(model: str, out: Path, options: Options, pickle: bool = False) -> Json:
     """Train, and what became of it."""
     with training_bar(console, "train") as progress:
         found = api.train(model, out, **options, pickle=pickle, tell=tell, progress=progress)

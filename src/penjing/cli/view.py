@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from penjing.cli.derive import Panels, by_name, takes
+from penjing.cli.derive import Options, Panels, by_name, takes
 from penjing.cli.ending import one_line
 from penjing.cli.numeric import number
 from penjing.cli.options import DATA, AsJson, DataFile, Folder, app, say, say_json, tell
@@ -23,7 +23,7 @@ SIGNIFICANT = 0.05
 """Labels whose flips are told."""
 
 
-def _parts(options: dict[str, Any]) -> tuple[Looking, Reading]:
+def _parts(options: Options) -> tuple[Looking, Reading]:
     looking, reading = (by_name(options, *(field.name for field in fields(kind))) for kind in (Looking, Reading))
     return Looking(**looking), Reading(**reading)
 
@@ -31,7 +31,7 @@ def _parts(options: dict[str, Any]) -> tuple[Looking, Reading]:
 @app.command(cls=Panels)
 @takes(Looking, Reading)
 def eval(
-    folder: Folder, data: DataFile, options: dict[str, Any],
+    folder: Folder, data: DataFile, options: Options,
     teacher: Annotated[
         str, typer.Option("--teacher", help="Compare with this model: drop, p, and what flipped.", rich_help_panel=DATA, metavar="<text>")
     ] = "",
@@ -69,7 +69,7 @@ def _quality_text(found: Evaluation) -> str:
 @app.command(cls=Panels)
 @takes(Looking, Reading, without=OF_LABELS)
 def bench(
-    folders: Annotated[list[str], typer.Argument(help="What compress wrote, or model folders.")], data: DataFile, options: dict[str, Any],
+    folders: Annotated[list[str], typer.Argument(help="What compress wrote, or model folders.")], data: DataFile, options: Options,
     rounds: Annotated[int, number("--rounds", int, 1, 1000, "Turns of each.", "Machine")] = 5, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Latency, end to end too, throughput, cold start and memory side by side: each in a process of its own, in turn, on the texts' own

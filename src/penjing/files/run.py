@@ -46,13 +46,13 @@ def claimed(folder: Path, own: str, tell: Callable[[str], None] = lambda text: N
     folder cannot be made or written in, its disk is full, another run holds it, or it holds something but not `own`, the entry by which
     a run that goes on knows its folder. Any other error is noted (`add_note`) what is kept.
     """
-    made = _make(folder, "--out")
+    made = _make(folder, "out")
     try:
         lock = _lock(folder, tell)
         try:
             vacant(folder, own)
             if full(folder):
-                raise InputError(f"--out: the disk of {folder} is full; free some space, or give a folder on another")
+                raise InputError(f"out: the disk of {folder} is full; free some space, or give a folder on another")
             yield
         finally:
             with suppress(OSError):  # while it is held: whoever waits for it sees that it is gone
@@ -71,11 +71,11 @@ def claimed(folder: Path, own: str, tell: Callable[[str], None] = lambda text: N
 def vacant(folder: Path, own: str) -> None:
     """Refuse a file, and a folder that holds something but not `own`."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out: {folder} is a file; give a folder")
+        raise InputError(f"out: {folder} is a file; give a folder")
     if not folder.is_dir() or (folder / own).exists():
         return
     if any(not any(entry.match(name) for name in NOTHING) for entry in folder.iterdir()):
-        raise InputError(f"--out: {folder} is not empty and holds no run that could go on; give another folder, or remove it")
+        raise InputError(f"out: {folder} is not empty and holds no run that could go on; give another folder, or remove it")
 
 
 def writable(folder: Path, option: str) -> None:
@@ -109,7 +109,7 @@ def _lock(folder: Path, tell: Callable[[str], None]) -> int:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise InputError(f"--out: {folder} cannot be written in ({error.strerror}); give another folder") from error
+            raise InputError(f"out: {folder} cannot be written in ({error.strerror}); give another folder") from error
         try:
             _hold(file)
         except OSError as error:
@@ -117,7 +117,7 @@ def _lock(folder: Path, tell: Callable[[str], None]) -> int:
                 holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
                 os.close(file)
                 said = f"a run is writing in {folder} already ({holder}); wait for it or stop it, or give another folder"
-                raise InputError(f"--out: {said}") from error
+                raise InputError(f"out: {said}") from error
             tell(f"{folder}: its file system has no locks ({error.strerror}), so see to it that no other run writes there")
         try:
             held = os.path.samestat(os.fstat(file), path.stat())
@@ -181,7 +181,7 @@ class Run:
             before = _read(about)
             if before != json.loads(json.dumps(asked)):
                 changed = ", ".join(sorted(k for k in {*before, *asked} if before.get(k) != asked.get(k)))
-                raise InputError(f"--out: {folder} holds a run that was asked otherwise ({changed}); give another folder, or remove it")
+                raise InputError(f"out: {folder} holds a run that was asked otherwise ({changed}); give another folder, or remove it")
         write_json(about, asked)
 
     def step(self, name: str, work: Callable[[Path], Json]) -> tuple[Json, Path]:
@@ -217,5 +217,5 @@ def _read(path: Path) -> Json:
         if not isinstance(content, dict) or (path.name == RECORD and type(content.get("seconds")) is not float):
             raise ValueError("it is none of those that a step writes")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--out: {path} is damaged ({reason_of(error)}); remove its folder") from error
+        raise InputError(f"out: {path} is damaged ({reason_of(error)}); remove its folder") from error
     return content

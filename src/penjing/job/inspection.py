@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from penjing.engines.description import DESCRIPTION, Description
 from penjing.errors import InputError
+from penjing.files.whole import Json
 from penjing.model.checkpoint import Checkpoint, locate, open_checkpoint
 from penjing.model.tokenizing import FILES, tokenizer_at
 from penjing.model.weights import INDEX, weight_files
@@ -16,7 +16,7 @@ SHOWN = 12
 """Labels, weights or files that are named, of many."""
 
 
-def inspection(folder: str) -> dict[str, Any]:
+def inspection(folder: str) -> Json:
     """A JSON object of what is in a model folder, or in what `compress` wrote; an `InputError` where it cannot be opened.
 
     A tokenizer that cannot be read is said (`tokenizer.error`), and no error: the model is still shown.
@@ -36,7 +36,7 @@ def inspection(folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def inspection_lines(found: dict[str, Any]) -> str:
+def inspection_lines(found: Json) -> str:
     """The same for a person, but for the blueprint."""
     tokenizer, engine = found["tokenizer"], found["engine"]
     if "error" in tokenizer:
@@ -75,7 +75,7 @@ def _answers(known: Checkpoint) -> str:
     return f"one label of several, of each {'word' if head.per_token else 'text'}"
 
 
-def _tokenizer(known: Checkpoint) -> dict[str, Any]:
+def _tokenizer(known: Checkpoint) -> Json:
     try:
         made, tokenizer, longest = tokenizer_at(known.folder), tokenizer_of(known), longest_text(known, 0)
     except InputError as error:
@@ -93,7 +93,7 @@ def _unread(path: Path) -> list[str]:
     return sorted(file.name for file in path.iterdir() if file.is_file() and file.name not in read and not file.name.startswith("."))
 
 
-def _engine(exported: Path) -> dict[str, Any]:
+def _engine(exported: Path) -> Json:
     about = Description.read(exported)
     return {
         "task": about.task, "metric": about.metric or None, "max_length": about.max_length, "forms": [form.name for form in about.forms],

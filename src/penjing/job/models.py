@@ -45,7 +45,7 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
         task: needed where the folder does not say; a model that labels tokens is for tagging.
     """
     if engine is not None and engine not in ENGINES:
-        raise InputError(f"--engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
+        raise InputError(f"engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
     exported = engine_folder(Path(folder))
     if not exported.is_dir():
         return _plain(locate(folder), engine, task, reading)
@@ -57,7 +57,7 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
         return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about.max_length, temperature)
     forms = about.forms_on(engine)
     if not forms:
-        raise InputError(f"--engine: {exported} was not exported for {engine!r}; it has {', '.join(about.engines)}")
+        raise InputError(f"engine: {exported} was not exported for {engine!r}; it has {', '.join(about.engines)}")
     return Model(exported, forms, kind, tokenizer_of(exported), about.max_length, temperature)
 
 
@@ -77,14 +77,14 @@ def _described(about: Description, reading: Reading) -> Task:
 
 def _plain(folder: Path, engine: str | None, task: str, reading: Reading) -> Model:
     if engine not in (None, "torch"):
-        raise InputError(f"--engine: {folder} is a plain model, which runs on torch; compress it to run on {engine}")
+        raise InputError(f"engine: {folder} is a plain model, which runs on torch; compress it to run on {engine}")
     checkpoint = open_checkpoint(folder)
     head = checkpoint.head
     if not head.labelled:
         raise InputError(f"model: {folder} has no head for a task that is supported; train it with penjing train")
     kind = make_task(task or ("tagging" if head.per_token else "classification"), reading)
     if kind.head != head:
-        raise InputError(f"--task: {kind.name} does not fit {folder}, which labels {'tokens' if head.per_token else 'texts'}")
+        raise InputError(f"task: {kind.name} does not fit {folder}, which labels {'tokens' if head.per_token else 'texts'}")
     checkpoint.check_head(head, kind.name)
     checkpoint.check_numbers()
     kind = kind.with_labels(labels_of(checkpoint))

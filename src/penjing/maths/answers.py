@@ -64,7 +64,7 @@ class AnswerLosses(ABC):
         loss = self.losses.get(name)
         if loss is None:
             allowed = ", ".join(list(self.losses)[:REPORTED_LOSSES])
-            raise InputError(f"--losses: {name!r} is no loss on {type(self).__name__.lower()}; allowed are {allowed}")
+            raise InputError(f"losses: {name!r} is no loss on {type(self).__name__.lower()}; allowed are {allowed}")
         return loss(z, t, soft)
 
     @abstractmethod

@@ -62,13 +62,13 @@ class Histogram:
         return float(np.ldexp(1.0, self.exponent))
 
     @property
-    def edges(self) -> Float64[np.ndarray, "_"]:
+    def edges(self) -> Float64[np.ndarray, " _"]:
         """The edges of the bins (bins + 1,)."""
         edges: NDArray[np.float64] = self.width * (np.arange(len(self.counts) + 1) - (1 << BITS)).astype(np.float64)
         return edges
 
     @property
-    def centres(self) -> Float64[np.ndarray, "_"]:
+    def centres(self) -> Float64[np.ndarray, " _"]:
         """The centres of the bins (bins,)."""
         return self.edges[:-1] + self.width / 2
 

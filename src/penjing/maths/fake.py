@@ -89,7 +89,7 @@ def tanh_normalised(w: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.tanh(w) * (largest / torch.tanh(largest)) if largest > 0 else w
 
 
-def looked_up(table: Float[Tensor, "entries"], index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def looked_up(table: Float[Tensor, " entries"], index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """table[index] for a flat table and int32 index of any shape; ∂/∂table sums over a cluster (Han et al. 2016, section 3.3)."""
     return cast(Tensor, _LookedUp.apply(table, index))
 

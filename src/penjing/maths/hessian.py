@@ -36,7 +36,7 @@ def product_of(loss: Float[Tensor, ""], w: Sequence[Float[Tensor, "..."]]) -> Pr
 
 def row_traces(
     product: Product, w: Sequence[Float[Tensor, "..."]], probes: int, generator: torch.Generator
-) -> list[Float[Tensor, "_"]]:  # fmt: skip
+) -> list[Float[Tensor, " _"]]:  # fmt: skip
     """Estimates of the trace of H over each row (all axes but the first) of each parameter: (rows,) per parameter.
 
     The mean over `probes` of v ⊙ H·v, v of random signs in all parameters at once (Hutchinson 1990; Yao et al. 2020,

@@ -18,13 +18,13 @@ def gate_gradients(a: Float[Tensor, "B S W"], g: Float[Tensor, "B S W"], width: 
     return product.view(product.shape[0], -1, width).sum(-1)
 
 
-def sensitivity(G: Float[Tensor, "N groups"]) -> Float[Tensor, "groups"]:
+def sensitivity(G: Float[Tensor, "N groups"]) -> Float[Tensor, " groups"]:
     """Mean over texts of |∂L/∂m|, divided by its norm over the layer: (N, groups) → (groups,) (Michel et al. 2019, section 4.1)."""
     mean = G.abs().mean(0)
     return mean / mean.norm().clamp_min(1e-12)
 
 
-def fisher(G: Float[Tensor, "N groups"]) -> Float[Tensor, "groups"]:
+def fisher(G: Float[Tensor, "N groups"]) -> Float[Tensor, " groups"]:
     """Diagonal of the empirical Fisher information: mean over texts of the squared gate gradients.
 
     (N, groups) → (groups,) (Kwon et al. 2022, equation 8).
@@ -32,13 +32,13 @@ def fisher(G: Float[Tensor, "N groups"]) -> Float[Tensor, "groups"]:
     return torch.mean(G.square(), dim=0)
 
 
-def relative_relevance(R: Float[Tensor, "N groups"]) -> Float[Tensor, "groups"]:
+def relative_relevance(R: Float[Tensor, "N groups"]) -> Float[Tensor, " groups"]:
     """Each group's part of the relevance of its layer, mean over texts: (N, groups) → (groups,) (Voita et al. 2019, section 4.1)."""
     part = R.abs()
     return torch.mean(part / part.sum(1, keepdim=True).clamp_min(1e-12), dim=0)
 
 
-def eliminate(F: Float[Tensor, "groups groups"]) -> Float64[Tensor, "groups"]:
+def eliminate(F: Float[Tensor, "groups groups"]) -> Float64[Tensor, " groups"]:
     """Cost of each group when groups go one by one, each time the one that adds least to rᵀFr, r the groups that are gone.
 
     F (groups, groups) → (groups,), rising in the order of elimination: the order is the cost's. The block Fisher
@@ -58,7 +58,7 @@ def eliminate(F: Float[Tensor, "groups groups"]) -> Float64[Tensor, "groups"]:
 
 def eliminate_by_reconstruction(
     W: Float[Tensor, "H K"], A: Float[Tensor, "K K"], C: Float[Tensor, "H H"], width: int, chunk: int
-) -> Float64[Tensor, "groups"]:  # fmt: skip
+) -> Float64[Tensor, " groups"]:  # fmt: skip
     """Cost of each group of `width` columns when groups go one by one and what is left takes over what it can.
 
     The cost of group S is ½·tr(C·W_S·((A⁻¹)_SS)⁻¹·W_Sᵀ), the error that remains after the best correction of the others,

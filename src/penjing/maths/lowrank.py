@@ -16,7 +16,7 @@ ROWS = 1 << 14
 
 
 def low_rank(
-    W: Float[Tensor, "V E"], importance: Float[Tensor, "V"], rank: int
+    W: Float[Tensor, "V E"], importance: Float[Tensor, " V"], rank: int
 ) -> tuple[Float[Tensor, "V r"], Float[Tensor, "r E"]]:  # fmt: skip
     """A (V, r) and B (r, E) with A·B = W·Q·Qᵀ; at r = E that is W.
 
@@ -30,7 +30,7 @@ def low_rank(
     return A / S, S[:, None] * Q.T
 
 
-def principal_directions(W: Float[Tensor, "V E"], importance: Float[Tensor, "V"], rank: int) -> Float64[Tensor, "E r"]:
+def principal_directions(W: Float[Tensor, "V E"], importance: Float[Tensor, " V"], rank: int) -> Float64[Tensor, "E r"]:
     """Q (E, r), orthonormal, in double precision: the eigenvectors of Wᵀ·D²·W of the r largest eigenvalues, the largest first."""
     parts = zip(W.split(ROWS), importance.split(ROWS), strict=True)
     M = sum(((w.double() * λ.double()[:, None]).T @ w.double() for w, λ in parts), W.new_zeros(W.shape[1], W.shape[1]).double())

@@ -23,7 +23,7 @@ def best_update(A: Float[Tensor, "K K"], B: Float[Tensor, "H K"], ridge: float) 
 
 def best_scales(
     W: Float[Tensor, "H K"], A: Float[Tensor, "K K"], B: Float[Tensor, "H K"], width: int, ridge: float
-) -> Float[Tensor, "groups"]:  # fmt: skip
+) -> Float[Tensor, " groups"]:  # fmt: skip
     """Scales (K / width,) of the groups of `width` inputs, W·diag(scales): the same least squares with one number per group.
 
     The mask tuning of Kwon et al. 2022, section 4.3.

@@ -57,7 +57,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Over the last axis, in double precision."""
     z = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return np.asarray(z / z.sum(-1, keepdims=True))

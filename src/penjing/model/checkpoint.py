@@ -25,8 +25,10 @@ _DOES = {"text": "labels texts", "token": "labels words", "span": "answers quest
 """What a model with a head does, by what the head answers."""
 
 
-def locate(model: str | Path, pickle: bool = False) -> Path:
+def locate(model: "str | Path | Checkpoint", pickle: bool = False) -> Path:
     """The folder of a checkpoint: itself, or a hub id's snapshot (downloaded, or from the local cache)."""
+    if isinstance(model, Checkpoint):
+        return model.folder
     path = Path(model)
     if path.is_dir():
         refuse_adapter(path)
@@ -224,16 +226,6 @@ def read(
 ) -> PenjingPreTrainedModel:
     """`Checkpoint.read` of a folder or hub id, of any supported family or of our own format."""
     return open_checkpoint(model, pickle).read(head=head, labels=labels)
-
-
-def blueprint_at(model: str | Path | Checkpoint) -> Blueprint:
-    """The blueprint of a checkpoint."""
-    return open_checkpoint(model).blueprint
-
-
-def check_head(model: str | Path | Checkpoint, head: Head | str, task: str, option: str = "model") -> None:
-    """`Checkpoint.check_head` of a folder."""
-    open_checkpoint(model).check_head(head, task, option)
 
 
 # -- the weights of a configuration ------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Json = dict[str, Any]
+"""A JSON object of a file's header."""
 Array = NDArray[Any]
 Float = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -188,7 +190,7 @@ def _inflate(name: str, stored: Bytes, size: int) -> Bytes:
 # -- parts ---------------------------------------------------------------------------------------------------------
 
 
-def encode_coded(coded: Coded) -> tuple[dict[str, Array], dict[str, Any]]:
+def encode_coded(coded: Coded) -> tuple[dict[str, Array], Json]:
     codes = coded.codes.reshape(-1)
     levels = int(codes.max(initial=0)) + 1
     digits = _to_digits(codes, levels)
@@ -204,7 +206,7 @@ def encode_coded(coded: Coded) -> tuple[dict[str, Array], dict[str, Any]]:
     return parts, {"bits": coded.bits, "group": coded.group, "levels": levels, "coding": coding, "deflated": deflated}
 
 
-def decode_coded(parts: dict[str, Array], entry: dict[str, Any]) -> Coded:
+def decode_coded(parts: dict[str, Array], entry: Json) -> Coded:
     bits, levels, coding, shape = entry["bits"], entry["levels"], entry["coding"], tuple(entry["shape"])
     if type(bits) is not int or not 1 <= bits <= 8 or type(levels) is not int or not 1 <= levels <= 2**bits:
         raise ValueError(f"it has {bits!r} bits and {levels!r} levels; bits go from 1 to 8 and levels to 2^bits")

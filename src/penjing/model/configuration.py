@@ -21,7 +21,7 @@ from penjing.model.weights import json_object
 
 PRETRAINING = ("ForPreTraining", "ForNextSentencePrediction")
 """Classes whose encoder is read and whose heads, of pre-training, are left."""
-FOLLOWED: dict[str, Any] = {
+FOLLOWED: Json = {
     "is_decoder": False, "add_cross_attention": False, "is_encoder_decoder": False, "position_embedding_type": "absolute",
     "quantization_config": {}, "compression_config": {}, "pruned_heads": {}, "per_layer_config": {}, "fusion_config": {},
 }  # fmt: skip

@@ -44,7 +44,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from .coded import PARAMETERS, Array, Coded, decode_coded, encode_coded, form_of, is_shape
+from .coded import PARAMETERS, Array, Coded, Json, decode_coded, encode_coded, form_of, is_shape
 
 PACKED = "packed.safetensors"
 """The name of packed weights in a model folder."""
@@ -67,25 +67,25 @@ class Codec:
 
     parts: tuple[str, ...]
     fields: tuple[str, ...]
-    encode: Callable[[Any], tuple[dict[str, Array], dict[str, Any]]]
-    decode: Callable[[dict[str, Array], dict[str, Any]], "Array | Coded"]
+    encode: Callable[[Any], tuple[dict[str, Array], Json]]
+    decode: Callable[[dict[str, Array], Json], "Array | Coded"]
 
 
-def _encode_dense(tensor: Array) -> tuple[dict[str, Array], dict[str, Any]]:
+def _encode_dense(tensor: Array) -> tuple[dict[str, Array], Json]:
     return {"values": tensor}, {}
 
 
-def _decode_dense(parts: dict[str, Array], entry: dict[str, Any]) -> Array:
+def _decode_dense(parts: dict[str, Array], entry: Json) -> Array:
     return parts["values"]
 
 
-def _encode_bitmap(tensor: Array) -> tuple[dict[str, Array], dict[str, Any]]:
+def _encode_bitmap(tensor: Array) -> tuple[dict[str, Array], Json]:
     flat = tensor.reshape(-1)
     mask = flat.view(_INTEGERS[flat.dtype.name]) != 0
     return {"bitmap": np.packbits(mask, bitorder="little"), "values": flat[mask]}, {}
 
 
-def _decode_bitmap(parts: dict[str, Array], entry: dict[str, Any]) -> Array:
+def _decode_bitmap(parts: dict[str, Array], entry: Json) -> Array:
     bitmap, values, count = parts["bitmap"], parts["values"], math.prod(entry["shape"])
     if bitmap.dtype != np.uint8 or bitmap.shape != (-(-count // 8),):
         raise ValueError(f"its bitmap is {form_of(bitmap)}, and {count} entries need {-(-count // 8)} bytes")
@@ -108,13 +108,13 @@ CODECS = {
 # -- a state dict ------------------------------------------------------------------------------------------------
 
 
-def pack(state: Mapping[str, Array | Coded]) -> tuple[dict[str, Array], dict[str, Any]]:
+def pack(state: Mapping[str, Array | Coded]) -> tuple[dict[str, Array], Json]:
     """The tensors to store for a state dict, and the header that says how to read them.
 
     float32 and float16 become a bitmap where that is smaller, `Coded` stays in its codes; all else is dense.
     """
     tensors: dict[str, Array] = {}
-    entries: dict[str, Any] = {}
+    entries: Json = {}
     for name, value in state.items():
         if isinstance(value, Coded):
             codec, dtype = value.codec, "float32"
@@ -143,7 +143,7 @@ def _checksum(parts: dict[str, Array]) -> int:
     return result
 
 
-def unpack(tensors: Mapping[str, Array], header: dict[str, Any]) -> dict[str, Array]:
+def unpack(tensors: Mapping[str, Array], header: Json) -> dict[str, Array]:
     """The state dict of what `pack` gave, bit for bit, codes as their values; a `ValueError` where the two are not whole."""
     return {name: _values(value) for name, value in _unpack(_entries(header), tensors, tensors.__getitem__)}
 
@@ -152,7 +152,7 @@ def _values(value: Array | Coded) -> Array:
     return value.values() if isinstance(value, Coded) else value
 
 
-def _unpack(entries: dict[str, dict[str, Any]], stored: Iterable[str], read: Callable[[str], Array]) -> Iterator[tuple[str, Array | Coded]]:
+def _unpack(entries: dict[str, Json], stored: Iterable[str], read: Callable[[str], Array]) -> Iterator[tuple[str, Array | Coded]]:
     """Name after name and what is stored by it, one at a time."""
     wanted = {f"{name}:{part}" for name, entry in entries.items() for part in CODECS[entry["codec"]].parts}
     for what, names in (("lack", wanted.difference(stored)), ("should not have", set(stored) - wanted)):
@@ -162,7 +162,7 @@ def _unpack(entries: dict[str, dict[str, Any]], stored: Iterable[str], read: Cal
         yield name, _decode(name, entry, read)
 
 
-def _entries(header: Any) -> dict[str, dict[str, Any]]:
+def _entries(header: Any) -> dict[str, Json]:
     """The header's tensors, checked."""
     version = header.get("version") if isinstance(header, dict) else None
     if type(version) is not int or not 1 <= version <= VERSION:
@@ -186,7 +186,7 @@ def _entries(header: Any) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _decode(name: str, entry: dict[str, Any], read: Callable[[str], Array]) -> Array | Coded:
+def _decode(name: str, entry: Json, read: Callable[[str], Array]) -> Array | Coded:
     codec = CODECS[entry["codec"]]
     try:
         parts = {part: read(f"{name}:{part}") for part in codec.parts}
@@ -249,6 +249,6 @@ def _header(metadata: dict[str, str]) -> Any:
     return header
 
 
-def _metadata(header: dict[str, Any]) -> dict[str, str]:
+def _metadata(header: Json) -> dict[str, str]:
     """One entry alone: safetensors writes several in any order, and equal weights are to give equal files."""
     return {_HEADER: json.dumps(header | {"crc32": zlib.crc32(json.dumps(header).encode())})}

@@ -18,7 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from penjing.errors import InputError, reason_of
-from penjing.files.whole import write_bytes, write_json
+from penjing.files.whole import Json, write_bytes, write_json
 from penjing.model.weights import json_object
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -201,13 +201,13 @@ def _declared(folder: Path) -> Iterator[str]:
             yield str(entry.get("content") if isinstance(entry, dict) else entry)
 
 
-def _said(content: bytes, path: Path) -> dict[str, Any]:
+def _said(content: bytes, path: Path) -> Json:
     """What a tokenizer.json says, but for how texts are padded and cut to a length, of which only the side is.
 
     Scores are as they are written: the library reads many of them wrong by one unit in the last place.
     """
     tokenizer = parse(content, path)
-    said: dict[str, Any] = json.loads(tokenizer.to_str()) | {"padding": None}
+    said: Json = json.loads(tokenizer.to_str()) | {"padding": None}
     said["truncation"] = "left" if tokenizer.truncation and tokenizer.truncation["direction"] == "left" else "right"
     if said["model"]["type"] == "Unigram":
         said["model"]["vocab"] = json.loads(content)["model"]["vocab"]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from penjing.errors import InputError, reason_of
+from penjing.files.whole import Json
 from penjing.model.packing import PACKED, load_packed, packed_shapes
 
 Shapes = dict[str, tuple[int, ...]]
@@ -22,7 +22,7 @@ ADAPTER = "adapter_config.json"
 """What says that the folder holds a part of a model (LoRA), which is added to another's weights."""
 
 
-def json_object(path: Path, what: str) -> dict[str, Any]:
+def json_object(path: Path, what: str) -> Json:
     """The JSON object in a file; anything else is an `InputError` that names the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def weight_files(folder: Path, pickle: bool = False) -> list[Path]:
         if found and whole == WHOLE[1] and not pickle:
             raise InputError(
                 f"model: {folder} has only {found[0].name}, a pickle, which can carry code; "
-                "convert it to safetensors, or allow it with penjing train --pickle"
+                "convert it to safetensors, or allow it with `pickle`, as penjing train does"
             )
         if found:
             return found
@@ -83,8 +83,8 @@ def load_weights(folder: Path, pickle: bool = False) -> dict[str, Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
-def _joined(files: list[Path], read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _joined(files: list[Path], read: Callable[[Path], Json]) -> Json:
+    result: Json = {}
     for file in files:
         try:
             part = read(file)

@@ -214,7 +214,7 @@ def choose(
         )
         if found is None:
             name, part = ("macs", settings.macs) if settings.macs else ("latency", settings.latency)
-            raise InputError(f"--{name}: {part} cannot be reached even with every block empty; give more")
+            raise InputError(f"{name}: {part} cannot be reached even with every block empty; give more")
     else:
         heads, neurons = (1.0 if part is None else part for part in (settings.heads, settings.neurons))
         found = by_parts(blueprint, layers, importance, heads, neurons, settings.per_layer)

@@ -3,7 +3,6 @@
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from penjing.engines.clock.trial import Trial
 from penjing.engines.form import Form
 from penjing.engines.network import Ranges
 from penjing.engines.onnx.export import export
+from penjing.files.whole import Json
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
@@ -60,7 +60,7 @@ class CostTable:
             self.attention(layer.heads, i == end) + self.feed_forward(layer.neurons, i == end) for i, layer in enumerate(blueprint.layers)
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """A JSON object."""
         return asdict(self)
 

@@ -80,5 +80,5 @@ def mixed(
     try:
         return allot(costs, room)
     except InputError as error:
-        asked = f"--bits: {settings.width}" if limit_bytes is None else f"--size-mb: {limit_bytes / 1e6:.1f} MB of weights"
+        asked = f"bits: {settings.width}" if limit_bytes is None else f"size_mb: {limit_bytes / 1e6:.1f} MB of weights"
         raise InputError(f"{asked}: too little for the weights even in {WIDTHS[0]} bits each; ask for more") from error

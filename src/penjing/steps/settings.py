@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from functools import partial
+from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,16 +98,22 @@ class Settings(ABC):
 
 
 def told(value: Any) -> Any:
-    """A setting as JSON: what is an object of one's own by its reference."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: told(getattr(value, each.name)) for each in fields(value)}
+    """A setting as JSON: what is an object of one's own by its reference and its attributes."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     if isinstance(value, Mapping):
         return {str(told(key)): told(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [told(each) for each in value]
     if isinstance(value, Path):
         return str(value)
-    return reference_of(getattr(value, "func", value)) if callable(value) else value
+    if isinstance(value, type) or isfunction(value):
+        return reference_of(value)
+    if isinstance(value, partial):
+        return told(value.func)
+    if is_dataclass(value):
+        return {each.name: told(getattr(value, each.name)) for each in fields(value)}
+    return {"object": reference_of(type(value))} | {name: told(each) for name, each in sorted(vars(value).items())}
 
 
 def check_effects(items: Sequence[Settings]) -> None:

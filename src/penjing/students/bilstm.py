@@ -1,4 +1,4 @@
-"""The BiLSTM as a student: built from its teacher's words, and written as an ONNX graph."""
+"""The BiLSTM student: built from its teacher's words, trained by its losses, and written as an ONNX graph."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ def graph(model: BilstmPreTrainedModel) -> onnx.ModelProto:
 
 
 class _Emitter:
-    """Nodes and constants as they come."""
+    """The nodes and constants of a graph, in the order in which they are made."""
 
     def __init__(self, weights: dict[str, NDArray[np.float32]], model: BilstmPreTrainedModel) -> None:
         self.weights, self.config = weights, model.config
@@ -178,12 +178,14 @@ class _Emitter:
         first = self.op("Sub", length, second)
         place = self.op("Mod", self.op("Add", first, self.op("Range", zero, length, one)), length)
         self.lstm(self.op("Concat", "input_ids", self.op("GatherElements", "input_ids", place, axis=1), axis=0))
-        states, begins = self.op("Transpose", "states", perm=[2, 0, 1, 3]), self.op("Concat", first, second, axis=0)
+        states = self.op("Transpose", "states", perm=[2, 0, 1, 3])
+        begins = self.op("Concat", first, second, axis=0)
         ends = self.op("Max", self.op("Sub", begins, one), zero)
-        forwards, backwards = self.picked(states, zero, ends), self.picked(states, one, self.op("Min", begins, last))
+        forwards = self.picked(states, zero, ends)
+        backwards = self.picked(states, one, self.op("Min", begins, last))
         u, v = (
-            self.op("Concat", self.op("Gather", forwards, mine), self.op("Gather", backwards, other), axis=1)
-            for mine, other in ((zero, one), (one, zero))
+            self.op("Concat", self.op("Gather", forwards, text), self.op("Gather", backwards, turned), axis=1)
+            for text, turned in ((zero, one), (one, zero))
         )
         return self.op("Concat", u, v, self.op("Mul", u, v), self.op("Abs", self.op("Sub", u, v)), axis=1)
 

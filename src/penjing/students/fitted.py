@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penjing.engines.numpy import FILE, Learned, NumpyEngine
 from penjing.students.student import MODEL
-from penjing.text.encoded import Encoded, load_rows, save_rows
+from penjing.text.encoded import Array, Encoded, load_rows, save_rows
 
 FITTED = "fitted.npz"
 FITTED_TEXTS = 64
@@ -22,7 +21,7 @@ class FittedArrays:
     """A fitted student: the arrays that are shipped, and the logits (N, C) that scikit-learn or torch gives for texts."""
 
     learned: Learned
-    answers: Callable[[Encoded], NDArray[Any]]
+    answers: Callable[[Encoded], Array]
 
     def write(self, folder: Path, held: Encoded) -> None:
         """Write the arrays to `folder`/model/, and to `folder` what the fitted model answers the first texts of `held`."""
@@ -43,5 +42,5 @@ def _first(held: Encoded) -> Encoded:
     return held.take(np.arange(min(FITTED_TEXTS, len(held))))
 
 
-def _centred(z: NDArray[Any]) -> NDArray[np.float64]:
+def _centred(z: Array) -> NDArray[np.float64]:
     return z.astype(np.float64) - z.astype(np.float64).mean()

@@ -1,12 +1,10 @@
 """Logistic regression on hashed n-grams of tokens: the smallest student."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression
 
 from penjing.engines.numpy import Learned, ngrams
 from penjing.errors import InputError
@@ -14,6 +12,10 @@ from penjing.students.arrays import ArrayStudent
 from penjing.students.fitted import FittedArrays
 from penjing.students.fitting import Fitting
 from penjing.text.encoded import Array, Encoded
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import
+    from scipy.sparse import csr_matrix
+    from sklearn.linear_model import LogisticRegression
 
 NEGLIGIBLE = 1e-3
 """A class of less probability gets no row of its own."""
@@ -68,33 +70,42 @@ def fit(texts: Encoded, targets: Array, settings: Logistic | None = None) -> Fit
     return FittedArrays(Learned("logistic", arrays, {"bits": s.bits, "orders": s.orders}), answers)
 
 
-def _features(texts: Encoded, used: Array, s: Logistic) -> Any:
+def _features(texts: Encoded, used: Array, s: Logistic) -> "csr_matrix":
     """The n-grams of each text in the buckets that are `used`, as a sparse matrix (N, F)."""
     text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
-    value, kept = 1 / np.sqrt(np.bincount(text))[text], used[bucket]
+    value = 1 / np.sqrt(np.bincount(text))[text]
+    kept = used[bucket]
     column = (np.cumsum(used) - 1)[bucket[kept]]
+    from scipy.sparse import csr_matrix
+
     return csr_matrix((value[kept], (text[kept], column)), shape=(len(texts), int(used.sum())))
 
 
-def regression(x: Any, targets: Array, strength: float) -> tuple[Array, Array]:
+def regression(x: "Array | csr_matrix", targets: Array, strength: float) -> tuple[Array, Array]:
     """Weights (F, C) and biases (C,) of `fitted_regression`."""
     return coefficients(fitted_regression(x, targets, strength), targets.shape[1])
 
 
-def fitted_regression(x: Any, targets: Array, strength: float) -> Any:
+def fitted_regression(x: "Array | csr_matrix", targets: Array, strength: float) -> "LogisticRegression":
     """scikit-learn's model of least Σ cross-entropy(targets, softmax) + ‖w‖²/(2·`strength`), x (N, F) dense or sparse."""
     rows, labels, weight = repeated(targets)
     classes_of(labels)
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=strength, max_iter=500).fit(x[rows], labels, sample_weight=weight)
 
 
-def coefficients(model: Any, classes: int) -> tuple[Array, Array]:
+def coefficients(model: "LogisticRegression", classes: int) -> tuple[Array, Array]:
     """Weights (F, C) and biases (C,) of a fitted regression, whose own classes may be fewer."""
-    coef, intercept = model.coef_, model.intercept_
+    coef = model.coef_
+    intercept = model.intercept_
     if len(model.classes_) == 2:
-        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    weights, bias = np.zeros((coef.shape[1], classes)), np.full(classes, ABSENT)
-    weights[:, model.classes_], bias[model.classes_] = coef.T, intercept
+        coef = np.concatenate([-coef, coef]) / 2
+        intercept = np.concatenate([-intercept, intercept]) / 2
+    weights = np.zeros((coef.shape[1], classes))
+    bias = np.full(classes, ABSENT)
+    weights[:, model.classes_] = coef.T
+    bias[model.classes_] = intercept
     return weights, bias
 
 

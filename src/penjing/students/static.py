@@ -11,7 +11,6 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -89,13 +88,14 @@ def token_vectors(teacher: PenjingPreTrainedModel, frame: Frame, width: int = 25
 
 @torch.inference_mode()
 def token_states(teacher: PenjingPreTrainedModel, frame: Frame) -> NDArray[np.float32]:
-    """What the teacher's encoder makes of each token t alone in its `frame`, [CLS] t [SEP]: the mean of their last hidden states, (V, H).
+    """States of every token t alone in the teacher's encoder in its `frame`, [CLS] t [SEP]: the mean of their last hidden states, (V, H).
 
     The mean, not the middle one, because a fine-tuned head reads [CLS]: its state says what the teacher thinks of this token.
     """
     encoder = encoder_of(teacher)
     encoder.eval()
-    device, result = next(teacher.parameters()).device, []
+    device = next(teacher.parameters()).device
+    result = []
     for tokens in torch.arange(teacher.config.vocab_size).split(TOKENS):
         before, after = ([torch.full_like(tokens, token) for token in side] for side in frame)
         states = encoder(torch.stack([*before, tokens, *after], dim=1).to(device)).last_hidden_state
@@ -105,6 +105,8 @@ def token_states(teacher: PenjingPreTrainedModel, frame: Frame) -> NDArray[np.fl
 
 def principal(x: Array, width: int, seed: int) -> NDArray[np.float32]:
     """The rows of x (N, E) in their first min(width, N, E) principal components."""
+    from sklearn.decomposition import PCA
+
     return PCA(min(width, *x.shape), random_state=seed).fit_transform(x).astype(np.float32)
 
 
@@ -152,14 +154,15 @@ def fit(
         return np.asarray(network.eval()(segments(texts, specials, pairs), np.arange(len(texts))).numpy())
 
     if not pairs and not state["hidden"].shape[1] and state["linear"].shape[1] < weighted.shape[1]:
-        weighted, classes = weighted @ state["linear"], state["linear"].shape[1]
+        classes = state["linear"].shape[1]
+        weighted = weighted @ state["linear"]  # (V, C)
         state |= {"linear": np.eye(classes), "hidden": np.zeros((classes, 0))}
     halves = {name: value.astype(np.float16) for name, value in {"vectors": weighted, **state}.items() if value.ndim == 2}
     return FittedArrays(Learned("static", state | halves, {"pairs": pairs, "specials": specials}), answers)
 
 
 def _heads(s: Static, pairs: bool) -> list[Static]:
-    """The settings with each number of hidden units that is tried."""
+    """The settings with every number of hidden units that is tried."""
     if s.hidden is not None:
         return [s]
     if pairs:
@@ -169,7 +172,8 @@ def _heads(s: Static, pairs: bool) -> list[Static]:
 
 def segments(texts: Encoded, specials: list[int], pairs: bool) -> Encoded:
     """The texts without `specials`; of pairs each of the two by itself, one after the other."""
-    kept, parts = ~np.isin(texts.ids, specials), 2 if pairs else 1
+    kept = ~np.isin(texts.ids, specials)
+    parts = 2 if pairs else 1
     number = parts * np.repeat(np.arange(len(texts)), texts.lengths) + (texts.types if pairs else 0)
     counts = np.bincount(number[kept], minlength=parts * len(texts))
     return Encoded(texts.ids[kept], texts.types[kept], np.concatenate([[0], np.cumsum(counts)]))
@@ -220,7 +224,9 @@ def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: Sta
         RowAdamW([{"params": [network.bag.weight]}], s.learning_rate),
         torch.optim.AdamW(others, s.learning_rate, weight_decay=0.0),
     ]
-    best, state, since = _held_loss(network, bags, logits, held, s), _copy(network), 0
+    best = _held_loss(network, bags, logits, held, s)
+    state = _copy(network)
+    since = 0  # epochs since the best
     for _ in range(s.epochs):
         network.train()
         order = random.permutation(rows)
@@ -232,7 +238,8 @@ def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: Sta
         loss = _held_loss(network, bags, logits, held, s)
         since = 0 if loss < best else since + 1
         if not since:
-            best, state = loss, _copy(network)
+            best = loss
+            state = _copy(network)
         if since >= s.patience:
             break
     network.load_state_dict(state)

@@ -68,26 +68,26 @@ class Student(ABC):
     def check_engine(self, engine: EngineKind | None) -> None:
         """An `InputError` where this engine does not run the student; None is any engine."""
         if engine is not None and not self.forms(engine):
-            raise InputError(f"--engine: {self.name} does not run on {engine_name(engine)}; leave the option out")
+            raise InputError(f"engine: {self.name} does not run on {engine_name(engine)}; leave the option out")
 
     def check(self, data: Data, settings: DistillSettings, material: Material) -> None:
         """An `InputError` where the student cannot learn this task from these texts by these losses."""
         task = data.task
         if task.head.per_token and not self.tagging:
-            raise InputError(f"--preset: {self.name} answers whole texts, and {task.name} asks about each word; give bilstm, or a BERT")
+            raise InputError(f"preset: {self.name} answers whole texts, and {task.name} asks about each word; give bilstm, or a BERT")
         self._check_options(settings, material)
         unfit = set(settings.answers) - SOFT
         if not self.trained and unfit:
             raise InputError(
-                f"--losses: {self.name} learns probabilities, and {', '.join(sorted(map(str, unfit)))} compares logits; give kl or hard"
+                f"losses: {self.name} learns probabilities, and {', '.join(sorted(map(str, unfit)))} compares logits; give kl or hard"
             )
         if task.two_texts and self.token_types and not data.eval.encoded.types.any():
             raise InputError(
-                f"--preset: {self.name} tells the texts of a pair by token types, which this tokenizer does not make; give a BERT"
+                f"preset: {self.name} tells the texts of a pair by token types, which this tokenizer does not make; give a BERT"
             )
         if settings.states:
             raise InputError(
-                f"--losses: {', '.join(map(str, settings.states))} compare encoders, and {self.name} is none; give {', '.join(ANSWERS)} or hard"
+                f"losses: {', '.join(map(str, settings.states))} compare encoders, and {self.name} is none; give {', '.join(ANSWERS)} or hard"
             )
 
     def _check_options(self, settings: DistillSettings, material: Material) -> None:
@@ -97,7 +97,7 @@ class Student(ABC):
         }  # fmt: skip
         for option, is_given in given.items():
             if is_given:
-                raise InputError(f"--{option}: a {self.name} student has nothing to do with it; leave it out")
+                raise InputError(f"{option}: a {self.name} student has nothing to do with it; leave it out")
 
     # -- learning and answering ----------------------------------------------------------------------------------
 

@@ -1,11 +1,10 @@
 """Gradient-boosted trees that ask which n-grams a text has (Friedman 2001; grown on histograms as by Ke et al. 2017)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from penjing.engines.numpy import Learned, ngrams
 from penjing.students.arrays import ArrayStudent, joined
@@ -13,6 +12,9 @@ from penjing.students.fitted import FittedArrays
 from penjing.students.fitting import Fitting
 from penjing.students.logistic import ABSENT, classes_of, drawn, repeated
 from penjing.text.encoded import Array, Encoded
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 MANY = 100
 """Texts per class from which on some are held out where nobody says which."""
@@ -47,7 +49,7 @@ class Trees(ArrayStudent):
 
 @dataclass(frozen=True)
 class Grown:
-    """Trees of one output: scikit-learn's nodes, and what is added to their sum."""
+    """The trees of one output: scikit-learn's nodes, and what is added to their sum."""
 
     output: int
     base: float
@@ -72,8 +74,8 @@ def fit(texts: Encoded, targets: Array, settings: Trees | None = None, *, held: 
     bias = np.full(1 if classes == 2 else classes, 0.0 if classes == 2 else ABSENT, np.float32)
     if classes > 2:
         bias[present] = 0
-    for each in grown:
-        bias[each.output] = each.base
+    for ensemble in grown:
+        bias[ensemble.output] = ensemble.base
     arrays, depth = _arrays(grown, buckets)
 
     def answers(texts: Encoded) -> Array:
@@ -93,8 +95,9 @@ def strongest(text: Array, bucket: Array, targets: Array, count: int, least: int
     Of n texts out of N that have it, Σ over classes s²/(n·(1 - n/N)), where s is the sum of their targets less the mean: for labels
     the numerator of Goodman and Kruskal's τ, the χ² statistic with classes of equal weight.
     """
-    n, centred = np.bincount(bucket, minlength=size), targets - targets.mean(axis=0)
-    sums = np.stack([np.bincount(bucket, column[text], size) for column in centred.T])
+    n = np.bincount(bucket, minlength=size)  # (buckets,)
+    centred = targets - targets.mean(axis=0)  # (N, C)
+    sums = np.stack([np.bincount(bucket, column[text], size) for column in centred.T])  # (C, buckets)
     usable = (n >= least) & (n < len(targets))
     score = np.where(usable, (sums**2).sum(axis=0) / np.where(usable, n * (1 - n / len(targets)), 1), 0)
     best = np.argsort(-score, kind="stable")[:count]
@@ -109,15 +112,22 @@ def presence(text: Array, bucket: Array, buckets: Array, texts: int) -> NDArray[
     return x
 
 
-def _options(s: Trees, hold_out: bool, seed: int = 0) -> dict[str, Any]:
-    return {
-        "max_iter": s.rounds, "max_leaf_nodes": s.leaves, "learning_rate": s.learning_rate, "min_samples_leaf": s.least,
-        "max_bins": 2, "early_stopping": hold_out, "n_iter_no_change": s.patience, "random_state": seed,
-    }  # fmt: skip
+def _classifier(s: Trees, hold_out: bool, seed: int = 0) -> "HistGradientBoostingClassifier":
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(
+        max_iter=s.rounds, max_leaf_nodes=s.leaves, learning_rate=s.learning_rate, min_samples_leaf=s.least,
+        max_bins=2, early_stopping=hold_out, n_iter_no_change=s.patience, random_state=seed,
+    )  # fmt: skip
 
 
-def _grow(x: Array, targets: Array, learned: Array, held: Array, s: Trees, seed: int) -> tuple[Any, list[Grown], Array]:
-    """The fitted model, its trees of each output, and the classes that there are. A text has rows of several classes, and is held out with all of them."""
+def _grow(
+    x: Array, targets: Array, learned: Array, held: Array, s: Trees, seed: int
+) -> "tuple[HistGradientBoostingClassifier, list[Grown], Array]":
+    """The fitted model, the trees of all outputs, and the classes that there are.
+
+    A text has rows of several classes, and is held out with all of them.
+    """
     rows, labels, weights = repeated(targets[learned])
     present = classes_of(labels)
     judged: dict[str, Array] = {}
@@ -125,14 +135,15 @@ def _grow(x: Array, targets: Array, learned: Array, held: Array, s: Trees, seed:
         held_rows, held_labels, held_weights = repeated(targets[held])
         known = np.isin(held_labels, present)
         judged = {"X_val": x[held[held_rows[known]]], "y_val": held_labels[known], "sample_weight_val": held_weights[known]}
-    model = HistGradientBoostingClassifier(**_options(s, bool(judged), seed))
+    model = _classifier(s, bool(judged), seed)
     bases, trees = grown_trees(model.fit(x[learned[rows]], labels, sample_weight=weights, **judged))
     outputs = [0] if targets.shape[1] == 2 else present[-len(bases) :].tolist()
-    return model, [Grown(*each) for each in zip(outputs, bases, trees, strict=True)], present
+    grown = [Grown(output, base, nodes) for output, base, nodes in zip(outputs, bases, trees, strict=True)]
+    return model, grown, present
 
 
-def grown_trees(model: Any) -> tuple[list[float], list[list[Array]]]:
-    """The base value and the trees of each output of a fitted model.
+def grown_trees(model: "HistGradientBoostingClassifier") -> tuple[list[float], list[list[Array]]]:
+    """The base values and the trees of a fitted model, by output.
 
     scikit-learn has no public way to them: `_predictors` and `_baseline_prediction` are as in 1.7 to 1.9, and a test compares the answers.
     """
@@ -141,17 +152,19 @@ def grown_trees(model: Any) -> tuple[list[float], list[list[Array]]]:
 
 def _arrays(grown: list[Grown], buckets: Array) -> tuple[dict[str, Array], int]:
     """The arrays of all trees, with those buckets alone that a split asks for, and how deep they are."""
-    trees = [nodes for each in grown for nodes in each.trees]
+    trees = [nodes for ensemble in grown for nodes in ensemble.trees]
     root = np.cumsum([0, *map(len, trees)])
-    nodes, leaf = np.concatenate(trees), np.concatenate(trees)["is_leaf"].astype(bool)
-    own, start = np.arange(len(nodes)), np.repeat(root[:-1], np.diff(root))
+    nodes = np.concatenate(trees)
+    leaf = nodes["is_leaf"].astype(bool)
+    place = np.arange(len(nodes))
+    start = np.repeat(root[:-1], np.diff(root))  # of the tree of each node
     used = np.unique(nodes["feature_idx"][~leaf])
     arrays = {
         "buckets": buckets[used],
         "feature": np.where(leaf, 0, np.searchsorted(used, nodes["feature_idx"])).astype(np.int32),
-        "child": np.stack([np.where(leaf, own, start + nodes[side]) for side in ("left", "right")], axis=1).astype(np.int32),
+        "child": np.stack([np.where(leaf, place, start + nodes[side]) for side in ("left", "right")], axis=1).astype(np.int32),
         "value": np.where(leaf, nodes["value"], 0).astype(np.float32),
         "root": root[:-1].astype(np.int32),
-        "output": np.repeat([each.output for each in grown], [len(each.trees) for each in grown]).astype(np.int32),
+        "output": np.repeat([ensemble.output for ensemble in grown], [len(ensemble.trees) for ensemble in grown]).astype(np.int32),
     }
     return arrays, int(nodes["depth"].max())

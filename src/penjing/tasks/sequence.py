@@ -19,11 +19,11 @@ from penjing.text.rows import Row, kind_of, place_of, text_in
 
 
 def _accuracy(task: "SequenceTask") -> tuple[Metric, str]:
-    return Accuracy(), "accuracy: --metric asks for it"
+    return Accuracy(), "accuracy: as was asked"
 
 
 def _macro_f1(task: "SequenceTask") -> tuple[Metric, str]:
-    return MacroF1(task.labels), "macro F1: --metric asks for it"
+    return MacroF1(task.labels), "macro F1: as was asked"
 
 
 def _f1(task: "SequenceTask") -> tuple[Metric, str]:
@@ -32,7 +32,7 @@ def _f1(task: "SequenceTask") -> tuple[Metric, str]:
 
 
 def _mcc(task: "SequenceTask") -> tuple[Metric, str]:
-    return Mcc(task.labels), "Matthews' correlation, times 100: --metric asks for it"
+    return Mcc(task.labels), "Matthews' correlation, times 100: as was asked"
 
 
 class SequenceTask(Task):
@@ -91,7 +91,7 @@ class SequenceTask(Task):
 
     def usual_metric(self) -> tuple[Metric, str]:
         """Accuracy."""
-        return Accuracy(), "accuracy: the convention; --metric names another"
+        return Accuracy(), "accuracy: the convention, unless another is asked for"
 
     def positive_label(self) -> tuple[str, str]:
         """The label that F1 is of, and why; an `InputError` where nothing tells."""
@@ -99,13 +99,13 @@ class SequenceTask(Task):
         names = ", ".join(labels[:30])
         if given := self.settings.positive:
             if given not in labels:
-                raise InputError(f"--positive: {given!r} is no label; the labels are {names}")
-            return given, "--positive names it"
+                raise InputError(f"positive: {given!r} is no label; the labels are {names}")
+            return given, "as was asked"
         if len(labels) != 2:
-            raise InputError(f"--metric: f1 is of one label, and there are {len(labels)} ({names}); give --positive, or --metric macro-f1")
+            raise InputError(f"metric: f1 is of one label, and there are {len(labels)} ({names}); give `positive`, or `metric` macro-f1")
         positive = positive_of(self.label_names.names)
         if positive is None:
-            raise InputError(f"--metric: f1 is of the positive label, and {' / '.join(labels)} do not say which is; give --positive")
+            raise InputError(f"metric: f1 is of the positive label, and {' / '.join(labels)} do not say which is; give `positive`")
         negative = next(name for name in labels if name != positive)
         return positive, f"it is the positive of {positive} / {negative}"
 

@@ -35,17 +35,18 @@ SHOWN_LABELS = 5
 
 
 def load_data(
-    model: str | Path, task: TaskKind, train: Source, eval: Source, reading: Reading, tell: Callable[[str], None], *, new_labels: bool = False
-) -> Data:
+    model: str | Path | Checkpoint, task: TaskKind, train: Source, eval: Source, reading: Reading, tell: Callable[[str], None], *,
+    new_labels: bool = False,
+) -> Data:  # fmt: skip
     """Read and encode both files with the model's tokenizer.
 
-    `task` is a name, "module:class", or a class or object of a task of one's own. With `new_labels` the labels come from the training data, unless the model names them all already. Without, the
-    training data need none, where the evaluation data are a file of their own.
+    `task` is a name, "module:class", or a class or object of a task of one's own. With `new_labels` the labels come from the training data,
+    unless the model names them all already. Without, the training data need none, where the evaluation data are a file of their own.
     """
     folder = locate(model)
     asked = make_task(task, reading)
     train_rows = read_rows(train, reading)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(model if isinstance(model, Checkpoint) else folder)
     if not new_labels:
         checkpoint.check_head(asked.head, asked.name)
         asked = asked.with_labels(labels_of(checkpoint))
@@ -58,7 +59,7 @@ def load_data(
         eval_rows = read_rows(eval, reading)
     else:
         train_rows, eval_rows = hold_out(train_rows)
-        tell(f"no --eval: {len(eval_rows)} of the training rows are held out")
+        tell(f"no `eval`: {len(eval_rows)} of the training rows are held out")
     encoder = Encoder(asked, tokenizer_of(checkpoint), longest_text(checkpoint, reading.max_length))
     bare = not new_labels and bool(eval) and not asked.has_labels(train_rows)
     learned_from, judged_on = named(train, "train"), named(eval or train, "eval")
@@ -84,9 +85,9 @@ def tell_overlap(examples: Examples, source: str, train: Examples, tell: Callabl
 
 
 def check_label_map(task: Task, *tables: Sequence[Row]) -> None:
-    """An `InputError` where `--label-map` names a label that no row of these tables has."""
+    """An `InputError` where `label_map` names a label that no row of these tables has."""
     if unmapped := task.unmapped(*tables):
-        raise InputError(f"--label-map: no row has the label {enumerated(sorted(unmapped))}; name labels as the data do")
+        raise InputError(f"label_map: no row has the label {enumerated(sorted(unmapped))}; name labels as the data do")
 
 
 def load_examples(data: Data, source: Source, tell: Callable[[str], None]) -> Examples:
@@ -140,11 +141,11 @@ def load_plain(data: Data, path: Path, count: int, seed: int) -> Examples:
                 lines[place : place + 1] = [line]
     except UnicodeError as error:
         name = data.reading.encoding or "UTF-8"
-        raise InputError(f"--general: {path} is not {name} ({reason_of(error)}); give its own with --encoding, or convert it") from error
+        raise InputError(f"general: {path} is not {name} ({reason_of(error)}); give its own with `encoding`, or convert it") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"--general: {path} cannot be read ({reason_of(error)}); give a text file, a text a line") from error
+        raise InputError(f"general: {path} cannot be read ({reason_of(error)}); give a text file, a text a line") from error
     if not lines:
-        raise InputError(f"--general: {path} is empty; give a text a line")
+        raise InputError(f"general: {path} is empty; give a text a line")
     encoded, first, truncated = Encoder(Classification(), data.tokenizer, data.max_length)(lines)
     return Examples(encoded, list(lines), [None] * len(lines), first, truncated)
 
@@ -165,7 +166,7 @@ def make_task(task: TaskKind, reading: Reading) -> Task:
     kind = task_named(task) if isinstance(task, str) else task
     if reading.columns and len(reading.columns) != len(kind.text_columns[0]):
         raise InputError(
-            f"--text-columns: {reading.text_columns!r} names {len(reading.columns)}; {kind.name} takes {len(kind.text_columns[0])}"
+            f"text_columns: {reading.text_columns!r} names {len(reading.columns)}; {kind.name} takes {len(kind.text_columns[0])}"
         )
     made = kind() if isinstance(kind, type) else kind
     return made.with_settings(made.settings.overridden(reading))
@@ -198,7 +199,7 @@ def longest_text(model: Path | Checkpoint, wanted: int) -> int:
     checkpoint = open_checkpoint(model)
     positions = checkpoint.positions
     if wanted < 0 or wanted > positions:
-        raise InputError(f"--max-length: {wanted} is not allowed; the model has {positions} positions")
+        raise InputError(f"max_length: {wanted} is not allowed; the model has {positions} positions")
     return wanted or min(positions, longest_said(checkpoint.folder) or positions)
 
 
@@ -214,7 +215,7 @@ def labels_of(model: Path | Checkpoint) -> list[str]:
 def hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """A random tenth of the rows apart (at least one): the same for `train` and `compress`, whatever the seed."""
     if len(rows) < 2:
-        raise InputError("data: one row is too few to hold some out; give --eval")
+        raise InputError("data: one row is too few to hold some out; give `eval`")
     order = np.random.default_rng(0).permutation(len(rows))
     count = max(1, round(HELD_OUT * len(rows)))
     return [rows[i] for i in sorted(order[count:])], [rows[i] for i in sorted(order[:count])]

@@ -28,7 +28,7 @@ def _entity_f1_strict(task: "Tagging") -> tuple[Metric, str]:
 
 
 def _word_accuracy(task: "Tagging") -> tuple[Metric, str]:
-    return WordAccuracy(), "word accuracy: --metric asks for it"
+    return WordAccuracy(), "word accuracy: as was asked"
 
 
 @final
@@ -166,7 +166,7 @@ class Tagging(Task):
         scheme = self.scheme
         if scheme is None:
             asked = option_names(["entity_f1_strict" if strict else "entity_f1"])
-            raise InputError(f"--metric: {asked} does not fit tags that mark no spans ({self._some_labels()}); allowed is word-accuracy")
+            raise InputError(f"metric: {asked} does not fit tags that mark no spans ({self._some_labels()}); allowed is word-accuracy")
         return EntityF1(scheme, strict=strict), f"entity F1{', strict' if strict else ''}: the tags mark spans by {scheme.name}"
 
     def _some_labels(self) -> str:

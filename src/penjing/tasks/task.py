@@ -170,7 +170,7 @@ class Task(ABC):
 
     def _checked(self, settings: TaskSettings) -> TaskSettings:
         if settings.positive and settings.metric != "f1":
-            raise InputError(f"--positive: nothing asks for it; {'give --metric f1' if 'f1' in self.metrics else 'leave it out'}")
+            raise InputError(f"positive: nothing asks for it; {'give `metric` f1' if 'f1' in self.metrics else 'leave it out'}")
         return settings
 
     def _metric(self, metric: str | Metric | type[Metric]) -> str | Metric:
@@ -178,12 +178,12 @@ class Task(ABC):
         if isinstance(metric, Metric):
             return metric
         if isinstance(metric, str) and ":" in metric:
-            metric = resolved(metric, {}, "--metric")
+            metric = resolved(metric, {}, "metric")
         if isinstance(metric, type) and issubclass(metric, Metric):
             return metric()
         name = str(metric).strip().lower().replace("-", "_")
         if name and name not in self.metrics:
-            raise InputError(f"--metric: {metric!r} does not fit {self.name}; allowed are {option_names(self.metrics)}")
+            raise InputError(f"metric: {metric!r} does not fit {self.name}; allowed are {option_names(self.metrics)}")
         return name
 
     @property
@@ -230,12 +230,12 @@ class Task(ABC):
     def columns_of(self, rows: Sequence[Row]) -> tuple[str, ...]:
         """The columns that hold the text, or its words."""
         what = "words" if self.pretokenized else "text"
-        return pick_columns(rows, self.settings.columns, self.text_columns, what, "--text-columns")
+        return pick_columns(rows, self.settings.columns, self.text_columns, what, "text_columns")
 
     def label_column_of(self, rows: Sequence[Row]) -> str:
         """The column that holds the label, or the tags."""
         column = self.settings.label_column
-        return pick_columns(rows, (column,) if column else (), self.label_columns, "label", "--label-column")[0]
+        return pick_columns(rows, (column,) if column else (), self.label_columns, "label", "label_column")[0]
 
     def has_labels(self, rows: Sequence[Row]) -> bool:
         """Whether the rows have a column of labels."""
@@ -291,7 +291,7 @@ class Task(ABC):
         if name is None:
             raise InputError(
                 f"data: {place_of(rows, i)} has the label {label!r}; the model's labels are {enumerated(self.labels)}; mend the row, or say with"
-                " --label-map which of them it is"
+                " `label_map` which of them it is"
             )
         return name
 

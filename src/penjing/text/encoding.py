@@ -134,7 +134,7 @@ def kept_tokens(encoding: Encoding, max_length: int, left: bool = False) -> list
     room = max_length - sequences.count(None)
     if room < 1:
         raise InputError(
-            f"--max-length: {max_length} leaves no room beside the {sequences.count(None)} special tokens of a text; give more"
+            f"max_length: {max_length} leaves no room beside the {sequences.count(None)} special tokens of a text; give more"
         )
     dropped: set[int] = set()
     for part, size in zip(parts, _sizes(len(parts[0]), len(parts[1]), room), strict=True):

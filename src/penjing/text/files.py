@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
 from penjing.errors import InputError, reason_of
+from penjing.files.whole import Json
 from penjing.text.reading import Reading
 from penjing.text.rows import Origin, Placed, Row, class_names, enumerated, kind_of
 
 _LONGEST_FIELD = 2**31 - 1
 _BEGINNINGS = {
-    codecs.BOM_UTF32_LE: "give --encoding utf-32, which is how it begins",  # before UTF-16's mark, which begins it
-    codecs.BOM_UTF32_BE: "give --encoding utf-32, which is how it begins",
-    codecs.BOM_UTF16_LE: "give --encoding utf-16, which is how it begins",
-    codecs.BOM_UTF16_BE: "give --encoding utf-16, which is how it begins",
+    codecs.BOM_UTF32_LE: "give `encoding` utf-32, which is how it begins",  # before UTF-16's mark, which begins it
+    codecs.BOM_UTF32_BE: "give `encoding` utf-32, which is how it begins",
+    codecs.BOM_UTF16_LE: "give `encoding` utf-16, which is how it begins",
+    codecs.BOM_UTF16_BE: "give `encoding` utf-16, which is how it begins",
     b"\x1f\x8b": "it is gzipped: end its name in .gz",
     b"PK\x03\x04": "it is an archive, as .xlsx is: write it as CSV",
     b"PAR1": "it is Parquet: end its name in .parquet",
@@ -76,7 +77,7 @@ def _rows_of_text(path: Path, reading: Reading, newline: str) -> Iterator[str]:
         raise InputError(f"data: {path} is empty; give at least one row")
     if "\0" in first:
         raise InputError(
-            f"data: {path}, line 1 holds a NUL character, as UTF-16 read as another encoding does; give its own with --encoding"
+            f"data: {path}, line 1 holds a NUL character, as UTF-16 read as another encoding does; give its own with `encoding`"
         )
     return chain([first], lines)
 
@@ -96,7 +97,7 @@ def _undecodable(path: Path, encoding: str) -> str:
         except UnicodeError as bad:
             where = f" ({reason_of(bad)})"
     known = (fix for mark, fix in _BEGINNINGS.items() if begun.startswith(mark))
-    fix = next(known, "give its own with --encoding, as gbk or cp1252, or convert it")
+    fix = next(known, "give its own with `encoding`, as gbk or cp1252, or convert it")
     return f"data: {path} is not {name}{where}; {fix}"
 
 
@@ -148,7 +149,7 @@ def _decoder() -> json.JSONDecoder:
     """Reads objects whose keys differ; the same key of many rows is one string."""
     names: dict[str, str] = {}
 
-    def whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def whole(pairs: list[tuple[str, Any]]) -> Json:
         found = {names.setdefault(name, name): value for name, value in pairs}
         if len(found) < len(pairs):
             keys = [name for name, _ in pairs]
@@ -223,7 +224,7 @@ def _delimited(path: Path, reading: Reading, delimiter: str) -> list[Row]:
             names = _header(path, cells, number)
             continue
         if len(cells) != len(names):
-            there = "the line of names has" if origin.header else "--header names"
+            there = "the line of names has" if origin.header else "`header` names"
             fix = "a text may hold no tab" if literal else f"a text that holds {delimiter!r} needs quotes around it"
             if len(cells) > len(names) and not any(cells[len(names) :]):
                 fix = f"leave out the {delimiter!r} at its end"
@@ -231,7 +232,7 @@ def _delimited(path: Path, reading: Reading, delimiter: str) -> list[Row]:
                 f"data: {path}, line {number} has {len(cells)} field{'s' if len(cells) > 1 else ''} and {there} {len(names)}; {fix}"
             )
         if not rows and not origin.header and [cell.strip() for cell in cells] == names:
-            raise InputError(f"--header: line {number} of {path} names these columns already; leave the option out")
+            raise InputError(f"header: line {number} of {path} names these columns already; leave the option out")
         rows.append(Placed(((name, cell) for name, cell in zip(names, cells, strict=True) if name), origin, number))
 
 
@@ -242,7 +243,7 @@ def _header(path: Path, cells: list[str], number: int) -> list[str]:
     if twice is not None:
         raise InputError(f"data: {path}, line {number} names the column {twice!r} twice; rename one")
     if not any(names):
-        raise InputError(f"data: {path}, line {number} names no column; give the names there, or with --header")
+        raise InputError(f"data: {path}, line {number} names no column; give the names there, or with `header`")
     return names
 
 

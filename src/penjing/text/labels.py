@@ -56,7 +56,7 @@ def check_classes(counts: Counter[str], column: str) -> None:
     if len(counts) > _MANY and 2 * len(counts) > counts.total():
         raise InputError(
             f"data: {column} has {len(counts)} different labels in {counts.total()} rows, as {next(iter(counts))!r}; a class needs several: give"
-            " the labels' column with --label-column"
+            " the labels' column with `label_column`"
         )
 
 

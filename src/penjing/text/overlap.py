@@ -199,7 +199,7 @@ class Sides:
         """Drawn by their contents alone, so that every command holds out the same; of very few texts both sides held out are one."""
         count = len(inputs)
         if count < 2:
-            raise InputError("data: one training row is too few, since some are held out to choose by; give more with --train")
+            raise InputError("data: one training row is too few, since some are held out to choose by; give more with `train`")
         wanted = max(1, round(max(HELD_PART * count, min(HELD_LEAST, count / 10))))
         found = split(inputs, (wanted, wanted), HELD_MOST)
         judging, weights = found.apart

@@ -41,14 +41,14 @@ class Reading:
             "a".encode(self.encoding or "utf-8")
         except (LookupError, ValueError) as error:
             raise InputError(
-                f"--encoding: {self.encoding!r} is none; give one that Python knows, as utf-8, utf-16, gbk or cp1252"
+                f"encoding: {self.encoding!r} is none; give one that Python knows, as utf-8, utf-16, gbk or cp1252"
             ) from error
         mark = self.separator
         if mark and (len(mark) != 1 or mark in '"\r\n\0'):
-            raise InputError(f"--delimiter: {self.delimiter!r} is not allowed; give one character, as ';', or tab")
+            raise InputError(f"delimiter: {self.delimiter!r} is not allowed; give one character, as ';', or tab")
         names = [name for name in self.names if name]
         if self.header and (not names or len(set(names)) < len(names)):
-            raise InputError(f"--header: {self.header!r} names {'a column twice' if names else 'no column'}; give names, as text,label")
+            raise InputError(f"header: {self.header!r} names {'a column twice' if names else 'no column'}; give names, as text,label")
         self.labels()
 
     @property
@@ -71,7 +71,7 @@ class Reading:
         pairs = self._pairs()
         found = {name: meant for name, meant in pairs if name and meant}
         if len(found) < len(pairs):
-            raise InputError(f"--label-map: {self.label_map!r} names a label twice, or none; give each once, as a=negative,b=positive")
+            raise InputError(f"label_map: {self.label_map!r} names a label twice, or none; give each once, as a=negative,b=positive")
         return found
 
     def _pairs(self) -> list[tuple[str, str]]:
@@ -81,10 +81,10 @@ class Reading:
                 pairs: list[tuple[Any, Any]] = json.loads(text, object_pairs_hook=list)
                 return [(name.strip(), meant.strip()) for name, meant in pairs]
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                raise InputError(f'--label-map: {text!r} is no JSON object of names; give it as {{"a": "negative"}}') from error
+                raise InputError(f'label_map: {text!r} is no JSON object of names; give it as {{"a": "negative"}}') from error
         parts = [part.split("=") for part in text.split(",")] if text else []
         if any(len(part) != 2 for part in parts):
             raise InputError(
-                f"--label-map: {text!r} has no one '=' in each part; give the data's and the model's names, as a=negative,b=positive"
+                f"label_map: {text!r} has no one '=' in each part; give the data's and the model's names, as a=negative,b=positive"
             )
         return [(name.strip(), meant.strip()) for name, meant in parts]

@@ -67,9 +67,9 @@ def text_in(value: Any, column: str, rows: Sequence[Row], i: int) -> str:
     if value is None:
         raise InputError(f"data: {place_of(rows, i)} has no {column}; every row needs one")
     fix = (
-        "words and their tags are for --task tagging"
+        "words and their tags are for `task` tagging"
         if isinstance(value, list)
-        else "write it in quotes, or name the column with --text-columns"
+        else "write it in quotes, or name the column with `text_columns`"
     )
     raise InputError(f"data: {place_of(rows, i)}: {column} is {kind_of(value)}, and a text is needed; {fix}")
 
@@ -136,5 +136,5 @@ def _advice(rows: Sequence[Row], option: str) -> str:
         return said
     other = re.search(r"[;|\t,]", names[0]) if len(names) == 1 else None
     if other:
-        return f"{said}, or give what stands between two fields, as --delimiter {'tab' if other[0] == chr(9) else repr(other[0])}"
-    return f"{said}, or, where the file has no line of names, all columns with --header"
+        return f"{said}, or give what stands between two fields, as `delimiter` {'tab' if other[0] == chr(9) else repr(other[0])}"
+    return f"{said}, or, where the file has no line of names, all columns with `header`"

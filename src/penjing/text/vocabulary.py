@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from penjing.errors import InputError
-from penjing.files.whole import write_json, write_text
+from penjing.files.whole import Json, write_json, write_text
 
 
-def choose_tokens(tokenizer: dict[str, Any], counts: NDArray[np.int64], part: float | None) -> tuple[int, ...]:
+def choose_tokens(tokenizer: Json, counts: NDArray[np.int64], part: float | None) -> tuple[int, ...]:
     """The numbers of the tokens to keep, ascending.
 
     `counts` (V,) says how often the texts produced each token of the model's V; count whole texts, since one that is cut
@@ -55,7 +55,7 @@ def choose_tokens(tokenizer: dict[str, Any], counts: NDArray[np.int64], part: fl
     return tuple(sorted(kept))
 
 
-def renumber(tokenizer: dict[str, Any], kept: tuple[int, ...]) -> dict[str, Any]:
+def renumber(tokenizer: Json, kept: tuple[int, ...]) -> Json:
     """The tokenizer with the tokens `kept` alone, ascending; token `kept[i]` becomes number i. The input is not modified.
 
     Raises `InputError` where the tokenizer cannot be read, or `kept` lacks a token that it names, or holds one it has not.
@@ -108,22 +108,22 @@ def write_pruned(source: Path, target: Path, kept: tuple[int, ...]) -> None:
         write_text(target / "merges.txt", "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Json:
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        content: Json = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise InputError(f"tokenizer: {path} is no JSON ({error}); copy it again") from error
     return content
 
 
-def _as_read(tokenizer: dict[str, Any]) -> dict[str, Any]:
+def _as_read(tokenizer: Json) -> Json:
     """The tokenizer as the library reads it: the model's type named, merges as pairs, added tokens under the numbers they get.
 
     Scores stay as they are given: the library reads many of them wrong by one unit in the last place, so writing what it
     has read would move them once more, and a word's two spellings can be that close.
     """
     try:
-        read: dict[str, Any] = json.loads(Tokenizer.from_str(json.dumps(tokenizer)).to_str())
+        read: Json = json.loads(Tokenizer.from_str(json.dumps(tokenizer)).to_str())
     except Exception as error:
         raise InputError(f"tokenizer: cannot be read ({str(error)[:160]}); allowed are WordPiece, BPE, Unigram and WordLevel") from error
     if read["model"]["type"] == "Unigram":
@@ -137,19 +137,19 @@ def _as_read(tokenizer: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _own(model: dict[str, Any]) -> list[tuple[str, int]]:
+def _own(model: Json) -> list[tuple[str, int]]:
     """The model's tokens with their numbers."""
     if model["type"] == "Unigram":
         return [(token, number) for number, (token, _) in enumerate(model["vocab"])]
     return list(model["vocab"].items())
 
 
-def _numbers(read: dict[str, Any]) -> set[int]:
+def _numbers(read: Json) -> set[int]:
     """Every number that has a token."""
     return {number for _, number in _own(read["model"])} | {token["id"] for token in read["added_tokens"]}
 
 
-def _references(read: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+def _references(read: Json) -> Iterator[tuple[Any, Any]]:
     """Every place outside the vocabulary where a token's number stands, as (container, key)."""
     for token in read["added_tokens"]:
         yield token, "id"
@@ -169,7 +169,7 @@ def _references(read: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
                 yield from ((processor[name], 1) for name in ("sep", "cls"))
 
 
-def _named(read: dict[str, Any]) -> set[int]:
+def _named(read: Json) -> set[int]:
     """The tokens that the tokenizer names: special and added ones, the unknown and the padding token."""
     model = read["model"]
     named = {container[key] for container, key in _references(read)}
@@ -184,7 +184,7 @@ CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a
 """The characters that BERT's normalizer makes words of their own."""
 
 
-def _spelling(read: dict[str, Any]) -> set[int]:
+def _spelling(read: Json) -> set[int]:
     """What any word is spelled with where nothing longer fits: single characters, in each of their forms, and bytes.
 
     With Unigram also a token of the lowest score: an unknown character scores a fixed amount less. A Chinese character that
@@ -206,12 +206,12 @@ def _spelling(read: dict[str, Any]) -> set[int]:
     return spelling
 
 
-def _merged(model: dict[str, Any], pair: list[str]) -> str:
+def _merged(model: Json, pair: list[str]) -> str:
     """The token that BPE makes of two: the second loses its continuing prefix."""
     return pair[0] + pair[1][len(model["continuing_subword_prefix"] or "") :]
 
 
-def _parts(model: dict[str, Any]) -> dict[int, set[int]]:
+def _parts(model: Json) -> dict[int, set[int]]:
     """BPE: what each token is merged from."""
     parts: dict[int, set[int]] = {}
     for pair in model.get("merges", ()):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float32, Int, Int32
 from tokenizers import Tokenizer
 
 from penjing.errors import InputError
@@ -22,7 +22,12 @@ from penjing.model.run import batches, device_of
 from penjing.text.encoded import Encoded
 from penjing.training.loop import mixed_precision
 
-Flags = NDArray[np.bool_]
+Flags = Bool[np.ndarray, " V"]
+"""A flag for each token of the vocabulary."""
+Places = Bool[np.ndarray, " T"]
+"""A flag for each token of the texts."""
+Near = Int32[np.ndarray, "V k"]
+"""Candidates for each token of the vocabulary."""
 MARKS = ("Ġ", "▁")
 """How byte-level and metaspace tokenizers begin a word."""
 BLOCK_BYTES = 64 << 20
@@ -44,7 +49,7 @@ class Words:
     continuing: Flags
     framing: Flags
 
-    def places(self, texts: Encoded) -> Flags:
+    def places(self, texts: Encoded) -> Places:
         """Tokens (T,) of the texts that are a word by themselves."""
         continued = np.append(self.continuing[texts.ids[1:]], False)
         continued[texts.offsets[1:-1] - 1] = False
@@ -74,7 +79,7 @@ def replaceable(tokenizer: Tokenizer) -> Words:
     return Words(whole & ~framing, continuing & ~framing, framing)
 
 
-def neighbours(table: NDArray[np.float32], allowed: Flags, k: int) -> NDArray[np.int32]:
+def neighbours(table: Float32[np.ndarray, "V E"], allowed: Flags, k: int) -> Near:
     """The k tokens (V, k) that are most like each, by the cosine of their rows of the word table (V, E), the nearest first.
 
     Of the `allowed` (V,) tokens, itself left out; the row of a token that is not allowed is its own number. This takes the place of
@@ -100,13 +105,13 @@ def _check_candidates(k: int, most: int) -> None:
 # -- new texts -----------------------------------------------------------------------------------------------------
 
 
-def by_neighbours(texts: Encoded, near: NDArray[np.int32], allowed: Words, copies: int, rate: float, seed: int) -> Encoded:
+def by_neighbours(texts: Encoded, near: Near, allowed: Words, copies: int, rate: float, seed: int) -> Encoded:
     """Each word replaced with probability `rate` by one of its `near` (V, k), drawn uniformly; up to `copies` new texts of each."""
     return by_rules(texts, near, 0, allowed, copies, seed, p_mask=0.0, p_near=rate, p_ngram=0.0)
 
 
 def by_rules(
-    texts: Encoded, near: NDArray[np.int32] | None, mask_id: int, allowed: Words, copies: int, seed: int,
+    texts: Encoded, near: Near | None, mask_id: int, allowed: Words, copies: int, seed: int,
     *, p_mask: float = 0.1, p_near: float = 0.1, p_ngram: float = 0.25,
 ) -> Encoded:  # fmt: skip
     """Each word is masked with probability `p_mask`, else replaced by one of its `near` (V, k) with `p_near`; then, with `p_ngram`,
@@ -151,7 +156,7 @@ def by_masked_lm(
 
 
 @torch.inference_mode()
-def _likeliest(model: PenjingForMaskedLM, masked: Encoded, chosen: Flags, whole: Flags, k: int) -> NDArray[np.int32]:
+def _likeliest(model: PenjingForMaskedLM, masked: Encoded, chosen: Places, whole: Flags, k: int) -> Int32[np.ndarray, "T k"]:
     """The k likeliest words (T, k) in the places that are chosen, zeros elsewhere; batches of exactly equal lengths."""
     device = device_of(model)
     words = torch.from_numpy(np.flatnonzero(whole)).to(device)
@@ -167,13 +172,13 @@ def _likeliest(model: PenjingForMaskedLM, masked: Encoded, chosen: Flags, whole:
     return result
 
 
-def _drawn(candidates: NDArray[np.int32], random: np.random.Generator) -> NDArray[np.int32]:
+def _drawn(candidates: Int32[np.ndarray, "N k"], random: np.random.Generator) -> Int32[np.ndarray, " N"]:
     """One of each row's k candidates (N, k), uniformly: (N,)."""
     count, k = candidates.shape
     return candidates[np.arange(count), random.integers(k, size=count)]
 
 
-def _ngrams(texts: Encoded, rows: NDArray[np.int64], allowed: Words, random: np.random.Generator) -> Encoded:
+def _ngrams(texts: Encoded, rows: Int[np.ndarray, " _"], allowed: Words, random: np.random.Generator) -> Encoded:
     """The texts; of those in `rows` the framing tokens, and of the words after each an n-gram, its length and place uniform."""
     kept = np.ones(len(texts.ids), np.bool_)
     for i in rows:

@@ -1,13 +1,13 @@
 """Batches of texts of like length, the same for the same seed and epoch."""
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Int
 
 WINDOW = 50
 """Batches whose texts are sorted together: enough to pad little, few enough that the order stays random."""
 
 
-def length_batches(lengths: NDArray[np.int64], size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+def length_batches(lengths: Int[np.ndarray, " N"], size: int, seed: int, epoch: int) -> list[Int[np.ndarray, " _"]]:
     """Row numbers in batches of `size`: shuffled, sorted by length within windows, the batches shuffled again."""
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))

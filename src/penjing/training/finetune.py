@@ -53,7 +53,7 @@ def finetune(
     free, needed = shutil.disk_usage(out).free, sum(p.numel() * p.element_size() for p in network.parameters())
     if free < needed:
         raise InputError(
-            f"--out: {out} has {free / 1e6:.1f} MB left and the model takes {needed / 1e6:.1f}; free some space, or give another folder"
+            f"out: {out} has {free / 1e6:.1f} MB left and the model takes {needed / 1e6:.1f}; free some space, or give another folder"
         )
     asked = repr((str(model), task.labels, schedule, split.train.fingerprint(), split.dev.fingerprint()))
     state = place / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.pt"

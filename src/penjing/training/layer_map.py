@@ -28,7 +28,7 @@ def layer_map(name: str, student_layers: int, teacher_layers: int, kept: Sequenc
         before = kept[1:] if name == "descent" else [layer + 1 for layer in kept[:-1]]
         return list(enumerate([*before, n], start=1))
     if name in ("last", "first") and m > n:
-        raise InputError(f"--layer-map: {name} takes a student that is not deeper than its teacher; got {m} layers and {n}; give uniform")
+        raise InputError(f"layer_map: {name} takes a student that is not deeper than its teacher; got {m} layers and {n}; give uniform")
     if name == "last":
         return [(j, n - m + j) for j in range(1, m + 1)]
     if name == "first":
@@ -46,7 +46,7 @@ def given_map(text: str, student_layers: int, teacher_layers: int) -> list[Pair]
         pairs = []
     if not any(a and b for a, b in pairs) or any(not (0 <= a <= student_layers and 0 <= b <= teacher_layers) for a, b in pairs):
         raise InputError(
-            f"--layer-map: {text!r} is none; give {', '.join(MAPS)}, or pairs of layers from 1 as 1:2,2:4 (student up to {student_layers},"
+            f"layer_map: {text!r} is none; give {', '.join(MAPS)}, or pairs of layers from 1 as 1:2,2:4 (student up to {student_layers},"
             f" teacher up to {teacher_layers}; 0 is the embeddings)"
         )
     return sorted(pairs)

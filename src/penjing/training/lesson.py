@@ -9,11 +9,11 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from penjing.errors import InputError
-from penjing.maths.answers import Classes, Softening
+from penjing.maths.answers import Softening
 from penjing.model.modeling_penjing import Attention
 from penjing.model.run import device_of, tensors
 from penjing.model.watch import perturbed, tapped
@@ -137,7 +137,7 @@ class Lesson:
         held = np.sort(order[:GENERAL_HELD_OUT])
         learned = np.sort(order[GENERAL_HELD_OUT:])
         if not len(learned):
-            raise InputError(f"--general: {len(texts)} texts are too few to learn on; give more than {GENERAL_HELD_OUT}")
+            raise InputError(f"general: {len(texts)} texts are too few to learn on; give more than {GENERAL_HELD_OUT}")
         general = Schedule(
             epochs=self.settings.general_epochs, batch_size=schedule.batch_size, learning_rate=schedule.learning_rate,
             seed=schedule.seed, patience=100,
@@ -174,19 +174,19 @@ class Lesson:
                 module.dropout = self.settings.dropout
 
     @cached_property
-    def targets(self) -> list[NDArray[np.int64]]:
+    def targets(self) -> list[Int[np.ndarray, " _"]]:
         """Label numbers of each text."""
         return targets_of(self.task, self.data)
 
     @cached_property
-    def answered(self) -> NDArray[np.bool_]:
+    def answered(self) -> Bool[np.ndarray, " T"]:
         """Flags of all tokens (T,): those that are answered from; the logits of the others are read by nobody, and not taught."""
         return answered_tokens(self.data)
 
-    def loss(self, model: nn.Module, batch: Batch, objective: Objective | None = None) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, objective: Objective | None = None) -> Float[Tensor, ""]:
         """The weighted sum of all losses of one batch."""
         curriculum = self.settings.curriculum
-        answers = Classes()
+        answers = self.task.answer_losses()
         soft = Softening(curriculum.temperature, curriculum.alpha)
         mask = batch.feeds["attention_mask"].bool()  # (B, S)
         per_token = self.task.head.per_token
@@ -210,7 +210,9 @@ class Lesson:
             total = total + weight * value
         return total
 
-    def _states(self, model: nn.Module, batch: Batch, objective: Objective | None, outputs: TeacherOutputs) -> tuple[Any, Tensor]:
+    def _states(
+        self, model: nn.Module, batch: Batch, objective: Objective | None, outputs: TeacherOutputs
+    ) -> tuple[Any, Float[Tensor, ""]]:
         """The model's output, and the losses on states, of one batch."""
         noise = self.settings.noise if model.training else 0.0
         with tapped(model, objective.student_parts if objective else ()) as caught, perturbed(model, noise):
@@ -234,7 +236,7 @@ class Together(nn.Module):
         return self.student(**feeds)
 
 
-def targets_of(task: Task, data: Examples) -> list[NDArray[np.int64]]:
+def targets_of(task: Task, data: Examples) -> list[Int[np.ndarray, " _"]]:
     """Label numbers of each text, `IGNORED` where it has none."""
     known = [i for i, gold in enumerate(data.gold) if gold is not None]
     targets = [np.full(length if task.head.per_token else 1, IGNORED) for length in data.encoded.lengths]

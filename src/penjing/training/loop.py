@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -33,7 +33,8 @@ TIMED_STEPS = 21
 SAVE_EVERY_S = 60.0
 """Seconds between two writings of the state file, at least."""
 
-Feeds = dict[str, Tensor]
+Feeds = dict[str, Int[Tensor, "B S"]]
+"""Inputs of a model by name."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Batch:
     """One batch: the padded inputs (B, S) on the device, the row numbers (B,) of its texts, and the part of all steps that is done."""
 
     feeds: Feeds
-    rows: NDArray[np.int64]
+    rows: Int[np.ndarray, " B"]
     done: float = 0.0
 
 
-Loss = Callable[[nn.Module, Batch], Tensor]
+Loss = Callable[[nn.Module, Batch], Float[Tensor, ""]]
 """(model, batch) → scalar loss."""
 
 
@@ -83,13 +84,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate <= 1:
-            raise InputError(f"--learning-rate: {self.learning_rate:g} is out of range; give more than 0 and at most 1, as 1e-4")
+            raise InputError(f"learning_rate: {self.learning_rate:g} is out of range; give more than 0 and at most 1, as 1e-4")
         if not 0 <= self.warmup <= 1:
-            raise InputError(f"--recipe: warmup {self.warmup:g} is out of range; give a part of the steps, from 0 to 1")
+            raise InputError(f"recipe: warmup {self.warmup:g} is out of range; give a part of the steps, from 0 to 1")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise InputError(f"--minutes: {self.minutes:g} is out of range; give a number above 0")
+            raise InputError(f"minutes: {self.minutes:g} is out of range; give a number above 0")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What the loop tells: shown as a bar by the command line, by nobody in a library call."""
 
@@ -112,7 +114,7 @@ class Hooks:
     """
 
     before_step: Callable[[int, int], None] = lambda step, total: None
-    extra_loss: Callable[[], Tensor] | None = None
+    extra_loss: Callable[[], Float[Tensor, ""]] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     judge_from: float = 0.0
 
@@ -227,7 +229,7 @@ class _Trainer:
         sparse_words(model, on=not torch.cuda.is_available())
         self.prepared, *self.optimizers = self.accelerator.prepare(model, *optimizers_for(model, schedule, hooks.rates))
 
-    def step(self, encoded: Encoded, rows: NDArray[np.int64], state: TrainState) -> float:
+    def step(self, encoded: Encoded, rows: Int[np.ndarray, " B"], state: TrainState) -> float:
         """One step on the texts `rows` (B,): forward, backward, clip, update; gives the loss, and counts it in `state`."""
         device = self.accelerator.device
         self.model.train()
@@ -283,7 +285,7 @@ class _Clock:
         state.history.seconds = self.earlier + time.monotonic() - self.began
 
 
-def _row_batches(encoded: Encoded, schedule: Schedule, start: int) -> Iterator[NDArray[np.int64]]:
+def _row_batches(encoded: Encoded, schedule: Schedule, start: int) -> Iterator[Int[np.ndarray, " _"]]:
     """Row numbers (B,) of each batch from step `start` on, epoch after epoch."""
     epoch, skip = divmod(start, schedule.steps_per_epoch(len(encoded)))
     while True:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from penjing.errors import InputError
@@ -43,7 +44,9 @@ def loss_name(loss: Loss) -> str:
     return loss if isinstance(loss, str) else str(getattr(loss, "__qualname__", type(loss).__qualname__))
 
 
-def answer_loss(loss: Loss, of: AnswerLosses, z: Tensor, t: Tensor, soft: Softening) -> Tensor:
+def answer_loss(
+    loss: Loss, of: AnswerLosses, z: Float[Tensor, "n C"], t: Float[Tensor, "n C"], soft: Softening
+) -> Float[Tensor, ""]:  # fmt: skip
     """The loss between logits z of the student and t of the teacher, both (n, C): one of the task's by name, or a user's own."""
     if isinstance(loss, str):
         return of.loss(loss, z, t, soft)
@@ -92,7 +95,7 @@ class Objective(nn.Module):
         narrow = sorted(loss_name(name) for name, loss in self.losses.items() if loss.unit_by_unit)
         if narrow and not self.matching.one_width:
             raise InputError(
-                f"--losses: {', '.join(narrow)} compare states of one width; the student has {self.matching.student.hidden} hidden units and"
+                f"losses: {', '.join(narrow)} compare states of one width; the student has {self.matching.student.hidden} hidden units and"
                 f" the teacher {self.matching.teacher.hidden}; take hidden, levels, relations, rkd-distance, rkd-angle or nst"
             )
 
@@ -115,7 +118,7 @@ class Objective(nn.Module):
         place = self.places.get(loss)
         return None if place is None else self.learned[place]
 
-    def forward(self, student: Parts, teacher: Parts, mask: Tensor) -> Tensor:
+    def forward(self, student: Parts, teacher: Parts, mask: Bool[Tensor, "B S"]) -> Float[Tensor, ""]:
         """The sum over one batch; parts (B, S, W), or (B, H) of first tokens; mask (B, S)."""
         batch = Compared(student, teacher, mask, self.matching)
         with torch.autocast(mask.device.type, enabled=False):

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penjing.maths.losses import soft_kl
+from penjing.maths.answers import AnswerLosses, Classes
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import batches
@@ -18,7 +19,7 @@ from penjing.training.loop import Batch, Loss
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, encoded: Encoded, batch: int = 64) -> list[NDArray[np.float32]]:
+def logits_of(model: nn.Module, encoded: Encoded, batch: int = 64) -> list[Float32[np.ndarray, "..."]]:
     """Logits of each text, (C,) or (tokens, C), in float32, batches of exactly equal lengths."""
     result: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(encoded)
     for rows, feeds in batches(model, encoded, batch):
@@ -27,7 +28,7 @@ def logits_of(model: nn.Module, encoded: Encoded, batch: int = 64) -> list[NDArr
     return result
 
 
-def answered_tokens(examples: Examples) -> NDArray[np.bool_]:
+def answered_tokens(examples: Examples) -> Bool[np.ndarray, " T"]:
     """Tagging: which of all tokens (T,) are answered from, the first of each word; every token of a text whose words are not known."""
     offsets = examples.encoded.offsets
     answered = np.zeros(int(offsets[-1]), np.bool_)
@@ -49,7 +50,7 @@ def answering(examples: Examples) -> Callable[[Tensor, NDArray[np.int64]], Tenso
     return read
 
 
-def answers_of(examples: Examples, logits: Logits, per_token: bool) -> NDArray[np.float32]:
+def answers_of(examples: Examples, logits: Logits, per_token: bool) -> Float32[np.ndarray, "n C"]:
     """The logits (n, C) that texts are answered from: one row of each text, or of each token in `answered_tokens`."""
     return np.concatenate(logits)[answered_tokens(examples)] if per_token else np.stack(logits)
 
@@ -63,7 +64,7 @@ def evaluator(task: Task, examples: Examples) -> Callable[[nn.Module], float]:
     return quality
 
 
-def labels_loss(targets: list[NDArray[np.int64]]) -> Loss:
+def labels_loss(targets: list[Int[np.ndarray, " _"]]) -> Loss:
     """Cross-entropy with the gold labels, as a loss for `fit`."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -75,7 +76,7 @@ def labels_loss(targets: list[NDArray[np.int64]]) -> Loss:
     return loss
 
 
-def pad_rows(rows: list[NDArray[np.int64]], length: int) -> Tensor:
+def pad_rows(rows: list[Int[np.ndarray, " _"]], length: int) -> Int[Tensor, " B *length"]:
     """Targets of a batch: (B,) where each has one number, else (B, length) padded with -100."""
     if all(len(row) == 1 for row in rows):
         return torch.from_numpy(np.concatenate(rows))
@@ -85,8 +86,12 @@ def pad_rows(rows: list[NDArray[np.int64]], length: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def divergence_of(model: PenjingPreTrainedModel, data: Examples, reference: Logits) -> float:
-    """Mean KL divergence of the model's answers from the reference's, per text, or per token that is answered from."""
+def divergence_of(model: PenjingPreTrainedModel, data: Examples, reference: Logits, answers: AnswerLosses | None = None) -> float:
+    """Mean divergence of the model's answers from the reference's, per text, or per token that is answered from.
+
+    Args:
+        answers: the losses of the task's answers (`Task.answer_losses`); None: those of classes, so that it is a KL divergence.
+    """
     per_token = blueprint_of(model).head.per_token
     z, t = (torch.from_numpy(answers_of(data, rows, per_token)) for rows in (logits_of(model, data.encoded), reference))
-    return float(soft_kl(z, t))
+    return float((answers or Classes()).divergence(z, t))

@@ -4,18 +4,20 @@ Letters: N texts, C classes, T tokens of all texts.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float32, Float64, Int
 
 from penjing.errors import InputError
 from penjing.maths.statistics import softmax
 
-Scores = NDArray[np.float64]
+Scores = Float64[np.ndarray, " rows"]
+TeacherLogits = Float32[np.ndarray, "rows C"]
+Lengths = Int[np.ndarray, " N"]
 BY_LOGITS = ("uncertain", "margin", "certain", "mixed")
 BY_LENGTH = ("short", "balanced-length")
 STRATEGIES = ("random", *BY_LOGITS, *BY_LENGTH)
 
 
-def choose(strategy: str, count: int, logits: NDArray[np.float32] | None, lengths: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def choose(strategy: str, count: int, logits: TeacherLogits | None, lengths: Lengths, seed: int) -> Int[np.ndarray, " chosen"]:
     """The rows, ascending, of `count` texts, or of all where there are no more; ties are broken at random by `seed`.
 
     Args:
@@ -44,29 +46,29 @@ def choose(strategy: str, count: int, logits: NDArray[np.float32] | None, length
     return _first(count, per_text(formula(logits), lengths), random)
 
 
-def uncertain(logits: NDArray[np.float32]) -> Scores:
+def uncertain(logits: TeacherLogits) -> Scores:
     """The negative entropy Σ p·log p of the teacher's softmax (N,): lowest where it knows least (Settles 2009, section 3.1)."""
     return -certain(logits)
 
 
-def margin(logits: NDArray[np.float32]) -> Scores:
+def margin(logits: TeacherLogits) -> Scores:
     """The likeliest class's probability less the second's (N,): lowest between two classes (Scheffer et al. 2001)."""
     p = np.sort(softmax(logits), axis=-1)
     return p[:, -1] - p[:, -2]
 
 
-def certain(logits: NDArray[np.float32]) -> Scores:
+def certain(logits: TeacherLogits) -> Scores:
     """The entropy -Σ p·log p of the teacher's softmax (N,): what comes first is easy (Bengio et al. 2009, on curricula)."""
     p = softmax(logits)
     return -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=-1)
 
 
-def short(lengths: NDArray[np.int64]) -> Scores:
+def short(lengths: Lengths) -> Scores:
     """The tokens (N,): as many texts as possible for the time; attention makes long ones dearer still."""
     return lengths.astype(np.float64)
 
 
-def balanced_length(lengths: NDArray[np.int64], random: NDArray[np.int64]) -> Scores:
+def balanced_length(lengths: Lengths, random: Lengths) -> Scores:
     """How many texts of the same length come before each (N,), in the order `random` (N,): all lengths are used up evenly."""
     order = np.lexsort((random, lengths))
     begins = np.flatnonzero(np.diff(lengths[order], prepend=-1))
@@ -75,13 +77,13 @@ def balanced_length(lengths: NDArray[np.int64], random: NDArray[np.int64]) -> Sc
     return rank
 
 
-def per_text(scores: Scores, lengths: NDArray[np.int64]) -> Scores:
+def per_text(scores: Scores, lengths: Lengths) -> Scores:
     """The scores (N,) as they are, or the means over the tokens of each text, of (T,)."""
     if len(scores) == len(lengths):
         return scores
     return np.add.reduceat(scores, np.cumsum(lengths) - lengths) / lengths
 
 
-def _first(count: int, scores: Scores, random: NDArray[np.int64]) -> NDArray[np.int64]:
+def _first(count: int, scores: Scores, random: Lengths) -> Int[np.ndarray, " chosen"]:
     """The rows of the `count` lowest scores, ascending."""
     return np.sort(np.lexsort((random, scores))[:count])

@@ -8,13 +8,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from penjing.errors import InputError
-from penjing.files.whole import write_bytes
+from penjing.files.whole import Json, write_bytes
 
 
 @dataclass
@@ -84,9 +83,9 @@ class TrainState:
         return cls(saved["total"], saved["step"], saved["since_best"], saved["running"], History(**saved["history"]), saved["best"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Json = torch.load(path, map_location="cpu", weights_only=True)
         return state
     except Exception as error:
         raise InputError(f"training: {path} is damaged ({error}); remove it to start again") from error

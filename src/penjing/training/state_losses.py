@@ -15,6 +15,7 @@ from typing import cast, final
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from penjing.errors import InputError
@@ -23,7 +24,7 @@ from penjing.model.modeling_penjing import PenjingModel
 from penjing.model.watch import FIRST, STATES, Part
 from penjing.training.layer_map import Pair, all_but_last_pair, every_pair, last_pair, layer_pairs, pairs_with_embeddings, spread
 
-Parts = Mapping[Part, Tensor]
+Parts = Mapping[Part, Float[Tensor, "..."]]
 """Parts of an encoder (B, S, H), or (B, S, W); of first tokens (B, H)."""
 FINER = 4
 """Relation heads for each attention head of the teacher: 48 for 12 (Wang et al. 2021, MiniLMv2, section 4.1)."""
@@ -74,7 +75,7 @@ class Matching:
         """Whether states may be compared unit by unit."""
         return self.student.hidden == self.teacher.hidden or self.hidden is not None
 
-    def units(self, g: Tensor) -> Tensor:
+    def units(self, g: Float[Tensor, "*rows H2"]) -> Float[Tensor, "*rows H"]:
         """The teacher's hidden units that the student has: (…, H') → (…, H)."""
         return g if self.hidden is None else g[..., list(self.hidden)]
 
@@ -85,10 +86,10 @@ class Compared:
 
     student: Parts
     teacher: Parts
-    mask: Tensor
+    mask: Bool[Tensor, "B S"]
     matching: Matching
 
-    def parts(self, kind: str, pair: Pair) -> tuple[Tensor, Tensor]:
+    def parts(self, kind: str, pair: Pair) -> tuple[Float[Tensor, "*rows H"], Float[Tensor, "*rows H2"]]:
         """The same kind of part of both layers of a pair."""
         j, i = pair
         return self.student[Part(kind, j)], self.teacher[Part(kind, i)]
@@ -116,7 +117,7 @@ class StateLoss(ABC):
         return None
 
     @abstractmethod
-    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Tensor:
+    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The loss of one batch: a scalar, the mean over the pairs."""
 
 
@@ -138,7 +139,7 @@ class PerPair(StateLoss):
         """As `takes` says."""
         return self.takes(matched)
 
-    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Tensor:
+    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The mean over the pairs."""
         terms = []
         for pair in pairs:
@@ -164,7 +165,7 @@ class MappedStates(StateLoss):
         """The linear map, H → H'."""
         return identity_map(matching.student.hidden, matching.teacher.hidden)
 
-    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Tensor:
+    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The mean over the pairs, or over the teacher's layers."""
         assert learned is not None
         mask = batch.mask
@@ -189,8 +190,8 @@ class Levels(StateLoss):
         pairs = pairs_with_embeddings(matched)
         if matching.levels > len(pairs):
             raise InputError(
-                f"--levels: {matching.levels} are more than the {len(pairs)} that are matched; give at most as many, or match more,"
-                " as --layer-map 1:1,1:2,2:3,2:4"
+                f"levels: {matching.levels} are more than the {len(pairs)} that are matched; give at most as many, or match more,"
+                " as `layer_map` 1:1,1:2,2:3,2:4"
             )
         return spread(pairs, matching.levels)
 
@@ -198,7 +199,7 @@ class Levels(StateLoss):
         """The adapters, one for each level."""
         return nn.ModuleList(Adapter(matching.student.hidden, matching.teacher.hidden) for _ in pairs)
 
-    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Tensor:
+    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The mean over the levels."""
         before = None
         terms = []
@@ -225,12 +226,12 @@ class AttentionScores(StateLoss):
             b = matching.teacher.heads(i)
             if a != b or not a:
                 return (
-                    f"--losses: attention compares head with head; layer {j} of the student has {a} heads and layer {i} of the teacher {b};"
+                    f"losses: attention compares head with head; layer {j} of the student has {a} heads and layer {i} of the teacher {b};"
                     " take relations, which cut both into as many as you like"
                 )
         return None
 
-    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Tensor:
+    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The mean over the pairs."""
         terms = []
         for pair in pairs:
@@ -265,7 +266,7 @@ class Relations(StateLoss):
         ]
         return most if any(width % (FINER * most) for width in widths) else FINER * most
 
-    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Tensor:
+    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The mean over queries, keys and values."""
         heads = self.heads(pairs, batch.matching)
         terms = []
@@ -275,7 +276,7 @@ class Relations(StateLoss):
                 h = h.float()
                 if h.shape[-1] % heads or g.shape[-1] % heads:
                     raise InputError(
-                        f"--relation-heads: {heads} does not divide {h.shape[-1]} (student) and {g.shape[-1]} (teacher); give a divisor"
+                        f"relation_heads: {heads} does not divide {h.shape[-1]} (student) and {g.shape[-1]} (teacher); give a divisor"
                     )
                 terms.append(losses.relation_kl(h, g, batch.mask, heads))
         return _mean(terms)
@@ -291,7 +292,7 @@ class Flows(StateLoss):
         """The embeddings and the layers."""
         return pairs_with_embeddings(matched)
 
-    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Tensor:
+    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The mean over neighbouring pairs."""
         terms = []
         for lower, upper in pairwise(pairs):
@@ -306,7 +307,7 @@ class Flows(StateLoss):
 class UnitStatistics(StateLoss):
     """Statistics of the units' activations over a text (Huang & Wang 2017)."""
 
-    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Tensor:
+    def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The mean over the pairs."""
         terms = []
         for pair in pairs:
@@ -335,7 +336,7 @@ class Adapter(nn.Module):
             nn.init.zeros_(zero.weight)
             nn.init.zeros_(zero.bias)
 
-    def forward(self, h: Tensor, before: Tensor | None) -> Tensor:
+    def forward(self, h: Float[Tensor, "n H"], before: Float[Tensor, "n H2"] | None) -> Float[Tensor, "n H2"]:
         """(n, H), and what the level before gave (n, H') → (n, H')."""
         h = h if before is None else h + self.feed(before)
         return self.path(h) + self.down(F.gelu(self.up(h)))
@@ -351,7 +352,7 @@ def identity_map(own: int, teacher: int) -> nn.Linear:
     return linear
 
 
-def _mean(terms: list[Tensor]) -> Tensor:
+def _mean(terms: list[Float[Tensor, ""]]) -> Float[Tensor, ""]:
     return torch.stack(terms).mean()
 
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float16, Float32, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import batches
 from penjing.model.watch import Part, encoder_of, perturbed, tapped
 from penjing.text.encoded import Encoded
-from penjing.training.loop import mixed_precision
+from penjing.training.loop import Feeds, mixed_precision
 
 LOGITS_FILE = "logits.npy"
 FORMAT = 1
@@ -52,17 +52,17 @@ class TeacherOutputs:
     live: the teacher itself, where its parts were too many to keep; `wanted` are then computed batch by batch.
     """
 
-    logits: NDArray[np.float32]
-    parts: Mapping[Part, NDArray[np.float16]]
-    offsets: NDArray[np.int64]
+    logits: Float32[np.ndarray, "rows C"]
+    parts: Mapping[Part, Float16[np.ndarray, "_ _"]]
+    offsets: Int[np.ndarray, " ends"]
     live: PenjingPreTrainedModel | None = None
     wanted: tuple[Part, ...] = ()
 
-    def batch_logits(self, rows: NDArray[np.int64], per_token: bool) -> Tensor:
+    def batch_logits(self, rows: Int[np.ndarray, " B"], per_token: bool) -> Float[Tensor, "n C"]:
         """Logits of some texts, (B, C), or of all their tokens (n, C)."""
         return torch.from_numpy(self.logits[self.tokens(rows) if per_token else rows])
 
-    def batch_parts(self, rows: NDArray[np.int64], feeds: dict[str, Tensor]) -> dict[Part, Tensor]:
+    def batch_parts(self, rows: Int[np.ndarray, " B"], feeds: Feeds) -> dict[Part, Float[Tensor, "..."]]:
         """Parts of some texts, padded as `feeds` are: (B, S, W), or (B, H)."""
         mask = feeds["attention_mask"].bool()
         if self.live is not None:
@@ -87,7 +87,7 @@ class TeacherOutputs:
             live: nn.Module = self.live
             live.to("cpu")
 
-    def tokens(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def tokens(self, rows: Int[np.ndarray, " B"]) -> Int[np.ndarray, " n"]:
         """Numbers of all tokens of some texts, one text after the other."""
         return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in rows])
 
@@ -156,7 +156,7 @@ def _key(teacher: PenjingPreTrainedModel, encoded: Encoded, noise: Noise) -> str
 def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, parts: Sequence[Part], folder: Path, noise: Noise | None) -> None:
     """Write the parts into `folder`, and the logits of inputs with `noise`; None: no logits."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network: Any = teacher
+    network: nn.Module = teacher
     network.to(device).eval()
     tokens, encoder = int(encoded.offsets[-1]), encoder_of(teacher)
     arrays = {
@@ -197,8 +197,8 @@ def _mean_answer(network: nn.Module, feeds: dict[str, Tensor], noise: Noise, gen
 
 
 def ensemble(
-    logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int64] | None = None, temperature: float = 1.0
-) -> NDArray[np.float32]:
+    logits: Sequence[Float32[np.ndarray, "N C"]], targets: Int[np.ndarray, " N"] | None = None, temperature: float = 1.0
+) -> Float32[np.ndarray, "N C"]:
     """Logits whose softened probabilities are the mean of several teachers', each (N, C): T·log Σ w·softmax(z/T).
 
     Args:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float32
 from tokenizers import Tokenizer
 
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.model.modeling_penjing import PenjingForMaskedLM, PenjingPreTrainedModel
 from penjing.model.watch import encoder_of
 from penjing.tasks.data import Data
@@ -29,22 +30,24 @@ class TextSettings:
     rate of their words (Jiao et al. 2020: 20 copies, 0.4), each word one of so many candidates.
     """
 
-    part: float = 1.0
-    by: str = "random"
-    copies: int = 0
-    how: str = "neighbours"
+    part: float = option(1.0, "Part of the training texts that is learned from.", panel="training")
+    by: str = option("random", "With `part`, how it is drawn.", allowed=STRATEGIES, panel="training")
+    copies: int = option(
+        0, "How many changed copies of each text; with `augment` 1, else 0, and 2 for logistic and static.", most=1000, panel="training"
+    )
+    how: str = option("neighbours", "Add changed copies of the texts.", allowed=WAYS, panel="training")
     rate: float = 0.4
-    candidates: int = 15
+    candidates: int = option(15, "Words that may stand in for one.", least=1)
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("sample", self.by, STRATEGIES), ("augment", self.how, WAYS)):
             if value not in allowed:
-                raise InputError(f"--{name}: {value!r} is none; allowed are {', '.join(allowed)}")
+                raise InputError(f"{name}: {value!r} is none; allowed are {', '.join(allowed)}")
         for name, number in (("part", self.part), ("rate", self.rate)):
             if not 0 < number <= 1:
-                raise InputError(f"--{name}: {number} is out of range; give a part above 0 and at most 1")
+                raise InputError(f"{name}: {number} is out of range; give a part above 0 and at most 1")
         if self.copies < 0 or self.candidates < 1:
-            raise InputError(f"--copies: {self.copies} copies of {self.candidates} candidates are too few; give at least 0 and 1")
+            raise InputError(f"copies: {self.copies} copies of {self.candidates} candidates are too few; give at least 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Texts:
         return replace(examples, gold=answers)
 
     def drawn(
-        self, train: Examples, settings: TextSettings, logits: Callable[[Examples], NDArray[np.float32]], more: Examples | None = None,
+        self, train: Examples, settings: TextSettings, logits: Callable[[Examples], Float32[np.ndarray, "rows C"]], more: Examples | None = None,
         masked: PenjingForMaskedLM | None = None,
     ) -> Examples:  # fmt: skip
         """What is learned from: the part of `train` that is drawn, unlabelled texts, and augmented copies of both.
@@ -106,7 +109,7 @@ class Texts:
         words = replaceable(self.data.tokenizer)
         if settings.how == "masked-lm":
             if masked is None:
-                raise InputError("--augment: masked-lm takes a masked language model of the same vocabulary; give one with --masked-lm")
+                raise InputError("augment: masked-lm takes a masked language model of the same vocabulary; give one with `masked_lm`")
             return by_masked_lm(
                 texts, masked, mask_of(self.data.tokenizer), words, settings.copies, settings.rate, settings.candidates, self.seed
             )
@@ -122,5 +125,5 @@ def mask_of(tokenizer: Tokenizer) -> int:
     """The number of the token that stands for a hidden word."""
     found = [number for name in ("[MASK]", "<mask>") if (number := tokenizer.token_to_id(name)) is not None]
     if not found:
-        raise InputError("--augment: the tokenizer has no [MASK]; augment by neighbours")
+        raise InputError("augment: the tokenizer has no [MASK]; augment by neighbours")
     return found[0]

@@ -1,8 +1,8 @@
 """Training for stored quantization: teach a model while its weights have the few values that will be on disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast, final
+from typing import cast, final
 
 import numpy as np
 import torch
@@ -90,13 +90,13 @@ class Levels(nn.Module):
             return self.powers[codes.int()].mul_(scale)
         return codes.sub_(zero).mul_(scale)
 
-    def _regrouped(self, w: Tensor, rows: Tensor | None, function: Any) -> Tensor:
+    def _regrouped(self, w: Tensor, rows: Tensor | None, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """`function` of the weights as (R, groups, g) and of what each group has; the last group of a row may be shorter."""
         count, columns = w.shape
         size = min(self.scheme.group or columns, columns)
         short = -columns % size
         blocks = (F.pad(w, (0, short)) if short else w).view(count, -1, size)
-        result: Tensor = function(blocks, self._shared(self.scale, rows), self._shared(self.zero, rows)).view(count, -1)
+        result = function(blocks, self._shared(self.scale, rows), self._shared(self.zero, rows)).view(count, -1)
         return result[:, :columns] if short else result
 
     def _shared(self, parameter: Tensor, rows: Tensor | None) -> Tensor:
@@ -144,7 +144,8 @@ class Halves(nn.Module):
     def __init__(self, weight: Tensor, ternary: Tensor, group: int) -> None:
         super().__init__()
         self.start = split_ternary(weight, ternary, group)
-        self.each = nn.ModuleList(RoundedWeight(Levels(w, Scheme("binary", 1, group))) for w in self.start)
+        self.levels = tuple(Levels(w, Scheme("binary", 1, group)) for w in self.start)  # modules of `each`
+        self.each = nn.ModuleList(RoundedWeight(levels) for levels in self.levels)
 
     def right_inverse(self, weight: Tensor) -> Sequence[Tensor]:
         return self.start
@@ -155,12 +156,12 @@ class Halves(nn.Module):
 
     def refresh(self, *weights: Tensor) -> None:
         """Find the scales of both."""
-        for each, weight in zip(self.each, weights, strict=True):
-            cast(Any, each).rounder.refresh(weight)
+        for levels, weight in zip(self.levels, weights, strict=True):
+            levels.refresh(weight)
 
     def codes(self, *weights: Tensor) -> Coded:
         """The four sums ±α₁ ± α₂ of each group, as a codebook of 2 bits."""
-        a, b = (cast(Coded, cast(Any, each).rounder.codes(weight)) for each, weight in zip(self.each, weights, strict=True))
+        a, b = (levels.codes(weight) for levels, weight in zip(self.levels, weights, strict=True))
         first, second = (np.outer(each.parameters["scale"], np.array([-0.5, 0.5], np.float32)) for each in (a, b))
         table = (first[:, :, None] + second[:, None, :]).reshape(-1, 4)
         return Coded("codebook", 2, a.shape, a.group, 2 * a.codes + b.codes, {"table": table})
@@ -223,16 +224,17 @@ class LowBitWeights:
             self._remove(name, torch.from_numpy(coded[name].values()))
         return coded
 
-    def _latent(self, name: str) -> tuple[Any, tuple[Tensor, ...]]:
+    def _latent(self, name: str) -> tuple[Levels | Codebook | Halves, tuple[Tensor, ...]]:
         """What rounds a parameter, and the float weights (or the table) that it rounds."""
         module, attribute = self.place(name)
         if not parametrize.is_parametrized(module, attribute):
-            return cast(Any, module).levels, (getattr(module, attribute).detach(),)
-        chain = cast(Any, module).parametrizations[attribute]
-        weights = (chain.original,) if chain.is_tensor else (chain.original0, chain.original1)
+            return cast(Levels, module.levels), (getattr(module, attribute).detach(),)
+        chain = cast(parametrize.ParametrizationList, module.get_submodule(f"parametrizations.{attribute}"))
+        names = ("original",) if chain.is_tensor else ("original0", "original1")
+        weights = tuple(chain.get_parameter(name).detach() for name in names)
         if isinstance(chain[0], RoundedWeight):
-            return chain[0].rounder, (self.before(weights[0].detach()),)
-        return chain[0], tuple(w.detach() for w in weights)
+            return cast(Levels, chain[0].rounder), (self.before(weights[0]),)
+        return cast(Codebook | Halves, chain[0]), weights
 
     def _remove(self, name: str, value: Tensor) -> None:
         """Make a parameter a plain one, of this value."""
@@ -246,10 +248,11 @@ class LowBitWeights:
         getattr(module, attribute).copy_(value)
 
 
-def _round_rows(module: Any, inputs: tuple[Tensor], rows: Tensor) -> Tensor:
+def _round_rows(module: nn.Module, inputs: tuple[Tensor], rows: Tensor) -> Tensor:
     """Of an embedding that has `levels`: the rows that were looked up, rounded."""
     flat = rows.detach().flatten(0, -2)
-    return fake.straight_through(rows, module.levels(flat, inputs[0].flatten()).view_as(rows))
+    levels = cast(Levels, module.levels)
+    return fake.straight_through(rows, levels(flat, inputs[0].flatten()).view_as(rows))
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Quantization-aware training: teach a model while it computes in rounded numbers, exactly those that are exported as int8."""
 
-from collections.abc import Callable, Collection
-from typing import Any, Literal, final
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class RoundedInputs:
         """[low, high] of each as they are."""
         return {name: (each.low.item(), each.high.item()) for name, each in self.each.items()}
 
-    def look(self, _: nn.Module, __: Any, inputs: dict[str, Any]) -> None:
+    def look(self, _: nn.Module, __: tuple[Tensor, ...], inputs: Mapping[str, Tensor | None]) -> None:
         """Remember which tokens of a batch are real."""
         mask = inputs.get("attention_mask")
         for each in self.each.values():
@@ -186,7 +186,7 @@ class QuantizationAware(TrainingStep[TeachingEvidence]):
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
         """Train a copy of `model` in rounded numbers, judged in them too; gives its float weights, and the `ranges` to export with."""
         if self.calibration == "measured":
-            calibration, ranges = best_calibration(model, self.ranges_from, self.distill.dev)
+            calibration, ranges = best_calibration(model, self.ranges_from, self.distill.dev, self.distill.task.answer_losses())
         else:
             calibration = self.calibration
             ranges = calibrate(model, self.ranges_from.encoded, calibration)

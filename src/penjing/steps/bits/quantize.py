@@ -13,6 +13,7 @@ from penjing.engines.clock.machine import safe_weight_bits
 from penjing.engines.form import Rounding
 from penjing.engines.network import Ranges
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.bits.calibrate import Calibration, calibrate
 from penjing.steps.bits.qat import QuantizationAware
@@ -50,20 +51,22 @@ class QuantizeSettings(Rider):
     when = "Nearly always: it is faster and a quarter of the bytes, for little quality."
     teaching = "qat"
 
-    scheme: str = "any"
-    texts: int = 512
-    calibration: Calibration | Literal["measured"] = "measured"
+    scheme: str = option("any", "How activations are rounded.", allowed=REAL)
+    texts: int = option(512, "Training texts that activations are calibrated on.", least=1)
+    calibration: Calibration | Literal["measured"] = option(
+        "measured", "Of int8's activations; measured: the best of three.", allowed=CALIBRATIONS
+    )
     training: bool = False
-    divergence: float = 0.02
-    smooth: float = 0.0
+    divergence: float = option(0.02, "Nats that int8 may move the answers by; the layers that do the most harm stay in float.")
+    smooth: float = option(0.0, "How much of int8's activation outliers moves into the weights: SmoothQuant's alpha, 0.5 is the usual.")
 
     def __post_init__(self) -> None:
         check_name("scheme", self.scheme, REAL)
         check_name("calibration", self.calibration, CALIBRATIONS)
         if not 0 <= self.divergence < math.inf:
-            raise InputError(f"--divergence: {self.divergence} is out of range; give nats, at least 0")
+            raise InputError(f"divergence: {self.divergence} is out of range; give nats, at least 0")
         if not 0 <= self.smooth <= 1:
-            raise InputError(f"--smooth: {self.smooth} is out of range; give α from 0 to 1, as 0.5")
+            raise InputError(f"smooth: {self.smooth} is out of range; give α from 0 to 1, as 0.5")
         if self.smooth and self.training:
             raise InputError("smooth: a model that was trained rounded is fixed by then; leave it out, or smooth in a run before")
 
@@ -144,13 +147,14 @@ class Calibrate(Stage[RangesNote]):
         settings, model, judging = self.settings, work.model, context.judging(work)
         seen = context.calibration(work, settings.texts)
         apart = judging.take(np.arange(len(judging))[:SENSITIVITY_TEXTS])
+        answers = work.data.task.answer_losses()
         dynamic = settings.scheme == "dynamic"
         if settings.calibration != "measured":
             calibration = settings.calibration
             ranges = Quantize(calibration).observe(model, seen)
         else:
-            calibration, ranges = ("mse", Quantize().observe(model, seen)) if dynamic else best_calibration(model, seen, apart)
-        moved, left = left_float(model, apart, None if dynamic else ranges, settings.divergence)
+            calibration, ranges = ("mse", Quantize().observe(model, seen)) if dynamic else best_calibration(model, seen, apart, answers)
+        moved, left = left_float(model, apart, None if dynamic else ranges, settings.divergence, answers)
         note = f"{len(ranges)} inputs calibrated ({calibration}); the answers move by {moved:.4f} nats"
         note += f"; left in float: {', '.join(sorted(left))}" if left else ""
         return RangesNote(note, ranges=ranges, float_layers=sorted(left), divergence=moved)

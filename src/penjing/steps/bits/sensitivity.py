@@ -5,13 +5,12 @@ tensor over the calibrated range (static) or over the text's own (dynamic). The 
 in every form and the word embedding is integers in every form, so neither is up for a choice.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from penjing.engines.clock.machine import safe_weight_bits
 from penjing.engines.network import Ranges
 from penjing.engines.onnx.graph import FLOAT_ALWAYS, first_token_layers
 from penjing.maths import fake
+from penjing.maths.answers import AnswerLosses, Classes, Values
 from penjing.maths.rounding import affine, symmetric
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
@@ -96,15 +96,22 @@ def _with_rounded_words(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel
 
 @final
 class Divergence:
-    """How far a model with some layers rounded answers from the float model, on the same texts.
+    """The divergence of a model with some layers rounded from the float model, on the same texts.
 
-    The mean of KL(p ‖ q) over texts (sequence), tokens that are answered from (token), or texts' starts and ends (question), p the float model's;
-    for a regression the mean squared difference.
+    The mean over texts (sequence), tokens that are answered from (token), or texts' starts and ends (question): KL(p ‖ q) of classes, p the
+    float model's; for a regression the squared difference.
+
+    Args:
+        answers: the losses of the task's answers (`Task.answer_losses`); None: of numbers where the model has one output, else of classes.
     """
 
-    def __init__(self, model: PenjingPreTrainedModel, examples: Examples, ranges: Ranges | None, weight_bits: int | None = None) -> None:
+    def __init__(
+        self, model: PenjingPreTrainedModel, examples: Examples, ranges: Ranges | None, weight_bits: int | None = None,
+        answers: AnswerLosses | None = None,
+    ) -> None:  # fmt: skip
         self.ranges, self.weight_bits = ranges, safe_weight_bits() if weight_bits is None else weight_bits
         self.blueprint = blueprint_of(model)
+        self.answers = answers or (Values() if self.blueprint.outputs == 1 else Classes())
         encoded, self.read = examples.encoded, answering(examples)
         self.batches = list(batches(model, encoded, 32, masked=True))
         self.expected = self._logits(model)
@@ -124,26 +131,24 @@ class Divergence:
         return total / sum(self._one(p, p).numel() for p in self.expected)
 
     def _one(self, p: Tensor, q: Tensor) -> Tensor:
-        if self.blueprint.outputs == 1:
-            return (p - q).square()
-        axis = 1 if self.blueprint.head.answers == "span" else -1
-        p, q = F.log_softmax(p, axis), F.log_softmax(q, axis)
-        return F.kl_div(q, p, reduction="none", log_target=True).sum(axis)
+        return self.answers.divergences(p, q, axis=1 if self.blueprint.head.answers == "span" else -1)
 
 
-def _answer(output: Any) -> Tensor:
+def _answer(output: Mapping[str, Tensor]) -> Tensor:
     """(B, C) or (B, S, C) in float64."""
-    value: Tensor = output.logits if "logits" in output else torch.stack([output.start_logits, output.end_logits], -1)
+    value = output["logits"] if "logits" in output else torch.stack([output["start_logits"], output["end_logits"]], -1)
     return value.double()
 
 
-def best_calibration(model: PenjingPreTrainedModel, seen: Examples, apart: Examples) -> tuple[Calibration, Ranges]:
+def best_calibration(
+    model: PenjingPreTrainedModel, seen: Examples, apart: Examples, answers: AnswerLosses | None = None
+) -> tuple[Calibration, Ranges]:
     """Of `CANDIDATES` the one whose ranges, taken from the texts `seen`, move the answers on those `apart` least; and its ranges.
 
     No method is the best for every model: clipping a few outliers helps one and ruins another.
     """
     ranges = {way: calibrate(model, seen.encoded, way) for way in CANDIDATES}
-    divergence, moved = Divergence(model, apart, None), {}
+    divergence, moved = Divergence(model, apart, None, answers=answers), {}
     for way, each in ranges.items():
         divergence.ranges = each
         moved[way] = divergence(divergence.layers)
@@ -159,10 +164,10 @@ def sensitivity(divergence: Divergence) -> dict[str, float]:
 
 
 def left_float(
-    model: PenjingPreTrainedModel, apart: Examples, ranges: Ranges | None, limit: float
+    model: PenjingPreTrainedModel, apart: Examples, ranges: Ranges | None, limit: float, answers: AnswerLosses | None = None
 ) -> tuple[float, frozenset[str]]:  # fmt: skip
     """What rounding every layer moves the answers by, and the layers to leave in float so that it is at most `limit` (see `Divergence`)."""
-    divergence = Divergence(model, apart, ranges)
+    divergence = Divergence(model, apart, ranges, answers=answers)
     moved = divergence(divergence.layers)
     return moved, frozenset() if moved <= limit else keep_float(sensitivity(divergence), divergence, limit)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast, final, get_args
 
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.maths.stored import BITS, Clip, Kind, Scheme
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.watch import matrices_of
@@ -42,13 +43,13 @@ class StoreSettings(Rider):
     when = "Where the bytes on disk count: few bits a weight, floats again once loaded, so the speed stays."
     teaching = "low-bit"
 
-    scheme: str = "linear"
-    bits: int | None = None
-    group: int = 128
-    clip: Clip = "mse"
+    scheme: str = option("linear", "How a weight is stored.", allowed=(*get_args(Kind), MIXED))
+    bits: int | None = option(None, "Of a weight (4); with mixed, of the average one.", least=1, most=8)
+    group: int = option(128, "Entries of a row that share a scale or codebook; 0: the whole matrix.")
+    clip: Clip = option("mse", "The range of linear and affine.", allowed=get_args(Clip))
     training: bool = False
-    activation_bits: int = 0
-    curvature: str = "gauss-newton"
+    activation_bits: int = option(0, "Of the inputs of linear layers, in training; 0: float.", most=8)
+    curvature: str = option("gauss-newton", "What mixed weighs errors by.", allowed=CURVATURE)
     squash: bool = False
     halves: bool = False
 
@@ -58,17 +59,17 @@ class StoreSettings(Rider):
         check_name("clip", self.clip, get_args(Clip))
         allowed = self._allowed
         if type(self.width) is not int or self.width not in allowed:
-            raise InputError(f"--bits: {self.scheme} has no {self.bits}; allowed are {', '.join(map(str, allowed))}")
+            raise InputError(f"bits: {self.scheme} has no {self.bits}; allowed are {', '.join(map(str, allowed))}")
         if not 0 <= self.activation_bits <= 8:
-            raise InputError(f"--activation-bits: {self.activation_bits} is out of range; give 1 to 8, or 0 for float")
+            raise InputError(f"activation_bits: {self.activation_bits} is out of range; give 1 to 8, or 0 for float")
         if (self.activation_bits or self.squash or self.halves) and not self.training:
             raise InputError(
-                "--activation-bits, squash, halves: they say how it is trained, and nothing is; give --epochs, or training: true"
+                "activation_bits, squash, halves: they say how it is trained, and nothing is; give `epochs`, or training: true"
             )
         if self.halves and self.scheme != "ternary":
-            raise InputError(f"--recipe: halves splits ternary weights, and the scheme is {self.scheme}; give ternary")
+            raise InputError(f"recipe: halves splits ternary weights, and the scheme is {self.scheme}; give ternary")
         if self.group < 0:
-            raise InputError(f"--group: {self.group} is out of range; give how many entries share a scale, or 0 for the whole matrix")
+            raise InputError(f"group: {self.group} is out of range; give how many entries share a scale, or 0 for the whole matrix")
 
     @property
     def _allowed(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ Everything that is learned here leaves no trace in the network: `fold` multiplie
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
 from typing import Any, final
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from penjing.maths.gates import deterministic, lagrangian, open_probability, sample
-from penjing.maths.losses import soft_kl
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import padded_batches
@@ -26,7 +25,7 @@ from penjing.steps.cut.importance import Importance
 from penjing.tasks.task import Examples, Task
 from penjing.text.encoded import Encoded, Logits
 from penjing.training.batching import length_batches
-from penjing.training.loop import mixed_precision, rate
+from penjing.training.loop import Hooks, mixed_precision, rate
 from penjing.training.predict import answered_tokens, divergence_of, logits_of
 
 FINE, BLOCK = 2.5, 4.0
@@ -37,6 +36,7 @@ JUDGED = 4
 RATE = 0.1
 """Learning rate of log α and of the multipliers, whatever the weights' own is: with Adam, log α crosses its range in 50 steps."""
 
+NOTHING = Hooks()
 QUADRATIC = 30.0
 """λ₂ at the start. From 0 (Wang et al. 2020) the size swings far below its target in the few hundred steps that we take."""
 
@@ -204,7 +204,7 @@ def learned_gates(
     def before_step(step: int, total: int) -> None:
         gates.target.fill_(target_part(step / total, part))
 
-    _train(gates, logits_of(model, data.encoded), task, data, seed, steps, RATE, before_step, gates.penalty)
+    _train(gates, logits_of(model, data.encoded), task, data, seed, steps, RATE, Hooks(before_step, gates.penalty))
     scores = (gates.open_probability().detach().double() * gates.macs / gates.macs.sum()).cpu().split(gates.counts)
     each = [score.numpy() for score in scores]
     return Importance(each[: len(each) // 2], each[len(each) // 2 :])
@@ -225,25 +225,23 @@ def learn_head_weights(
     weights = HeadWeights(copy_of(model)).to(model.device)
     _train(weights, logits_of(teacher, learned.encoded), task, learned, seed, steps, RATE / 10)
     reference = logits_of(teacher, apart.encoded)
-    return min(copy_of(model), weights.folded(), key=lambda each: divergence_of(each, apart, reference))
+    return min(copy_of(model), weights.folded(), key=lambda each: divergence_of(each, apart, reference, task.answer_losses()))
 
 
-def _train(
-    gates: Gated, reference: Logits, task: Task, data: Examples, seed: int, steps: int, peak: float,
-    before_step: Callable[[int, int], None] = lambda step, total: None, extra_loss: Callable[[], Tensor] | None = None,
-) -> None:  # fmt: skip
+def _train(gates: Gated, reference: Logits, task: Task, data: Examples, seed: int, steps: int, peak: float, hooks: Hooks = NOTHING) -> None:
     """Train the gates alone, with the model frozen and without dropout, towards the reference's answers."""
     gates.model.requires_grad_(False)
     gates.train()
     gates.model.eval()
     optimizer = torch.optim.Adam([p for p in gates.parameters() if p.requires_grad], lr=peak)
+    answers = task.answer_losses()
     device, per_token = gates.model.device, task.head.per_token
     answered = np.split(answered_tokens(data), data.encoded.offsets[1:-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         order = islice(_batches(data.encoded, seed), steps)
         for step, (rows, feeds) in enumerate(padded_batches(gates.model, data.encoded, order, gates.model.config.pad_token_id)):
-            before_step(step, steps)
+            hooks.before_step(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate(step, steps, 0.0)
             t = torch.from_numpy(np.concatenate([reference[i][answered[i]] if per_token else reference[i][None] for i in rows])).to(device)
@@ -251,9 +249,9 @@ def _train(
                 z = gates(**feeds).logits
             if per_token:
                 z = z[feeds["attention_mask"].bool()][torch.from_numpy(np.concatenate([answered[i] for i in rows])).to(device)]
-            loss = soft_kl(z.float(), t)
+            loss = answers.divergence(z.float(), t)
             optimizer.zero_grad()
-            (loss if extra_loss is None else loss + extra_loss()).backward()
+            (loss if hooks.extra_loss is None else loss + hooks.extra_loss()).backward()
             optimizer.step()
     gates.eval()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of, cut
@@ -29,7 +30,7 @@ class GradualSettings(Rider):
     when = "To cut heads and neurons while distilling, where one cut at once loses too much."
     teaching = "gradual"
 
-    part: float = 0.5
+    part: float = option(0.5, "Part of the encoder's multiply-accumulates that is kept.")
     warmup: float = WARM_UP
     """The target falls linearly from 1 to `part` until then (Xia et al. 2022, section 3.1)."""
     prune_until: float = 0.6

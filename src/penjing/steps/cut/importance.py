@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from penjing.files.whole import Json
 from penjing.maths import importance as formulas
 from penjing.maths.repair import RIDGE, ridged
 from penjing.model.building import blueprint_of
@@ -40,7 +40,7 @@ class Importance:
     removed: list[int] = field(default_factory=list)
     hidden: Scores = field(default_factory=lambda: np.zeros(0))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """A JSON object."""
         return {
             "heads": [a.tolist() for a in self.heads], "neurons": [a.tolist() for a in self.neurons],
@@ -48,7 +48,7 @@ class Importance:
         }  # fmt: skip
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Importance":
+    def from_dict(cls, fields: Json) -> "Importance":
         """Read `to_dict`'s object."""
         heads, neurons = ([np.array(a) for a in fields[name]] for name in ("heads", "neurons"))
         return cls(heads, neurons, list(fields["removed"]), np.array(fields["hidden"]))

@@ -10,6 +10,7 @@ import numpy as np
 
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
@@ -48,19 +49,21 @@ class PruneSettings(Settings):
     paper = "Kwon et al. 2022; Frantar & Alistarh 2022 (obs); Xia et al. 2022 (gates); Michel et al. 2019; Voita et al. 2019 (lrp)"
     when = "To be faster: whole heads, neurons and layers go. Distil afterwards; without training, repair does much."
 
-    texts: int = 1000
-    importance: str | Criterion | Score = "fisher"
-    repair: str = "weights"
-    macs: float | None = None
-    latency: float | None = None
-    heads: float | None = None
-    neurons: float | None = None
-    blocks: float | None = None
-    layers: int | None = None
-    hidden: float | None = None
-    per_layer: bool = False
-    head_weights: bool = False
-    keep: str = "measured"
+    texts: int = option(1000, "Training texts that importance and repair look at.", least=1)
+    importance: str | Criterion | Score = option("fisher", "What ranks the parts.", allowed=tuple(CRITERIA))
+    repair: str = option(
+        "weights", "Before any training: weights by least squares, or one factor per head and neuron.", allowed=get_args(Repair)
+    )
+    macs: float | None = option(None, "Part of the encoder's multiply-accumulates that is kept.")
+    latency: float | None = option(None, "Part of the latency, measured here block by block, that is kept.")
+    heads: float | None = option(None, "Part of the attention heads that is kept.")
+    neurons: float | None = option(None, "Part of the feed-forward neurons that is kept.")
+    blocks: float | None = option(None, "Part of the attention and feed-forward blocks that is kept, whole.")
+    layers: int | None = option(None, "How many layers are kept.")
+    hidden: float | None = option(None, "Part of the hidden units (the residual width) that is kept.")
+    per_layer: bool = option(False, "So much of every layer, rather than of all layers together.")
+    head_weights: bool = option(False, "Learn a weight per head afterwards, and fold it in.")
+    keep: str = option("measured", "Which layers a shallower model keeps.", allowed=KEEP)
 
     def __post_init__(self) -> None:
         if isinstance(self.importance, str):
@@ -72,15 +75,15 @@ class PruneSettings(Settings):
             if value is not None and not (0 < value <= 1 or (value == 0 and name in ("heads", "neurons"))):
                 raise InputError(f"{name}: {value} is out of range; give the part that is kept, above 0 and at most 1")
         if self.layers is not None and (self.layers < 1 or type(self.layers) is not int):
-            raise InputError(f"--layers: {self.layers} is out of range; give how many layers are kept, at least 1")
+            raise InputError(f"layers: {self.layers} is out of range; give how many layers are kept, at least 1")
         if self.limited and (self.heads is not None or self.neurons is not None):
-            raise InputError("--heads, --neurons: --macs or --latency says how much is cut in all; give those, or these")
+            raise InputError("heads, neurons: `macs` or `latency` says how much is cut in all; give those, or these")
         if self.hidden is not None and self.importance == "gates":
-            raise InputError("--hidden: --importance gates scores heads and neurons alone; give another, such as fisher")
+            raise InputError("hidden: `importance` gates scores heads and neurons alone; give another, such as fisher")
         if self.macs is not None and self.latency is not None:
-            raise InputError("--macs, --latency: two limits on the cost; give one")
+            raise InputError("macs, latency: two limits on the cost; give one")
         if self.latency is not None and self.hidden is not None:
-            raise InputError("--latency, --hidden: blocks are timed at the width that the model has; cut the hidden units in a run before")
+            raise InputError("latency, hidden: blocks are timed at the width that the model has; cut the hidden units in a run before")
 
     @staticmethod
     def importances() -> tuple[str, ...]:

@@ -45,18 +45,20 @@ def repair(
     result = copy_of(model)
     if method == "none":
         return result, Reconstruction([])
-    layers, theirs = layers_of(result), layers_of(teacher)
-    sequence, width = blueprint_of(model).head.first_only, blueprint_of(model).head_width
+    layers = layers_of(result)
+    teacher_layers = layers_of(teacher)
+    blueprint = blueprint_of(model)
     hidden = None if selection.hidden is None else torch.tensor(selection.hidden)
-    ours = embedded(result, encoded, BATCH)
+    states = embedded(result, encoded, BATCH)  # (B, S, H) of each batch, as everything below
     targets = embedded(teacher, encoded, BATCH)
-    for gone in theirs[: min((kept.layer for kept in selection.layers), default=0)]:
+    for gone in teacher_layers[: min((kept.layer for kept in selection.layers), default=0)]:
         targets = [gone(x, None) for x in targets]
     errors = []
     for j, kept in enumerate(selection.layers):
-        until = selection.layers[j + 1].layer if j + 1 < len(selection.layers) else len(theirs)
-        layer, last = layers[j], j + 1 == len(layers)
-        whole = theirs[kept.layer]
+        until = selection.layers[j + 1].layer if j + 1 < len(selection.layers) else len(teacher_layers)
+        layer = layers[j]
+        last = j + 1 == len(layers)
+        whole = teacher_layers[kept.layer]
         pairs: list[tuple[Block, Block]] = [(layer.attention, whole.attention), (layer.feed_forward, whole.feed_forward)]
         for block, target in pairs:
             sums = []
@@ -65,15 +67,24 @@ def repair(
                 sums.append(total)
             if block is layer.feed_forward and until > kept.layer + 1:
                 for i, x in enumerate(targets):
-                    for between in theirs[kept.layer + 1 : until]:
+                    for between in teacher_layers[kept.layer + 1 : until]:
                         _, x, sums[i] = _run(between.feed_forward, between.attention(x, None))
                     targets[i] = x
-                norm = theirs[until - 1].feed_forward.norm.state_dict()
+                norm = teacher_layers[until - 1].feed_forward.norm.state_dict()
                 layer.feed_forward.norm.load_state_dict(norm if hidden is None else {name: value[hidden] for name, value in norm.items()})
-            group = width if block is layer.attention else 1
-            errors.append(_fit(block, ours, [s if hidden is None else s[..., hidden] for s in sums], group, method, sequence and last))
-            for i, x in enumerate(ours):
-                ours[i] = run_block(block, x)
+            group = blueprint.head_width if block is layer.attention else 1
+            errors.append(
+                _fit(
+                    block,
+                    states,
+                    [s if hidden is None else s[..., hidden] for s in sums],
+                    group,
+                    method,
+                    blueprint.head.first_only and last,
+                )
+            )
+            for i, x in enumerate(states):
+                states[i] = run_block(block, x)
     return result, Reconstruction(errors)
 
 

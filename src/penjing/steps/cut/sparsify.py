@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.maths.sparsity import SCOPES, cosine_decay, cubic_sparsity, iterative_sparsity, keep_mask
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
@@ -58,30 +59,30 @@ class SparsifySettings(Rider):
     when = "Where the bytes on disk count, and not the speed: the engines multiply by zeros too."
     teaching = "sparsify"
 
-    sparsity: float = 0.9
-    importance: str = "magnitude"
-    scope: str = "global"
-    schedule: str = "gradual"
-    rounds: int = 4
-    every: int = 20
+    sparsity: float = option(0.9, "Part of the single weights that becomes zero.")
+    importance: str = option("magnitude", "What ranks the weights.", allowed=IMPORTANCES)
+    scope: str = option("global", "What shares a threshold.", allowed=SCOPES)
+    schedule: str = option("gradual", "When they become zero.", allowed=SCHEDULES)
+    rounds: int = option(4, "Of the schedule iterative.", least=1)
+    every: int = option(20, "Steps between updates of the masks.", least=1)
     start: float = 0.0
     end: float = 0.7
     regrow: float = 0.3
-    embeddings: bool = False
+    embeddings: bool = option(False, "With `sparsity`: the word embedding's weights too.")
 
     def __post_init__(self) -> None:
         for name, allowed in (("importance", IMPORTANCES), ("scope", SCOPES), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
-                raise InputError(f"--{name}: {getattr(self, name)!r} is none; allowed are {', '.join(allowed)}")
+                raise InputError(f"{name}: {getattr(self, name)!r} is none; allowed are {', '.join(allowed)}")
         if not 0 <= self.sparsity < 1:
-            raise InputError(f"--sparsity: {self.sparsity} is out of range; give the part that becomes zero, from 0 to below 1")
+            raise InputError(f"sparsity: {self.sparsity} is out of range; give the part that becomes zero, from 0 to below 1")
         for name in ("rounds", "every"):
             if getattr(self, name) < 1:
-                raise InputError(f"--{name}: {getattr(self, name)} is out of range; give at least 1")
+                raise InputError(f"{name}: {getattr(self, name)} is out of range; give at least 1")
         if not 0 <= self.start <= self.end <= 1:
-            raise InputError(f"--start, --end: {self.start}, {self.end} are out of range; give parts of the training, 0 ≤ start ≤ end ≤ 1")
+            raise InputError(f"start, end: {self.start}, {self.end} are out of range; give parts of the training, 0 ≤ start ≤ end ≤ 1")
         if not 0 <= self.regrow <= 1:
-            raise InputError(f"--regrow: {self.regrow} is out of range; give the part of the kept weights that moves, from 0 to 1")
+            raise InputError(f"regrow: {self.regrow} is out of range; give the part of the kept weights that moves, from 0 to 1")
 
     def effects(self, taught: bool) -> Effects:
         """It takes the training over; what needs none may do without."""
@@ -139,7 +140,7 @@ def sparsity_for(blueprint: Blueprint, size: float, embeddings: bool = False) ->
     if left <= 0:
         least = (4 * (blueprint.parameters - weights) + weights / 8) / 1e6
         raise InputError(
-            f"--stored-mb: {size / 1e6:g} is below what stays dense, {least:.1f} MB; give more, or cut --embeddings or --vocab too"
+            f"stored_mb: {size / 1e6:g} is below what stays dense, {least:.1f} MB; give more, or cut `embeddings` or `vocab` too"
         )
     return max(0.0, 1 - left / (4 * weights))
 
@@ -148,7 +149,7 @@ def sparsity_for(blueprint: Blueprint, size: float, embeddings: bool = False) ->
 def sparsify(model: PenjingPreTrainedModel, settings: SparsifySettings, seed: int = 0) -> PenjingPreTrainedModel:
     """A new model with the least important weights at zero, at once and without data; `seed` draws what `random` removes."""
     if settings.importance not in UNTRAINED:
-        raise InputError(f"--importance: {settings.importance!r} is found in training; without it, allowed are {', '.join(UNTRAINED)}")
+        raise InputError(f"importance: {settings.importance!r} is found in training; without it, allowed are {', '.join(UNTRAINED)}")
     result = copy_of(model)
     weights = [m.weight for m in masked_modules(result, settings.embeddings)]
     masks = keep_mask(fixed_scores(weights, settings.importance, seed), settings.sparsity, settings.scope)

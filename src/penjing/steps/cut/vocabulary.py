@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.files.run import fingerprint
 from penjing.files.whole import Json
 from penjing.model.building import blueprint_of
@@ -48,8 +49,8 @@ class VocabularySettings(Settings):
     paper = "Abdaoui et al. 2020"
     when = "Where the embedding table is much of the model: many languages, or few words in use."
 
-    part: float = 0.0
-    corpus: Path | None = None
+    part: float = option(0.0, "Part of the tokens that is kept; 0: all that the training texts produce.")
+    corpus: Path | None = option(None, "With `vocab`: further texts, a line each, whose tokens count.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.part <= 1:
@@ -107,7 +108,7 @@ def _lines(corpus: Path) -> Iterator[list[str]]:
             while lines := list(islice(file, 10_000)):
                 yield lines
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--corpus: {corpus} cannot be read as UTF-8 text ({str(error)[:120]}); convert it") from error
+        raise InputError(f"corpus: {corpus} cannot be read as UTF-8 text ({str(error)[:120]}); convert it") from error
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.maths.lowrank import low_rank
 from penjing.model.building import blueprint_of, build
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
@@ -33,7 +34,7 @@ class FactoriseSettings(Settings):
     paper = "Acharya et al. 2019; Hsu et al. 2022 (FWSVD)"
     when = "Where the embedding table is too large in one piece, and distillation follows."
 
-    rank: int = 0
+    rank: int = option(0, "Of the word embedding; 0: what the size that is asked leaves room for.")
 
     def __post_init__(self) -> None:
         if self.rank < 0:

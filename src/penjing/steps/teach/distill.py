@@ -12,6 +12,7 @@ from torch import nn
 
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
 from penjing.model.watch import encoder_of
@@ -47,16 +48,18 @@ class DistillSettings:
 
     schedule: Schedule = field(default_factory=lambda: Schedule(learning_rate=1e-4, least_steps=1500, patience=100))
     losses: Weights = field(default_factory=lambda: {"kl": 1.0, "states": 1.0})
-    temperature: float = 1.0
-    alpha: float = 0.1
-    layer_map: str = "kept"
-    relation_heads: int = 0
-    levels: int = 0
-    anneal: bool = False
-    states_first: float | None = None
-    general_epochs: int = 1
-    noise: float = 0.0
-    draws: int = 4
+    temperature: float = option(1.0, "Of the teacher's answers.")
+    alpha: float = option(0.1, "Of the loss kl-entropy: the weight of the student's entropy.")
+    layer_map: str = option("kept", "Which layers are matched: kept, descent, uniform, last, first, learned, or pairs as 1:2,2:4.")
+    relation_heads: int = option(0, "Of the loss relations; 0: by itself.")
+    levels: int = option(0, "How many matched layers the loss levels takes; 0: all.")
+    anneal: bool = option(False, "Go from the teacher's answers to the labels.")
+    states_first: float | None = option(None, "Part of the steps that teach states alone, before the answers.")
+    general_epochs: int = option(1, "Over plain text, before all that.", least=1)
+    noise: float = option(
+        0.0, "Of the word embeddings, in their standard deviations; the teacher's answers are then a mean over such noise."
+    )
+    draws: int = option(4, "With `noise`: how many the teacher's answer is the mean of; 4.", least=1, most=1000)
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -64,35 +67,35 @@ class DistillSettings:
         for loss, weight in self.losses.items():
             name = loss_name(loss)
             if not math.isfinite(weight):
-                raise InputError(f"--losses: {name} has the weight {weight}; give a number")
+                raise InputError(f"losses: {name} has the weight {weight}; give a number")
             if isinstance(loss, str) and name not in allowed:
-                raise InputError(f"--losses: {name!r} is none; allowed are {', '.join(allowed)}")
+                raise InputError(f"losses: {name!r} is none; allowed are {', '.join(allowed)}")
             if weight < 0:
-                raise InputError(f"--losses: {name} has the weight {weight}; give at least 0")
+                raise InputError(f"losses: {name} has the weight {weight}; give at least 0")
         if not any(self.losses.values()):
-            raise InputError("--losses: nothing is taught; give one a weight above 0, as kl=1")
+            raise InputError("losses: nothing is taught; give one a weight above 0, as kl=1")
         if not 0 < self.temperature < math.inf:
-            raise InputError(f"--temperature: {self.temperature} is out of range; give more than 0, as 2")
+            raise InputError(f"temperature: {self.temperature} is out of range; give more than 0, as 2")
         if self.layer_map not in MAPS:
             given_map(self.layer_map, 10**6, 10**6)
         if self.layer_map == "learned" and set(self.states) - {"hidden"}:
-            raise InputError(f"--layer-map: learned goes with the loss hidden alone; got {', '.join(map(loss_name, self.states))}")
+            raise InputError(f"layer_map: learned goes with the loss hidden alone; got {', '.join(map(loss_name, self.states))}")
         if not 0 <= self.states_part < 1 or (self.states_part and not (self.states and self.answers)):
             raise InputError(
-                f"--states-first: {self.states_first} is the part of the steps that teach states before answers; give 0 up to 1, and losses of both"
+                f"states_first: {self.states_first} is the part of the steps that teach states before answers; give 0 up to 1, and losses of both"
             )
         if self.anneal and not (self.answers.get(HARD) and len(self.answers) > 1):
-            raise InputError("--anneal: it goes from the teacher's answers to the labels; give losses of both, as kl=1,hard=1")
+            raise InputError("anneal: it goes from the teacher's answers to the labels; give losses of both, as kl=1,hard=1")
 
     def check_fits(self, depth: int, teacher: Blueprint) -> None:
         """Refuse what a student of `depth` layers, or its teacher, has not so many of, before anything is done."""
         widest = teacher.head_width * max((layer.heads for layer in teacher.layers), default=0)
         if self.relation_heads > widest:
-            raise InputError(f"--relation-heads: {self.relation_heads} does not divide {widest} (teacher); give a divisor")
+            raise InputError(f"relation_heads: {self.relation_heads} does not divide {widest} (teacher); give a divisor")
         if self.layer_map not in MAPS:
             given_map(self.layer_map, depth, len(teacher.layers))
         elif self.levels > depth + 1:
-            raise InputError(f"--levels: {self.levels} are more than the {depth + 1} that are matched; give at most as many")
+            raise InputError(f"levels: {self.levels} are more than the {depth + 1} that are matched; give at most as many")
 
     @property
     def curriculum(self) -> Curriculum:

@@ -109,7 +109,7 @@ class Teaching:
             self._same_tokens(material.masked_lm, "masked-lm")
             checkpoint = open_checkpoint(material.masked_lm)
             if checkpoint.head.answers != "word":
-                raise InputError(f"--masked-lm: {material.masked_lm} has no language model's head; give a masked language model")
+                raise InputError(f"masked_lm: {material.masked_lm} has no language model's head; give a masked language model")
             masked = checkpoint.read()
         return dev, self.texts.drawn(train, self.wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
 
@@ -117,7 +117,7 @@ class Teaching:
         """The step that teaches a student of this selection, the one that is given, or (None) one that is no BERT."""
         material, task = self.material, self.data.task
         if material.general and (material.companions or not self.settings.states):
-            raise InputError("--general: plain texts teach states, of one task; give a loss on states, and leave out --with")
+            raise InputError("general: plain texts teach states, of one task; give a loss on states, and leave out `with`")
         return Distill(
             task, Teachers(self.teacher, self.others()), self.settings, dev, Place(self.partial, self.cache), self._origin(selection),
             material.general.encoded if material.general else None, progress,
@@ -143,7 +143,7 @@ class Teaching:
         self._check(path, "with", data.task)
         own, checkpoint = blueprint_of(self.teacher), open_checkpoint(path)
         if any(getattr(own, name) != getattr(checkpoint.blueprint, name) for name in SHARED):
-            raise InputError(f"--with: {path} is built otherwise than the model ({', '.join(SHARED)}); give one of the same base")
+            raise InputError(f"with: {path} is built otherwise than the model ({', '.join(SHARED)}); give one of the same base")
         teacher = read(path, head=data.task.head, labels=data.task.labels)
         texts = Texts(data, teacher, self.seed)
         dev, train = texts.weights, texts.labelled(texts.learned)
@@ -171,15 +171,15 @@ class Teaching:
         positions = checkpoint.positions
         if positions < self.data.max_length:
             raise InputError(
-                f"--{option}: {path} has {positions} positions, and texts up to {self.data.max_length}; give --max-length {positions}"
+                f"{option}: {path} has {positions} positions, and texts up to {self.data.max_length}; give `max_length` {positions}"
             )
         if not taught:
             return
         named, outputs = checkpoint.label_names, checkpoint.blueprint.outputs
-        checkpoint.check_head(task.head, task.name, f"--{option}")
+        checkpoint.check_head(task.head, task.name, f"{option}")
         if set(named or task.labels) != set(task.labels) or outputs != len(task.labels):
             raise InputError(
-                f"--{option}: {path} answers with {', '.join(named) or f'{outputs} labels'}, and the task has {', '.join(task.labels)}; give"
+                f"{option}: {path} answers with {', '.join(named) or f'{outputs} labels'}, and the task has {', '.join(task.labels)}; give"
                 " one of the same labels"
             )
 
@@ -188,7 +188,7 @@ class Teaching:
         encoded = replace(self.data.encoder, tokenizer=tokenizer_of(path))(self.data.eval.inputs)[0]
         if not np.array_equal(encoded.ids, self.data.eval.encoded.ids):
             raise InputError(
-                f"--{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary"
+                f"{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary"
             )
 
 
