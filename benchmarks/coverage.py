@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.maths.intervals import tango
-from penjing.tasks.metric import difference_interval
+from penjing.tasks.metric import Metric, difference_interval
 from penjing.tasks.metrics import BinaryF1, WordAccuracy
-from penjing.tasks.metric import Metric
 
 Rows = NDArray[np.float64]
 SIZES = (50, 100, 200, 408, 872)

@@ -27,10 +27,10 @@ from peers import textbrewer_distil
 from pruning import model_of
 from quantization import loaded
 
-from penjing.cli.options import cores
-from penjing.engines.clock.machine import commit, machine, versions
+from penjing.engines.clock.machine import commit, cores, machine, versions
 from penjing.files.whole import write_json
-from penjing.job.presets import PRESETS, distilling
+from penjing.job.by_hand import Distilling
+from penjing.job.presets import PRESETS
 from penjing.job.recipe import Recipe
 from penjing.maths.statistics import bootstrap
 from penjing.model.building import blueprint_of
@@ -40,7 +40,9 @@ from penjing.model.writing import write
 from penjing.search.budget import kept_layers
 from penjing.selection import Selection
 from penjing.steps.cut.importance import magnitude_l2
+from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.steps.teach.distillation import Distillation
 from penjing.tasks.judging import statistics_of
 from penjing.tasks.sources import load_examples
 from penjing.tasks.task import Examples
@@ -74,27 +76,29 @@ def material(name: str) -> tuple[Any, Any, list[tuple[str, Examples]], Path]:
 def started(name: str, recipe: Recipe, seed: int) -> tuple[Any, Selection | None]:
     """What is taught: some of the teacher's layers, and which; or the pretrained base that the teacher came from."""
     known, teacher, _, _ = material(name)
-    if recipe.prune is None:
+    prune = recipe.get(PruneSettings)
+    if prune is None:
         torch.manual_seed(seed)
         return read(base_model(), head=known.task.head, labels=known.task.labels), None
-    assert recipe.prune.keep != "measured" and recipe.prune.repair == "none"
-    selection = kept_layers(recipe.prune, blueprint_of(teacher), magnitude_l2(teacher, known.task, known.eval, seed))
+    assert prune.keep != "measured" and prune.repair == "none"
+    selection = kept_layers(prune, blueprint_of(teacher), magnitude_l2(teacher, known.task, known.eval, seed))
     return cut(teacher, selection), selection
 
 
 def distilled(name: str, recipe: Recipe, rows: int | None, seed: int, out: Path) -> dict[str, Any]:
     """The steps of one `penjing distill`: what is right on each example, and the processor's seconds that each part took."""
     known, teacher, _, kept = material(name)
-    assert recipe.distill
+    distillation = recipe.get(Distillation)
+    assert distillation
     every = np.random.default_rng(0).permutation(len(known.train))[: rows or len(known.train)]
     train = known.train.take(np.sort(every))
     texts = Texts(replace(known, train=train), teacher, seed)
     dev, learned = texts.weights, texts.learned
     student, selection = started(name, recipe, seed)
     began = time.process_time()
-    if recipe.texts:
-        learned = texts.drawn(learned, recipe.texts, lambda examples: teacher_outputs(teacher, examples.encoded, (), kept).logits)
-    settings = replace(recipe.distill, schedule=replace(recipe.distill.schedule, seed=seed))
+    if distillation.texts != TextSettings():
+        learned = texts.drawn(learned, distillation.texts, lambda examples: teacher_outputs(teacher, examples.encoded, (), kept).logits)
+    settings = replace(distillation.how, schedule=replace(distillation.how.schedule, seed=seed))
     step = Distill(known.task, Teachers(teacher), settings, dev, Place(out, kept), selection)
     torch.manual_seed(seed)
     evidence = step.observe(student, learned)
@@ -121,8 +125,17 @@ def about() -> dict[str, Any]:
 
 def recipe_of(preset: str, epochs: int, texts: TextSettings | None = None, layers: int | None = LAYERS) -> Recipe:
     """What `penjing distill --preset P --layers 3` does; without layers `--student BASE`."""
-    kept = {"layers": layers} if layers else {}
-    return distilling(preset, epochs, None, None, {}, kept, None, texts or TextSettings(), given_student=not layers)
+    texts = texts or TextSettings()
+    asked = Distilling(
+        preset,
+        layers,
+        epochs=epochs,
+        part=texts.part,
+        sample=texts.by if texts.part < 1 else None,
+        copies=texts.copies or None,
+        augment=texts.how if texts.copies else None,
+    )
+    return asked.recipe(given_student=not layers)
 
 
 def trial(
@@ -134,7 +147,7 @@ def trial(
 
 def once(name: str, label: str, recipe: Recipe, rows: int | None, epochs: int, seed: int) -> dict[str, Any]:
     """One student, once."""
-    key = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
+    key = hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest()[:6]
     file = HERE / f"{name}-{label}-{rows or 'all'}-{epochs}-{seed}-{key}.json"
     if not file.is_file():
         torch.set_num_threads(cores())
@@ -207,8 +220,8 @@ def default() -> None:
     """The default of distillation against what it once was, on three tasks: four of six layers, evenly spread."""
     for name in ("sst2", "mrpc", "conll2000"):
         now = recipe_of("states", EPOCHS, layers=DEFAULT_LAYERS)
-        assert now.distill
-        before = replace(now, distill=replace(now.distill, **BEFORE))
+        assert now.distillation
+        before = now.with_(replace(now.distillation, **BEFORE))
         print(heading(name))
         for label, recipe in (("default", now), ("before", before)):
             print(row(name, label, [once(name, f"default-{label}", recipe, DEFAULT_ROWS, EPOCHS, seed) for seed in FEWER]), flush=True)

@@ -26,8 +26,7 @@ from peers import NNCF_FORMS, NNCF_INT8, nncf_int8
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.clock.machine import machine, versions
-from penjing.engines.form import Form
-from penjing.engines.form import FLOAT_FORMS, FUSED_INT8, INT8_FORMS
+from penjing.engines.form import FLOAT_FORMS, FUSED_INT8, INT8_FORMS, Form
 
 QUICK = "--quick" in sys.argv[1:]
 HERE = CACHE / "quantization" / ("metal-quick" if QUICK else "metal")

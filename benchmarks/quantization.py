@@ -18,11 +18,10 @@ from main_job import CACHE, ROOT, SST2, data, penjing, run
 from peers import NNCF_FORMS, nncf_int8
 from pruning import TASKS, model_of
 
-from penjing.cli.options import cores
-from penjing.engines.form import EAGER, Form
+from penjing.engines.clock.machine import cores
 from penjing.engines.description import Description
+from penjing.engines.form import EAGER, FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, Form, rounding_of
 from penjing.engines.opening import open_engine
-from penjing.engines.form import FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, rounding_of
 from penjing.files.whole import write_json
 from penjing.job.baseline import BASELINES, STOCK_INT8
 from penjing.text.data import read_rows
@@ -107,7 +106,9 @@ def compare(name: str) -> dict[str, Any]:
         rows += [(f"{scheme} int8", form, taught) for form in Description.read(taught).forms]
     sets = {"dev": known.eval, "test": load_examples(known, str(data(name, "test")), print)}
     reference = {split: open_engine(EAGER, model_of(name), threads).logits(examples.encoded) for split, examples in sets.items()}
-    measured = measure([Subject(form, place) for _, form, place in rows], known.eval.encoded, threads=threads, sampling=Sampling(throughput_texts=256))
+    measured = measure(
+        [Subject(form, place) for _, form, place in rows], known.eval.encoded, threads=threads, sampling=Sampling(throughput_texts=256)
+    )
     figures = []
     for (kind, form, place), m in zip(rows, measured, strict=True):
         engine = open_engine(form, place, threads)

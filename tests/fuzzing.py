@@ -40,11 +40,11 @@ from samples import FORMS, describe, engine, packed, student, student_folder
 import penjing
 from penjing.engines.clock.worker import peak_mb
 from penjing.engines.description import DESCRIPTION
-from penjing.engines.opening import open_engine
 from penjing.engines.form import EAGER, TOKENIZER
 from penjing.engines.numpy import FILE, KINDS
 from penjing.engines.numpy import _metadata as student_metadata
 from penjing.engines.onnx.packed import NETWORK, WEIGHTS, _digest, graph_bytes
+from penjing.engines.opening import open_engine
 from penjing.errors import PenjingError
 from penjing.files.run import Run
 from penjing.job.recipe import read_recipe

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.description import DESCRIPTION, DESCRIPTION_FORMAT, checksums
-from penjing.engines.form import TOKENIZER, Form
+from penjing.engines.form import FLOAT_FORMS, INT8_FORMS, TOKENIZER, Form
 from penjing.engines.numpy import FILE, NUMPY_FORM, Learned
-from penjing.engines.form import FLOAT_FORMS, INT8_FORMS
 from penjing.engines.onnx.export import export, network_of
 from penjing.engines.onnx.packed import write_network
 from penjing.maths.stored import Scheme, quantize

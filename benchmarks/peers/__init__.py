@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.engines.form import Form
-from penjing.engines.form import BUCKET
+from penjing.engines.form import BUCKET, Form
 from penjing.model.tokenizing import copy_tokenizer
 from penjing.text.encoded import Encoded
 

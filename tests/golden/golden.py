@@ -291,14 +291,14 @@ def main() -> int:
     if given.show:
         print(json.dumps(results, indent=1))
         return 0
-    if given.write:
+    if given.write and len(results) == len(names):
         before = kept() if given.only else {"key": key, "runs": {}}
         if before["key"] != key:
             parser.error("hashes.json is of a machine of another kind; write all runs")
         runs = {name: (before["runs"] | results)[name] for name in RUNS if name in before["runs"] | results}
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(run, separators=(',', ':'))}" for name, run in runs.items())
         KEPT.write_text(f'{{"key": {json.dumps(key)},\n"runs": {{\n{lines}\n}}}}\n', encoding="utf-8")
-    failed = 0
+    failed = len(names) - len(results)  # what went wrong is said above
     if given.check:
         before = kept()
         same_kind = before["key"] == key and not given.loose

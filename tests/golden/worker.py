@@ -263,7 +263,7 @@ def result_of(name: str, folder: Path) -> dict[str, Any]:
             "form": result["form"], "said": digest(masked), "weights": hash_of_arrays(weights),
             "result": rounded({each: result[each] for each in TOLD if each in result}),
             "gates": rounded([[gate["passed"], gate["value"], gate["limit"]] for gate in report["gates"]]),
-            "steps": rounded([[step["quality"], step["bytes"], digest(step["note"])[:8]] for step in report["steps"]]),
+            "steps": rounded([[step["quality"], digest(step["note"])[:8]] for step in report["steps"]]),
             "files": {f"{part}/{file}": each for part, (_, hashes) in parts.items() for file, each in hashes.items()},
             "report": {each: digest(rounded(report[each]))[:8] for each in SECTIONS},
         },

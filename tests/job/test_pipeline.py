@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +12,22 @@ import pytest
 from commands import Clock, ended, kill, prepare, refused, rows_of, run, start, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from reports import CHOICE
 
 import penjing
+from penjing.engines.clock.machine import Machine
 from penjing.engines.description import Description
+from penjing.job import pipeline
 from penjing.job.asked import Budget
 from penjing.job.gates import APART
-from penjing.job.pipeline import DEPTHS, Attempt, _Compression
+from penjing.job.pipeline import DEPTHS, Attempt
+from penjing.job.planning import Undecided
 from penjing.job.product import EncoderProduct
 from penjing.job.recipe import Recipe
 from penjing.model.checkpoint import open_checkpoint
+from penjing.report.record import ChosenQuality
+from penjing.steps.stage import Context
+from penjing.steps.teach.teaching import Material
 
 REPORT_KEYS = {
     "task", "metric", "workload", "machine", "versions", "seed", "teacher", "baselines", "result", "gates", "steps", "blueprint",
@@ -151,7 +159,7 @@ def test_what_another_version_or_processor_left_is_not_gone_on_with(tmp_path: Pa
     given = [*prepare(tmp_path, "classification"), "--threads", "1", "--recipe", str(untouched(tmp_path))]
     run("compress", *given, "--out", tmp_path / "out")
     run("compress", *given, "--out", tmp_path / "out")
-    for name, value in (("versions", dict), ("machine", lambda: {"cpu": "another", "instructions": []})):
+    for name, value in (("versions", dict), ("machine", lambda: Machine("another", 1, 1.0, "another", ()))):
         with monkeypatch.context() as patch:
             patch.setattr(f"penjing.job.pipeline.{name}", value)
             said = refused("compress", *given, "--out", tmp_path / "out")
@@ -209,20 +217,25 @@ def test_where_the_integers_are_not_those_that_were_meant_floats_are_shipped(
 def best_of(drops: list[float | None], budget: Budget, lost: str) -> tuple[int, int]:
     """Which attempt is taken where they lose so much (None: no form may be shipped), and how many were made."""
     made: list[Attempt] = []
+    nothing: Any = None  # what no attempt is made of here
 
-    class Stub(_Compression):
-        def __init__(self) -> None:
-            self.job: Any = SimpleNamespace(budget=budget, recipe=Recipe())
+    def attempt(job: Any, stages: Any, work: Any, context: Context, reference: Any, trial: Any) -> Attempt:
+        assert context.depth == DEPTHS[len(made)] and context.suffix == (f"-{len(made) + 1}" if made else "")
+        assert [stage.name for stage in stages] == ["plan", "prune", "distill", "quantize"]
+        drop = drops[len(made)]
+        quality = None if drop is None else replace(ChosenQuality(95.0, -1.0, 1e3, 1.0), **{lost: drop})
+        made.append(Attempt(work, nothing, Path(), replace(CHOICE, chosen=CHOICE.chosen if quality else None, held_out=quality)))
+        return made[-1]
 
-        def attempt(self, known: Any, observed: Any, depth: float | None, suffix: str) -> Attempt:
-            assert depth == DEPTHS[len(made)] and suffix == (f"-{len(made) + 1}" if made else "")
-            drop = drops[len(made)]
-            record = {"chosen": None} if drop is None else {"chosen": {"name": "a form"}, "drop": -1.0, "drop_at_most": 1e3} | {lost: drop}
-            made.append(Attempt(None, Path(), record))  # type: ignore[arg-type]
-            return made[-1]
+    def shared(stages: Any, work: Any, context: Context) -> None:
+        assert [stage.name for stage in stages] == ["observe"] and not made  # once for all of them
 
-    known: Any = None
-    taken = Stub().best_attempt(known, {})
+    job: Any = SimpleNamespace(budget=budget, recipe=Recipe())
+    context = Context(nothing, nothing, Path(), nothing, [], Recipe().steps, Material(), 0, True, Undecided(), to_budget=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "attempt", attempt)
+        patch.setattr(pipeline, "carried_out", shared)
+        taken = pipeline.best_attempt(job, context, nothing, nothing, nothing)
     return next(i for i, each in enumerate(made) if each is taken), len(made)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from mean_network import MeanForSequenceClassification
 from safetensors.torch import save_file
 
 from penjing.blueprint import HEADS, Blueprint, Head, Layer, Parameter, head_named
+from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
 from penjing.engines.form import EAGER, FUSED_FLOAT, FUSED_INT8, PORTABLE_FLOAT, PORTABLE_INT8, Form
 from penjing.engines.onnx.export import export
 from penjing.engines.onnx.heads import Emitter
@@ -31,7 +32,12 @@ from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.surgery import cut
 from penjing.model.writing import write
 from penjing.steps.bits.calibrate import calibrate
+from penjing.tasks.encoder import Encoder
+from penjing.tasks.sequence import SequenceTask
+from penjing.tasks.sources import tokenizer_of
 from penjing.text.encoded import Encoded
+from penjing.text.encoding import text_of
+from penjing.text.rows import Row
 
 FLOAT32 = 1
 """ONNX's number of this type."""
@@ -186,6 +192,34 @@ def test_int8_is_close_and_pytorch_runs_the_folder(tmp_path: Path) -> None:
     eager = TorchEngine(tmp_path / "model", EAGER, 1)
     found = np.stack(eager.logits(encoded))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@final
+class MeanReview(SequenceTask):
+    """Classification by the mean of all tokens."""
+
+    name = "mean-review"
+    head = MEAN
+    text_columns = (("text",),)
+    takes = "mean-review takes one text (str) each"
+
+    def input_of(self, value: Any, where: str) -> Any:
+        return text_of(value, where, self.takes)
+
+    def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
+        return [row["text"] for row in rows]
+
+
+def test_pytorch_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """The process imports the task's module, and with it the head that the model's configuration names."""
+    tokenizer = tiny_teacher(tmp_path / "plain")
+    model = read(tokenizer, head=MEAN, labels=["a", "b"])
+    write(model, tmp_path / "model", tokenizer=tokenizer)
+    task, inputs = MeanReview(["a", "b"]), ["good film", "a bad film", "a film"] * 4
+    encoded = Encoder(task, tokenizer_of(tmp_path / "model"), 16)(inputs)[0]
+    sampling = Sampling(rounds=1, throughput_texts=0)
+    (found,) = measure([Subject(EAGER, tmp_path / "model")], encoded, threads=1, sampling=sampling, spoken=Spoken(task, inputs, 16))
+    assert found.latency_ms > 0 and found.end_to_end_ms
 
 
 # -- without Penjing ---------------------------------------------------------------------------------------------

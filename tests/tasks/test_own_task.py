@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from samples import SHAPE
 
 import penjing
+from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
 from penjing.engines.description import Description
 from penjing.engines.form import FLOAT_FORMS, TOKENIZER
 from penjing.engines.onnx.export import export
@@ -193,3 +194,12 @@ def test_a_folder_names_it_and_its_metric_by_reference_and_is_served_and_judged(
     assert type(opened.task) is Longest and isinstance(opened.task.metric(), Near)
     encoded, first, _ = opened.encoder(opened.task.inputs_of(ROWS[:4]))
     assert opened.task.decode(model.engine.logits(encoded), first) == [each["label"] for each in shown]
+
+
+def test_its_answers_are_timed_end_to_end_in_a_process_of_their_own(folder: Path) -> None:
+    encoder = Encoder(task(), tiny_tokenizer(), SHAPE.positions)
+    inputs = encoder.task.inputs_of(ROWS[:4])
+    subject = Subject(Description.read(folder).forms[0], folder)
+    sampling = Sampling(rounds=1, throughput_texts=0)
+    (measured,) = measure([subject], encoder(inputs)[0], threads=1, sampling=sampling, spoken=Spoken(task(), inputs, SHAPE.positions))
+    assert measured.end_to_end_ms is not None and measured.end_to_end_ms > measured.latency_ms > 0

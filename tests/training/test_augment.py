@@ -15,6 +15,7 @@ from penjing.errors import InputError
 from penjing.text.encoded import Encoded
 from penjing.training import augment
 from penjing.training.augment import (
+    RuleRates,
     by_masked_lm,
     by_neighbours,
     by_rules,
@@ -34,15 +35,15 @@ MODEL = penjing_model(Blueprint(len(TOKENS), 64, 2, 16, 16, 8, (Layer(2, 32), La
 
 def by_ngrams(texts: Encoded, copies: int, rate: float, seed: int) -> Encoded:
     """The rule of n-grams alone."""
-    return by_rules(texts, None, MASK, ALLOWED, copies, seed, p_mask=0, p_near=0, p_ngram=rate)
+    return by_rules(texts, None, MASK, ALLOWED, copies, seed, RuleRates(0, 0, rate))
 
 
 Way = Callable[[Encoded, float, int], Encoded]
 REPLACING: dict[str, Way] = {
     "neighbours": lambda texts, rate, seed: by_neighbours(texts, NEAR, ALLOWED, 4, rate, seed),
     "masked-lm": lambda texts, rate, seed: by_masked_lm(texts, MODEL, MASK, ALLOWED, 4, rate, 3, seed),
-    "masking": lambda texts, rate, seed: by_rules(texts, None, MASK, ALLOWED, 4, seed, p_mask=rate, p_ngram=0),
-    "rules": lambda texts, rate, seed: by_rules(texts, NEAR, MASK, ALLOWED, 4, seed, p_mask=rate / 2, p_near=rate / 2, p_ngram=0),
+    "masking": lambda texts, rate, seed: by_rules(texts, None, MASK, ALLOWED, 4, seed, RuleRates(mask=rate, ngram=0)),
+    "rules": lambda texts, rate, seed: by_rules(texts, NEAR, MASK, ALLOWED, 4, seed, RuleRates(rate / 2, rate / 2, 0)),
 }
 WAYS = REPLACING | {"n-grams": lambda texts, rate, seed: by_ngrams(texts, 4, rate, seed)}
 BODY = st.lists(st.integers(UNK, len(TOKENS) - 1).filter(lambda token: token not in (CLS, SEP)), min_size=1, max_size=12)
@@ -225,7 +226,7 @@ def test_ngrams_have_one_to_five_words_from_anywhere() -> None:
 
 def test_the_rules_mask_and_replace_as_often_as_asked() -> None:
     original = text([GOOD, FILM] * 5000)
-    new = by_rules(original, NEAR, MASK, ALLOWED, 1, 0, p_ngram=0.0).ids
+    new = by_rules(original, NEAR, MASK, ALLOWED, 1, 0, RuleRates(ngram=0.0)).ids
     swapped = np.array([token in NEAR[old] for token, old in zip(new, original.ids, strict=True)])[1:-1]
     kept = (new == original.ids)[1:-1]
     assert ((new[1:-1] == MASK) ^ swapped ^ kept).all()
@@ -235,7 +236,7 @@ def test_the_rules_mask_and_replace_as_often_as_asked() -> None:
 
 def test_the_rules_take_ngrams_of_a_quarter() -> None:
     texts = Encoded.joined([text([GOOD, FILM] * (5 + i)) for i in range(800)])
-    whole = np.diff(by_rules(texts, NEAR, MASK, ALLOWED, 1, 0, p_mask=0.5).offsets) >= 12  # of n-grams some are alike
+    whole = np.diff(by_rules(texts, NEAR, MASK, ALLOWED, 1, 0, RuleRates(mask=0.5)).offsets) >= 12  # of n-grams some are alike
     assert abs(whole.sum() - 600) < 4 * np.sqrt(800 * 0.25 * 0.75)
 
 

@@ -19,7 +19,7 @@ def test_maps() -> None:
     assert layer_map("1:2,3:6", 3, 6) == [(1, 2), (3, 6)]
     assert layer_map("0:0,1:2", 3, 6) == [(0, 0), (1, 2)]
     for wrong in ("1:7", "4:1", "0:0", "a:b", "1:2:3"):
-        with pytest.raises(InputError, match="--layer-map"):
+        with pytest.raises(InputError, match="layer_map"):
             layer_map(wrong, 3, 6)
     with pytest.raises(InputError, match="not deeper"):
         layer_map("last", 6, 3)

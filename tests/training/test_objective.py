@@ -168,12 +168,12 @@ def test_relation_heads_are_finer_than_attention_heads_where_widths_allow(width:
         ({"losses": {"kd": 1.0}}, "'kd' is none; allowed are kl"),
         ({"losses": {"kl": -1.0}}, "at least 0"),
         ({"losses": {"kl": 0.0}}, "nothing is taught"),
-        ({"temperature": 0.0}, "--temperature"),
-        ({"layer_map": "middle"}, "--layer-map"),
+        ({"temperature": 0.0}, "temperature: "),
+        ({"layer_map": "middle"}, "layer_map: "),
         ({"layer_map": "learned"}, "learned goes with the loss hidden"),
-        ({"states_first": 1.0}, "--states-first"),
+        ({"states_first": 1.0}, "states_first: "),
         ({"losses": {"kl": 1.0}, "states_first": 0.5}, "losses of both"),
-        ({"anneal": True}, "--anneal"),
+        ({"anneal": True}, "anneal: "),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -123,7 +123,7 @@ def test_random_depends_on_the_seed_and_magnitude_keeps_the_largest() -> None:
 
 @pytest.mark.parametrize("importance", ["movement", "regrow"])
 def test_what_is_learned_in_training_is_not_found_without(importance: str) -> None:
-    with pytest.raises(InputError, match=r"--importance.*allowed are magnitude, random"):
+    with pytest.raises(InputError, match=r"importance.*allowed are magnitude, random"):
         sparsify(small(), SparsifySettings(importance=importance))
 
 
@@ -135,7 +135,7 @@ def test_what_is_learned_in_training_is_not_found_without(importance: str) -> No
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=f"--{next(iter(changes))}"):
+    with pytest.raises(InputError, match=f"{next(iter(changes))}"):
         SparsifySettings(**changes)
 
 

@@ -39,7 +39,8 @@ def demo(options: Options, out: Out = Path("demo-run"), as_json: AsJson = False)
     files = write_data(out / "data", options["seed"])
     tell(f"logistic regression on n-grams: accuracy {logistic_regression(files['train'], files['eval']):.2f}")
     tell("2 of 4: fine-tune a teacher, all-MiniLM-L6-v2")
-    teacher, data = out / "teacher", {"task": "classification", "train": str(files["train"]), "eval": str(files["eval"]), "max_length": 128}
+    teacher = out / "teacher"
+    data = {"task": "classification", "train": str(files["train"]), "eval": str(files["eval"]), "max_length": 128}
     if not (teacher / "config.json").is_file():
         with redirect_stdout(sys.stderr):  # standard output is for the result alone
             trained(str(base_model()), teacher, {**data, "epochs": 2, "learning_rate": 1e-4, "seed": options["seed"]})

@@ -94,7 +94,8 @@ def _default(field: Any) -> Any:
 
 
 def _option(flag: str, wanted: Any, described: Option) -> Any:
-    panel, text = TITLES[described.panel], _help(described)
+    panel = TITLES[described.panel]
+    text = _help(described)
     kind = _number(wanted)
     if kind is not None:
         return number(flag, kind, described.least, described.most, text, panel)

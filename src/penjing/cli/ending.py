@@ -47,7 +47,9 @@ def stoppable() -> Iterator[None]:
 
     Code in other languages may make an error of its own out of it on the way, which is taken back here.
     """
-    last, stopped, before = -REPEATED_S, list[Stopped](), dict[int, Any]()
+    last = -REPEATED_S
+    stopped = list[Stopped]()
+    before = dict[int, Any]()
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal last
@@ -133,7 +135,8 @@ def _named(file: Any) -> str:
 
 def _usage(error: Any) -> str:
     """What is wrong with the options, as Typer says it, behind the option's name; and where all of them stand."""
-    parameter, message = getattr(error, "param", None), error.format_message()
+    parameter = getattr(error, "param", None)
+    message = error.format_message()
     if parameter is not None:
         message = f"{parameter.opts[0]}: {error.message.lower() or 'it is missing'}"
     command = error.ctx.command_path if error.ctx else "penjing"

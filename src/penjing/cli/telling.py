@@ -26,7 +26,8 @@ def compressed(report: Report, out: Path) -> str:
 
 def distilled(report: Report, out: Path) -> str:
     """What is left of the teacher's quality, size and time."""
-    result, teacher = report.result, report.teacher
+    result = report.result
+    teacher = report.teacher
     lines = [
         lost(report),
         f"{teacher.parameters / 1e6:.1f} -> {result.parameters / 1e6:.1f} million parameters, {smaller(report)}",
@@ -73,7 +74,8 @@ def quantized(report: Report, out: Path) -> str:
 
 def lost(report: Report) -> str:
     """Quality before and after, and what may have been lost."""
-    judged, before = report.result.judged, report.teacher.baseline.quality.quality
+    judged = report.result.judged
+    before = report.teacher.baseline.quality.quality
     low, high = judged.drop_ci95
     return (
         f"{report.metric} {before:.2f} -> {judged.quality:.2f}: {judged.drop:.2f} points lost, at most {high:.2f}"
@@ -83,7 +85,9 @@ def lost(report: Report) -> str:
 
 def faster(report: Report) -> str:
     """The latency against eager PyTorch, engine alone and end to end; no speed-up where the machine was too busy for one."""
-    result, after, eager = report.result, report.result.figures, report.teacher.baseline.figures
+    result = report.result
+    after = report.result.figures
+    eager = report.teacher.baseline.figures
     times = f"{eager.latency_ms:.2f} -> {after.latency_ms:.2f} ms, p99 {after.latency_p99_ms:.2f}"
     whole = ""
     if after.end_to_end_ms is not None and eager.end_to_end_ms is not None:
@@ -97,7 +101,9 @@ def faster(report: Report) -> str:
 
 def scores(report: Report) -> str:
     """What the temperature of the scores does."""
-    temperature, before, after = report.scores.temperature, report.scores.before.ece, report.scores.after.ece
+    temperature = report.scores.temperature
+    before = report.scores.before.ece
+    after = report.scores.after.ece
     if temperature == 1.0:
         return f"scores: as they come, {100 * before:.1f} points from what they say on average (ECE)"
     return f"scores: at temperature {temperature:.2f}, {100 * before:.1f} -> {100 * after:.1f} points from what they say on average (ECE)"

@@ -49,7 +49,8 @@ def _quality_text(found: Evaluation) -> str:
         f"{found.metric} {found.quality.quality:.2f} (95 %: {low:.2f} ... {high:.2f}) on {found.examples} examples, {found.form}",
         f"scores: expected calibration error {found.scores.ece:.3f}, Brier {found.scores.brier:.3f} (temperature {found.temperature:.2f})",
     ]
-    quality, flipped = found.quality, found.flipped
+    quality = found.quality
+    flipped = found.flipped
     if isinstance(quality, PairedQuality) and flipped is not None:
         low, high = quality.drop_ci95
         lines.append(
@@ -98,7 +99,8 @@ def _bench_text(found: Benchmark) -> str:
 
 
 def _bench_row(number: int, row: BenchRow) -> Sequence[str]:
-    figures, (low, high) = row.figures, row.speedup_range
+    figures = row.figures
+    (low, high) = row.speedup_range
     faster = ("-", "-") if row.speedup is None else (f"{row.speedup:.2f}x", f"{low:.3g}-{high:.3g}")
     numbers = [
         (figures.latency_ms, 2), (figures.latency_p95_ms, 2), (figures.latency_p99_ms, 2), (figures.end_to_end_ms, 2),

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from penjing.engines.engine import Engine
 from penjing.engines.form import Form
 from penjing.errors import InputError, reason_of, shown
-from penjing.files.whole import write_bytes
+from penjing.files.whole import Json, write_bytes
 from penjing.text.encoded import Array, Feeds
 
 FORMAT = 1
@@ -50,7 +50,7 @@ class Learned:
 
     kind: str
     arrays: dict[str, Array]
-    settings: dict[str, Any]
+    settings: Json
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all; equal students are equal bytes."""

@@ -148,7 +148,8 @@ def _read_record(kind: Any, given: Mapping[str, object], where: str) -> Any:
             raise InputError(f"{where}: {shown(key)} is unknown; known are {', '.join(sorted(keys))}")
     for key, version in _version_of(kind):
         _checked(given.get(key), given.get(key) == version, f"version {version}", f"{where}, {key}")
-    hints, values = _hints(kind), dict[str, Any]()
+    hints = _hints(kind)
+    values = dict[str, Any]()
     for each in dataclasses.fields(kind):
         hint = hints[each.name]
         if each.metadata.get("merged"):

@@ -104,7 +104,8 @@ def _make(folder: Path, option: str) -> list[Path]:
 
 def _lock(folder: Path, tell: Callable[[str], None]) -> int:
     """The descriptor that holds the folder's lock as long as it is open, be the process killed or not."""
-    path, held = folder / LOCK, False
+    path = folder / LOCK
+    held = False
     while not held:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

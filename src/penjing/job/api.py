@@ -16,9 +16,9 @@ from penjing.files.whole import Json
 from penjing.job.asked import Budget, Job
 from penjing.job.by_hand import Distilling, Pruning, Quantizing
 from penjing.job.material import Sources
-from penjing.job.pipeline import Progress
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
+from penjing.job.starting import Progress
 from penjing.model.checkpoint import locate, open_checkpoint
 from penjing.report.record import Report
 from penjing.steps.cut.vocabulary import VocabularySettings
@@ -133,7 +133,8 @@ def train(
 def _trained(model: str | Path, out: Path, data: Data, schedule: Schedule, pickle: bool, progress: TrainingProgress) -> Trained:
     sides = data.sides
     rest = np.setdiff1d(np.union1d(sides.learned, sides.weights), sides.judging)  # of very few texts, both sides held out are one
-    dev, learned = data.train.take(sides.judging), data.train.take(rest)
+    dev = data.train.take(sides.judging)
+    learned = data.train.take(rest)
     history, quality = finetune(model, data.task, Split(learned, dev, data.eval), out, schedule, pickle=pickle, progress=progress)
     return Trained(data.task.metric().name, quality, len(dev), history)
 
@@ -163,7 +164,9 @@ def run(
 
 def _asked(model: str | Path, recipe: Recipe, budget: Budget, given: Given, machinery: Machinery, data: Data) -> Json:
     """What a run that goes on must have been asked, and the report tells."""
-    vocabulary, distillation, task = recipe.get(VocabularySettings), recipe.distillation, data.task
+    vocabulary = recipe.get(VocabularySettings)
+    distillation = recipe.distillation
+    task = data.task
     return {
         "model": str(model), "task": task.name, "train": _name(given.train), "eval": _name(given.eval) or None,
         "test": [_name(source, i) for i, source in enumerate(given.test)], **asdict(budget),

@@ -79,8 +79,10 @@ class Job:
     wait_s: float = 30.0
 
     def __post_init__(self) -> None:
-        recipe, material = self.recipe, self.material
-        prune, taught = recipe.get(PruneSettings), recipe.get(Distillation)
+        recipe = self.recipe
+        material = self.material
+        prune = recipe.get(PruneSettings)
+        taught = recipe.get(Distillation)
         if material.student and prune and prune.cuts:
             raise InputError("student: it is taken as it is; leave out what is cut")
         if material.companions and recipe.takers:

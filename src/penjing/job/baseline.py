@@ -82,7 +82,9 @@ def measure_baseline(trial: Trial, original: Original, forms: Sequence[Form], fo
     Args:
         forms: those that a result may have.
     """
-    task, model, texts = trial.task, original.folder, original.eval
+    task = trial.task
+    model = original.folder
+    texts = original.eval
     for name, examples in ((EVALUATED, texts), (JUDGED, original.judging)):
         save_rows(folder / name, open_engine(EAGER, model, trial.threads).logits(examples.encoded))
     ranges = Quantize().observe(original.model, original.calibration)

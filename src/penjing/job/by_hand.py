@@ -274,15 +274,14 @@ class Distilling:
         names = {field.name for field in fields(DistillSettings)} - {"losses", "schedule"}
         changes = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
         changes = {name: value for name, value in changes.items() if value is not None and value is not False}
-        own = weights_of(self.losses)
-        taught = own.get("losses", preset.losses)
+        taught = preset.losses if self.losses is None else weights_of(self.losses)
         unchanged = dict(preset.changes)
-        if own and not (set(taught) & set(STATE_LOSSES) and set(taught) - set(STATE_LOSSES)):
+        if self.losses is not None and not (set(taught) & set(STATE_LOSSES) and set(taught) - set(STATE_LOSSES)):
             unchanged.pop("states_first", None)  # of both, and one of them is not taught
         for name, losses in LOSSES_OF.items():
             if name in changes and not set(losses) & set(taught):
                 raise InputError(f"{name}: it goes with {', '.join(losses)}, which is not taught; give that with `losses` too")
-        return preset.settings(self.epochs, self.learning_rate, unchanged | own | changes)
+        return preset.settings(self.epochs, self.learning_rate, unchanged | {"losses": taught} | changes)
 
     def _texts(self, preset: Preset, settings: DistillSettings) -> TextSettings:
         copies = 1 if self.augment and self.copies is None else self.copies

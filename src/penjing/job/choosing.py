@@ -116,7 +116,8 @@ class _Look:
         self.logits: dict[str, Logits] = {}
 
     def __call__(self, form: Form, place: Path) -> None:
-        judging, conformity = self.candidate.judging, self.candidate.conformity
+        judging = self.candidate.judging
+        conformity = self.candidate.conformity
         self.logits[form.name] = open_engine(form, place, self.trial.threads).logits(judging.encoded)
         quality = quality_of(self.trial.task, judging, self.logits[form.name])
         loss = self.quality - quality

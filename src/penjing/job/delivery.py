@@ -75,7 +75,8 @@ def deliver(product: Product, report: Report, verified: Verified, exported: Path
 def delivered_forms(product: Product, verified: Verified, exported: Path) -> list[Form]:
     """The forms of the engine's folder, the chosen one first; PyTorch's is the model's folder, and stands for the float32 of every engine
     that has parity."""
-    chosen, choice = verified.chosen, verified.choice
+    chosen = verified.chosen
+    choice = verified.choice
     fit = {row.name for row in verified.forms if row.fit}
     others = [row.form for row in choice.forms if row.form.portable and row.name in fit]
     if chosen.engine == "torch":
@@ -98,7 +99,8 @@ def report_of(job: Job, data: Data, before: Blueprint, inside: Inside, verified:
         before: the teacher's blueprint.
         records: what each step of the job left.
     """
-    task, result = data.task, result_of(inside, verified)
+    task = data.task
+    result = result_of(inside, verified)
     gates = gates_of(result, verified, job.budget, job.recipe.limits)
     return Report(
         penjing=__version__,

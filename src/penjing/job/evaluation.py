@@ -144,7 +144,8 @@ def bench(
     ]
     for runner in runners:  # their processes cannot be heard
         warn_of_weights(runner.form, runner.model.folder)
-    first, threads = models[0], looking.threads or cores()
+    first = models[0]
+    threads = looking.threads or cores()
     alike = all((each.task.name, len(each.task.labels)) == (first.task.name, len(first.task.labels)) for each in models)
     spoken = Spoken(first.task, first.task.inputs_of(rows), first.max_length) if alike else None
     with TemporaryDirectory() as made:

@@ -49,7 +49,8 @@ def _at_most(name: str, value: float | None, limit: float) -> Gate:
 def _of_the_budget(result: Result, budget: Budget) -> list[Gate]:
     """Speed-up, latency, size, and what may be lost; and whether the machine was steady, which forbids nothing."""
     gates: list[Gate] = []
-    speedup, steady = result.speedup_vs_eager, result.figures.steady
+    speedup = result.speedup_vs_eager
+    steady = result.figures.steady
     if budget.speedup is not None:
         gates.append(Gate("speedup", speedup is not None and speedup >= budget.speedup, speedup, budget.speedup))
     gates.append(Gate("steady machine", steady, float(steady), 1.0, asked=False, decides=False))
@@ -83,7 +84,8 @@ def _latency(result: Result, verified: Verified, limit: float) -> Gate:
 
 def _sparsity(result: Result, verified: Verified, limit: float) -> Gate:
     assert verified.stored is not None and verified.stored.sparsity is not None
-    sparsity, limit = round(verified.stored.sparsity, 4), limit - 1e-4
+    sparsity = round(verified.stored.sparsity, 4)
+    limit = limit - 1e-4
     return Gate("sparsity", sparsity >= limit, sparsity, limit)
 
 

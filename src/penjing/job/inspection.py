@@ -23,7 +23,8 @@ def inspection(folder: str) -> Json:
     """
     path = Path(folder) / "model" if (Path(folder) / "model" / "config.json").is_file() else locate(folder)
     known = open_checkpoint(path)
-    matched, blueprint = known.matched, known.blueprint
+    matched = known.matched
+    blueprint = known.blueprint
     family = known.family.model_type if known.family else known.config.origin.get("model_type")
     exported = engine_folder(Path(folder))
     return {
@@ -38,7 +39,8 @@ def inspection(folder: str) -> Json:
 
 def inspection_lines(found: Json) -> str:
     """The same for a person, but for the blueprint."""
-    tokenizer, engine = found["tokenizer"], found["engine"]
+    tokenizer = found["tokenizer"]
+    engine = found["engine"]
     if "error" in tokenizer:
         words = [f"none: {tokenizer['error']}"]
     else:
@@ -65,7 +67,8 @@ def inspection_lines(found: Json) -> str:
 
 def _answers(known: Checkpoint) -> str:
     """What the outputs are."""
-    head, kind = known.blueprint.head, known.problem_type
+    head = known.blueprint.head
+    kind = known.problem_type
     if not head.labelled:
         return {"states": "an encoder, to be trained", "word": "a language model", "span": "a span of the text"}[head.answers]
     if kind == "multi_label_classification":
@@ -77,7 +80,9 @@ def _answers(known: Checkpoint) -> str:
 
 def _tokenizer(known: Checkpoint) -> Json:
     try:
-        made, tokenizer, longest = tokenizer_at(known.folder), tokenizer_of(known), longest_text(known, 0)
+        made = tokenizer_at(known.folder)
+        tokenizer = tokenizer_of(known)
+        longest = longest_text(known, 0)
     except InputError as error:
         return {"error": str(error)}
     lower = tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str("Aa") == "aa"

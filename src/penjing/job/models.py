@@ -51,7 +51,8 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
         return _plain(locate(folder), engine, task, reading)
     about = Description.read(exported)
     about.check_files(exported, [TOKENIZER])
-    kind, temperature = _described(about, reading), about.temperature
+    kind = _described(about, reading)
+    temperature = about.temperature
     if engine == "torch":
         open_checkpoint(exported.parent / "model").check_numbers()
         return Model(exported.parent / "model", [EAGER], kind, tokenizer_of(exported), about.max_length, temperature)
@@ -63,7 +64,8 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
 
 def _described(about: Description, reading: Reading) -> Task:
     """The task of an engine folder: its own metric, unless another is asked for."""
-    metric, own = reading.metric, about.metric
+    metric = reading.metric
+    own = about.metric
     if not metric and (own in task_named(about.task).metrics or is_reference(own)):
         metric = own
     positive = reading.positive or (about.positive if metric == "f1" else "")

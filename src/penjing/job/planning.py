@@ -56,7 +56,8 @@ class BudgetPlanner(Planner):
     def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
         """By hand, a part of the depth, or what meets the budget in the form that runs fastest."""
         prune = cast(PruneSettings, settings)
-        importance, blueprint = work.importance, blueprint_of(work.model)
+        importance = work.importance
+        blueprint = blueprint_of(work.model)
         assert importance is not None
         if context.depth is not None:
             selection = plans.for_depth(blueprint, importance, context.depth)
@@ -80,7 +81,8 @@ class BudgetPlanner(Planner):
         return planned.selection, planned.note
 
     def rank(self, work: Work, context: Context) -> int:
-        store, room = self.recipe.get(StoreSettings), context.room(work)
+        store = self.recipe.get(StoreSettings)
+        room = context.room(work)
         return rank_for(blueprint_of(work.base), room, least_bits(store)) if room and store else 0
 
     def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
@@ -97,7 +99,8 @@ class BudgetPlanner(Planner):
 
     def _bytes(self, work: Work, context: Context, blueprint: Blueprint) -> tuple[float, int]:
         """Bytes that a plan's weights may have, and the bits of one."""
-        room, store = context.room(work), self.recipe.get(StoreSettings)
+        room = context.room(work)
+        store = self.recipe.get(StoreSettings)
         if room is not None and store is not None:
             bits = least_bits(store)
             return room_for_blocks(blueprint, self.rank(work, context), room, bits), bits

@@ -88,12 +88,9 @@ PRESETS = {
 """pkd has T, α and β from the middle of their grids; distilbert the weights of its published training."""
 
 
-def weights_of(losses: str | None) -> dict[str, Any]:
-    """Settings from "kl=1,hidden=0.5"; nothing where nothing is given."""
-    if losses is None:
-        return {}
+def weights_of(losses: str) -> Mapping[str, float]:
+    """The weights of losses from "kl=1,hidden=0.5"."""
     try:
-        pairs = [each.split("=") for each in losses.split(",")]
-        return {"losses": {name.strip(): float(weight) for name, weight in pairs}}
+        return {name.strip(): float(weight) for name, weight in (part.split("=") for part in losses.split(","))}
     except ValueError as error:
         raise InputError(f"losses: {losses!r} is none; give names and weights as kl=1,hidden=0.5") from error

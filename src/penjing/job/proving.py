@@ -95,7 +95,10 @@ def verify(trial: Trial, reference: Reference, shipped: Shipped, train: Examples
     Args:
         train: the training texts, which the evaluation data should not stand in.
     """
-    task, form, texts, choice = trial.task, shipped.form, shipped.eval, shipped.choice
+    task = trial.task
+    form = shipped.form
+    texts = shipped.eval
+    choice = shipped.choice
     logits = open_engine(form, shipped.exported, trial.threads).logits(texts.encoded)
     judged = judge_pair(task, texts, logits, reference.eval, reference.logits, confidence=confidence or 0.95)
     timing = _timed(trial, reference, shipped)
@@ -132,7 +135,9 @@ def verify(trial: Trial, reference: Reference, shipped: Shipped, train: Examples
 
 def _timed(trial: Trial, reference: Reference, shipped: Shipped) -> _Timing:
     """Everything in one run; then the shipped form alone against eager PyTorch, in several processes one after another."""
-    texts, before, tokenizer = shipped.eval, reference.eval.encoded, shipped.exported / TOKENIZER
+    texts = shipped.eval
+    before = reference.eval.encoded
+    tokenizer = shipped.exported / TOKENIZER
     eager = eager_forms()
     subjects = [Subject(form, reference.folder, before, reference.tokenizer) for form in eager.values()]
     subjects += [Subject(form, reference.exported, before, reference.tokenizer) for form in BASELINES.values()]
@@ -196,7 +201,9 @@ def on_other_data(trial: Trial, reference: Reference, shipped: Shipped, data: Fu
 
 def shapes(trial: Trial, reference: Reference, shipped: Shipped, after: Blueprint) -> list[ShapeRow]:
     """The result, of blueprint `after`, against the uncut model in the same form: on the data's own lengths, and on texts of a few fixed ones."""
-    before, own, form = reference.eval.encoded, shipped.eval.encoded, shipped.form
+    before = reference.eval.encoded
+    own = shipped.eval.encoded
+    form = shipped.form
     whole = reference.blueprint
     texts: dict[int, tuple[Encoded, Encoded]] = {0: (before, own)}
     texts |= {n: (before.of_length(n, SHAPE_TEXTS), own.of_length(n, SHAPE_TEXTS)) for n in SHAPES if n <= whole.positions}

@@ -11,6 +11,7 @@ import yaml
 from penjing.errors import InputError, reason_of, shown
 from penjing.files.options import option, option_of
 from penjing.files.run import Tell
+from penjing.files.whole import Json
 from penjing.job.by_hand import schedule_of
 from penjing.job.presets import PRESETS
 from penjing.job.recipe import Recipe
@@ -120,7 +121,7 @@ def _distillation(changes: Any, where: str) -> Distillation:
 def merged(settings: T, changes: Any, where: str) -> T:
     """`settings` with `changes`, strictly: an unknown name or a value of another type is an error."""
     known = {field.name: field for field in fields(settings)}
-    result: dict[str, Any] = {}
+    result = Json()
     for name, value in _mapping(changes, where).items():
         if name not in known:
             raise InputError(f"recipe: {where} has {shown(name)}; allowed are {', '.join(known)}")
@@ -136,7 +137,8 @@ def _mapping(changes: Any, where: str) -> Mapping[Any, Any]:
 
 def _value(old: Any, field: Any, value: Any, where: str) -> Any:
     """What a field may be, where it is `old` by default."""
-    name, described = field.name, option_of(field)
+    name = field.name
+    described = option_of(field)
     if "Path" in str(field.type):
         return None if value is None else Path(str(value))
     if isinstance(value, str) and (old is None or isinstance(old, float)):
@@ -176,7 +178,8 @@ def _is_number(value: Any, kind: Any) -> bool:
 def _old(content: Mapping[Any, Any], where: str) -> Recipe:
     """The default recipe with the steps of a mapping changed, added, or left out where they are `false`."""
     content = dict(content)
-    student, texts = content.pop(STUDENT, None), content.pop("texts", None)
+    student = content.pop(STUDENT, None)
+    texts = content.pop("texts", None)
     if student:  # nothing is cut or rounded by default then
         content = {PruneSettings.name: False, "quantize": False} | content
     for name in content:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch.nn.functional as F
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from penjing.errors import InputError
@@ -29,7 +30,7 @@ class Softening:
     alpha: float = 0.1
 
 
-AnswerLoss = Callable[[Tensor, Tensor, Softening], Tensor]
+AnswerLoss = Callable[[Float[Tensor, "n C"], Float[Tensor, "n C"], Softening], Float[Tensor, ""]]
 """A loss between logits z and t, both (n, C) → a scalar."""
 
 
@@ -59,7 +60,7 @@ class AnswerLosses(ABC):
     losses: ClassVar[Mapping[str, AnswerLoss]]
     """The losses between a student's and its teacher's logits that make sense for these answers."""
 
-    def loss(self, name: str, z: Tensor, t: Tensor, soft: Softening) -> Tensor:
+    def loss(self, name: str, z: Float[Tensor, "n C"], t: Float[Tensor, "n C"], soft: Softening) -> Float[Tensor, ""]:
         """The loss of that name between logits z and t (n, C); an `InputError` where these answers have none of that name."""
         loss = self.losses.get(name)
         if loss is None:
@@ -68,15 +69,15 @@ class AnswerLosses(ABC):
         return loss(z, t, soft)
 
     @abstractmethod
-    def hard(self, z: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    def hard(self, z: Float[Tensor, "n C"], labels: Num[Tensor, " n *columns"], weight: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """`weight` times the mean loss of logits z (n, C), or (B, C), on the gold answers (n,), over those that have one."""
 
     @abstractmethod
-    def divergence(self, z: Tensor, t: Tensor) -> Tensor:
+    def divergence(self, z: Float[Tensor, "n C"], t: Float[Tensor, "n C"]) -> Float[Tensor, ""]:
         """The mean divergence of answers z from those of a reference t, both (n, C)."""
 
     @abstractmethod
-    def divergences(self, p: Tensor, q: Tensor, axis: int = -1) -> Tensor:
+    def divergences(self, p: Float[Tensor, "*shape"], q: Float[Tensor, "*shape"], axis: int = -1) -> Float[Tensor, "..."]:
         """The divergence of each answer q from that of the reference p: logits over `axis`, which is gone in the result."""
 
 
@@ -86,15 +87,15 @@ class Classes(AnswerLosses):
 
     losses = ANSWER_LOSSES
 
-    def hard(self, z: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    def hard(self, z: Float[Tensor, "n C"], labels: Num[Tensor, " n *columns"], weight: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """`weight`·cross-entropy with label numbers, the mean over those that are not `IGNORED`."""
         return weight * F.cross_entropy(z, labels, reduction="sum") / (labels != IGNORED).sum().clamp_min(1)
 
-    def divergence(self, z: Tensor, t: Tensor) -> Tensor:
+    def divergence(self, z: Float[Tensor, "n C"], t: Float[Tensor, "n C"]) -> Float[Tensor, ""]:
         """KL(softmax(t) ‖ softmax(z)), mean over rows."""
         return losses.soft_kl(z, t)
 
-    def divergences(self, p: Tensor, q: Tensor, axis: int = -1) -> Tensor:
+    def divergences(self, p: Float[Tensor, "*shape"], q: Float[Tensor, "*shape"], axis: int = -1) -> Float[Tensor, "..."]:
         """KL(softmax(p) ‖ softmax(q)) of each row."""
         log_p = F.log_softmax(p, axis)
         log_q = F.log_softmax(q, axis)
@@ -107,16 +108,16 @@ class Values(AnswerLosses):
 
     losses: ClassVar[Mapping[str, AnswerLoss]] = {"mse": _mse}
 
-    def hard(self, z: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    def hard(self, z: Float[Tensor, "n C"], labels: Num[Tensor, " n *columns"], weight: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """`weight`·(z - gold)², the mean over the rows whose gold number is no NaN; z (n, C), gold (n, C) or, where C is 1, (n,)."""
         gold = labels.reshape(z.shape)
         known = ~gold.isnan().any(-1)
         return weight * (z[known] - gold[known]).square().sum() / known.sum().clamp_min(1)
 
-    def divergence(self, z: Tensor, t: Tensor) -> Tensor:
+    def divergence(self, z: Float[Tensor, "n C"], t: Float[Tensor, "n C"]) -> Float[Tensor, ""]:
         """(z - t)², mean over rows."""
         return losses.logits_mse(z, t)
 
-    def divergences(self, p: Tensor, q: Tensor, axis: int = -1) -> Tensor:
+    def divergences(self, p: Float[Tensor, "*shape"], q: Float[Tensor, "*shape"], axis: int = -1) -> Float[Tensor, "..."]:
         """(p - q)² of each number; no axis is gone."""
         return (p - q).square()

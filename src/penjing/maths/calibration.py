@@ -111,7 +111,8 @@ def entropy(seen: Histogram) -> Range:
     without that, merged into `LEVELS`, each spread evenly over its bins that hold anything.
 
     A range of fewer bins than levels would round nothing, and clip for free: it is not tried (as in TensorRT, Migacz 2017)."""
-    counts, middle = seen.counts.astype(np.float64), 1 << BITS
+    counts = seen.counts.astype(np.float64)
+    middle = 1 << BITS
 
     def loss(low: float, high: float) -> float:
         first, last = middle + int(np.floor(low / seen.width)), middle + int(np.ceil(high / seen.width))
@@ -144,9 +145,10 @@ def _narrowed(loss: Callable[[float, float], float], low: float, high: float) ->
             for part in parts if (low, high)[end] else ():
                 trial = [*best]
                 trial[end] = float(part)
-                found = loss(low * trial[0], high * trial[1])
-                if found < least:
-                    best, least = trial, found
+                error = loss(low * trial[0], high * trial[1])
+                if error < least:
+                    best = trial
+                    least = error
         if best == before:
             break
     return low * best[0], high * best[1]

@@ -26,7 +26,9 @@ def cluster(w: Float[Tensor, "N g"], k: int, seed: int = 0) -> tuple[Float[Tenso
         return _distinct(values, k), True
     sums = F.pad(values.cumsum(1, dtype=torch.float64), (1, 0))
     count, size = values.shape
-    steps, low, high = torch.arange(k), values[:, :1], values[:, -1:]
+    steps = torch.arange(k)
+    low = values[:, :1]
+    high = values[:, -1:]
     drawn = torch.randint(size, (count, k), generator=torch.Generator().manual_seed(seed)).sort(1).values
     starts = (low + (high - low) * (steps / (k - 1)), values[:, ((steps + 0.5) / k * size).long()], values.gather(1, drawn))
     table, least = _lloyd(values, sums, starts[0])

@@ -19,7 +19,8 @@ def straight_through(x: Float[Tensor, "*shape"], rounded: Float[Tensor, "*shape"
 
 def symmetric_rows(w: Float[Tensor, "*rows K"], bits: int = 8) -> Float[Tensor, "*rows K"]:
     """S·q of each row, q = round(w/S), S = max|w| / (2^(bits-1) - 1): what `rounding.symmetric` leaves. No gradient."""
-    w, levels = w.detach().float(), 2 ** (bits - 1) - 1
+    w = w.detach().float()
+    levels = 2 ** (bits - 1) - 1
     if not w.numel():
         return w
     scale = w.abs().amax(-1, keepdim=True).div_(levels)
@@ -52,7 +53,9 @@ def affine_rounded(
     x: Float[Tensor, "..."], low: Float[Tensor, "*ends"], high: Float[Tensor, "*ends"], bits: int = 8
 ) -> Float[Tensor, "..."]:  # fmt: skip
     """`maths.rounding.affine_round` in torch; low, high: any shape that broadcasts against x. No gradient of its own."""
-    low, high, levels = low.clamp(max=0), high.clamp(min=0), 2**bits - 1
+    low = low.clamp(max=0)
+    high = high.clamp(min=0)
+    levels = 2**bits - 1
     scale = torch.where(high > low, (high - low) / levels, 1.0)
     zero = (-low / scale).round().clamp(0, levels)
     return scale * ((x / scale).round().add(zero).clamp(0, levels) - zero)

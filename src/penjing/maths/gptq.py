@@ -36,7 +36,9 @@ def quantize_with_inputs(w: Float[Tensor, "R K"], gram: Float[Tensor, "_ _"], sc
     plain = quantize(w, scheme, seed)
     if not w.numel() or not gram.any():
         return plain
-    H, tables, group = gram.double(), _tables(plain), plain.group or w.shape[1]
+    H = gram.double()
+    tables = _tables(plain)
+    group = plain.group or w.shape[1]
     codes = _pass_on(w.float(), H, tables, group)
     for _ in range(SWEEPS):
         codes = _sweep(w.float(), H.float(), tables, group, codes)
@@ -74,7 +76,8 @@ def _pass_on(W: Tensor, H: Tensor, tables: Tensor, group: int) -> Tensor:
     """
     order = H.diagonal().argsort(descending=True, stable=True)
     U = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(ridged(H, RIDGE)[order][:, order])), upper=True).float()
-    W, codes = W[:, order], torch.empty(W.shape, dtype=torch.uint8)
+    W = W[:, order]
+    codes = torch.empty(W.shape, dtype=torch.uint8)
     for columns in torch.arange(len(order)).split(BLOCK):
         start, end = int(columns[0]), int(columns[-1]) + 1
         missed = torch.empty(len(W), end - start)

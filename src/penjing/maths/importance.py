@@ -46,7 +46,9 @@ def eliminate(F: Float[Tensor, "groups groups"]) -> Float64[Tensor, " groups"]:
     section 4.2: there the diagonal's mask is rearranged; here the order holds for every size at once).
     """
     F = F.double()
-    added, order, costs = F.diagonal().clone(), list[int](), list[float]()
+    added = F.diagonal().clone()
+    order = list[int]()
+    costs = list[float]()
     for _ in range(len(F)):
         i = int(added.argmin())
         order.append(i)
@@ -72,17 +74,18 @@ def eliminate_by_reconstruction(
         (K / width,), rising in the order of elimination.
     """
     W, inverse = W.double().clone(), torch.linalg.inv(A.double())
-    C, left = C.double(), torch.arange(W.shape[1] // width)
+    C = C.double()
+    left = torch.arange(W.shape[1] // width)
     order, costs = list[int](), list[float]()
     while len(left):
         if width == 1:
-            each = ((C @ W) * W).sum(0) / inverse.diagonal()
+            cost = ((C @ W) * W).sum(0) / inverse.diagonal()
         else:
-            each = torch.empty(len(left), dtype=torch.float64)
+            cost = torch.empty(len(left), dtype=torch.float64)
             for i in range(len(left)):
                 own = slice(i * width, (i + 1) * width)
-                each[i] = torch.trace(C @ W[:, own] @ torch.linalg.solve(inverse[own, own], W[:, own].T))
-        gone = each.argsort()[:chunk]
+                cost[i] = torch.trace(C @ W[:, own] @ torch.linalg.solve(inverse[own, own], W[:, own].T))
+        gone = cost.argsort()[:chunk]
         order += left[gone].tolist()
         keep = torch.ones(len(left), dtype=torch.bool)
         keep[gone] = False
@@ -90,7 +93,7 @@ def eliminate_by_reconstruction(
         S = (~columns).nonzero().flatten()
         # Those of a chunk that stand in for each other look free alone: what the chunk costs together is shared out among them.
         together = torch.trace(C @ W[:, S] @ torch.linalg.solve(inverse[S][:, S], W[:, S].T))
-        costs += (0.5 * each[gone] * together / each[gone].sum().clamp_min(1e-300)).tolist()
+        costs += (0.5 * cost[gone] * together / cost[gone].sum().clamp_min(1e-300)).tolist()
         correction = torch.linalg.solve(inverse[S][:, S], inverse[S])
         W, inverse = W - W[:, S] @ correction, inverse - inverse[:, S] @ correction
         W, inverse, left = W[:, columns], inverse[columns][:, columns], left[keep]
@@ -102,7 +105,8 @@ def _rising(order: list[int], costs: list[float]) -> Tensor:
 
     What a group adds can fall as others go. Groups that cost nothing stay at zero.
     """
-    result, highest = torch.zeros(len(order), dtype=torch.float64), 0.0
+    result = torch.zeros(len(order), dtype=torch.float64)
+    highest = 0.0
     for i, cost in zip(order, costs, strict=True):
         highest = max(highest * (1 + 1e-9), cost)
         result[i] = highest

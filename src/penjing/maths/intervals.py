@@ -30,7 +30,8 @@ def tango(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, confidence: float = 
     lost, gained: pairs of n that only the first, and only the second, gets right; arrays broadcast.
     """
     b, c, n = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in (lost, gained, n)))
-    estimate, z = (b - c) / n, z_of(confidence)
+    estimate = (b - c) / n
+    z = z_of(confidence)
 
     def score(difference: Floats) -> Floats:
         linear = -b - c + (2 * n - b + c) * difference

@@ -28,7 +28,9 @@ def symmetric(w: Float, axis: int, bits: int = 8) -> tuple[NDArray[np.int8], Flo
 
 def affine(low: float, high: float, bits: int = 8) -> tuple[np.float32, np.uint8]:
     """Scale S and zero point Z of r ≈ S·(q - Z), q in 0 … 2^bits - 1, for values in [low, high]; zero is exact."""
-    low, high, levels = min(low, 0.0), max(high, 0.0), 2**bits - 1
+    low = min(low, 0.0)
+    high = max(high, 0.0)
+    levels = 2**bits - 1
     scale = (high - low) / levels or 1.0
     return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, levels))
 

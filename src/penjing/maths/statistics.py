@@ -20,7 +20,8 @@ CHUNK = 100
 
 def _resampled(rows: Stats, draws: int, seed: int) -> Stats:
     """Sums of `draws` resamples of the rows with replacement: (draws, K)."""
-    random, n = np.random.default_rng(seed), len(rows)
+    random = np.random.default_rng(seed)
+    n = len(rows)
     counts = (random.multinomial(n, np.full(n, 1 / n), size=min(CHUNK, draws - done)) for done in range(0, draws, CHUNK))
     return np.concatenate([drawn @ rows for drawn in counts])
 
@@ -50,7 +51,9 @@ def mcnemar(lost: int, gained: int) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p of each of several tests, so that no true null is rejected at .05 in 95 of 100 tables (Holm 1979)."""
-    count, adjusted, highest = len(p_values), [0.0] * len(p_values), 0.0
+    count = len(p_values)
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
     for rank, i in enumerate(sorted(range(count), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (count - rank) * p_values[i]))
         adjusted[i] = highest

@@ -280,7 +280,8 @@ def split_ternary(
 
 
 def _split(w: Tensor, ternary: Tensor) -> tuple[Tensor, Tensor]:
-    size, kept = w.abs().double(), ternary != 0
+    size = w.abs().double()
+    kept = ternary != 0
     on, up, down = (torch.where(places, size, 0.0).sum(1, keepdim=True) for places in (kept, ~kept & (w > 0), ~kept & (w <= 0)))
     a = torch.where(on > 0, (on - up + down) / (2 * on), 0.5)
     zeros = (~kept).sum(1, keepdim=True).clamp(min=1)

@@ -164,7 +164,8 @@ class Checkpoint:
         if self.head != head_named(head):
             does = f"{_DOES[self.head.answers]} and " if self.head.answers in _DOES else ""
             raise InputError(f"{option}: {self.folder} {does}has no trained head for {task}; make one with penjing train")
-        kind, outputs = self.problem_type, self.configuration.label_count()
+        kind = self.problem_type
+        outputs = self.configuration.label_count()
         if outputs < 2 or kind not in (None, "single_label_classification"):
             raise InputError(
                 f"{option}: {self.folder} answers with {outputs} {'output' if outputs == 1 else 'outputs'}{f' ({kind})' if kind else ''}, and"
@@ -184,14 +185,16 @@ class Checkpoint:
             head: the head wanted; None takes the checkpoint's. A head that the checkpoint lacks is new, drawn at random.
             labels: names of the outputs; None keeps the checkpoint's. Another set than the checkpoint's gives a new head.
         """
-        configuration, weights = self.configuration, load_weights(self.folder, self.pickle)
+        configuration = self.configuration
+        weights = load_weights(self.folder, self.pickle)
         shapes = {name: tuple(value.shape) for name, value in weights.items()}
         found = _head_of(configuration, lambda: shapes)
         wanted = found if head is None else head_named(head)
         known = _matched(configuration, shapes, without_head=wanted != found)
         state = _state(known, weights)
         if wanted == found and labels is None:
-            config, blueprint = known.config, known.blueprint
+            config = known.config
+            blueprint = known.blueprint
         else:
             config, blueprint = translate(configuration, wanted, labels)
         same_head = wanted == found and blueprint.outputs == known.blueprint.outputs
@@ -265,7 +268,8 @@ def _stored(
 
     head: the one that the files have; where it is not the blueprint's, its weights may be left.
     """
-    folder, family = configuration.folder, configuration.family
+    folder = configuration.folder
+    family = configuration.family
     if family is None:
         names = {name: name.removeprefix("encoder.") if head.bare else name for name in expected}
         found = {name: name for name in shapes}
@@ -347,7 +351,8 @@ def _check_tied(known: Matched, weights: Mapping[str, Tensor]) -> None:
 
 def _pooler(known: Matched, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """BERT's pooler, of a checkpoint whose head does not take it; empty where it has none that fits, or another family none at all."""
-    family, width = known.configuration.family, known.blueprint.hidden
+    family = known.configuration.family
+    width = known.blueprint.hidden
     if family is None or not family.pools:
         return {}
     dense = family.heads["sequence"]["head.dense"]

@@ -82,7 +82,8 @@ class Coded:
     def values(self) -> Float:
         """The tensor in float32."""
         rows, columns = self._rows
-        codes, result = self.codes.reshape(rows, columns), np.empty((rows, columns), np.float32)
+        codes = self.codes.reshape(rows, columns)
+        result = np.empty((rows, columns), np.float32)
         step = max(1, AT_ONCE // max(1, columns))
         for i in range(0, rows, step):
             part = slice(i, i + step)
@@ -196,7 +197,8 @@ def encode_coded(coded: Coded) -> tuple[dict[str, Array], Json]:
     digits = _to_digits(codes, levels)
     ways = {"bits": _to_bits(codes, coded.bits), "digits": digits, "zlib": _deflate(digits)}
     coding = min(ways, key=lambda way: ways[way].nbytes)
-    parts, deflated = {"codes": ways[coding]}, {}
+    parts = {"codes": ways[coding]}
+    deflated = {}
     for name, value in coded.parameters.items():
         parts[name] = narrow = _narrow(value)
         form = {"dtype": narrow.dtype.name, "shape": list(narrow.shape)}
@@ -210,7 +212,8 @@ def decode_coded(parts: dict[str, Array], entry: Json) -> Coded:
     bits, levels, coding, shape = entry["bits"], entry["levels"], entry["coding"], tuple(entry["shape"])
     if type(bits) is not int or not 1 <= bits <= 8 or type(levels) is not int or not 1 <= levels <= 2**bits:
         raise ValueError(f"it has {bits!r} bits and {levels!r} levels; bits go from 1 to 8 and levels to 2^bits")
-    stored, count = parts["codes"], math.prod(shape)
+    stored = parts["codes"]
+    count = math.prod(shape)
     size = _bits_size(count, bits) if coding == "bits" else -(-count // _digits(levels))
     if coding not in ("bits", "digits", "zlib"):
         raise ValueError(f"its coding is {coding!r}; known are bits, digits and zlib")

@@ -105,7 +105,8 @@ class Configuration:
 
     def label_count(self) -> int:
         """How many outputs a head for labels has."""
-        names, said = self.labels(), self.fields.get("num_labels")
+        names = self.labels()
+        said = self.fields.get("num_labels")
         if names and said not in (None, len(names)):
             raise InputError(
                 f"model: {self.folder / 'config.json'} says num_labels {said} and names {len(names)} in id2label; correct the wrong one"
@@ -135,7 +136,8 @@ def read_configuration(folder: Path) -> Configuration:
 
 def _head_of(fields: Json, family: Family | None, path: Path) -> Head | None:
     """The head that our own format names, or that of the class that is named; None where none is."""
-    architectures, own = fields.get("architectures"), fields.get("head")
+    architectures = fields.get("architectures")
+    own = fields.get("head")
     if family is None and own is not None:
         try:
             return head_named(own)
@@ -174,7 +176,8 @@ def translate(configuration: Configuration, head: Head, labels: list[str] | None
 
     labels: names of the outputs; None takes the configuration's.
     """
-    outputs, said = head.outputs or 0, Json()
+    outputs = head.outputs or 0
+    said = Json()
     if head.labelled:
         names = configuration.named() if labels is None else labels
         outputs = configuration.label_count() if labels is None else len(labels)
@@ -203,7 +206,8 @@ def _own(configuration: Configuration, head: Head, outputs: int, said: Json) -> 
 def _from_theirs(configuration: Configuration, head: Head, outputs: int, said: Json) -> tuple[PenjingConfig, Blueprint]:
     from transformers import AutoConfig
 
-    fields, family = configuration.fields, configuration.family
+    fields = configuration.fields
+    family = configuration.family
     assert family is not None
     theirs = AutoConfig.for_model(**(fields | {"id2label": None, "label2id": None}))
     size: Json = {ours: getattr(theirs, name, None) for ours, name in family.config.items()}

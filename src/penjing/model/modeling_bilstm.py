@@ -71,7 +71,9 @@ class BilstmPreTrainedModel(PreTrainedModel):
         if lengths is None:
             states, (last, _) = self.lstm(x)
             return states, torch.cat([last[0], last[1]], dim=-1)
-        place, rows, end = torch.arange(x.shape[1], device=x.device), torch.arange(len(x), device=x.device), (lengths - 1).clamp(min=0)
+        place = torch.arange(x.shape[1], device=x.device)
+        rows = torch.arange(len(x), device=x.device)
+        end = (lengths - 1).clamp(min=0)
         inside = place < lengths[:, None]
         turned = torch.where(inside, lengths[:, None] - 1 - place, place)
         forwards, backwards = self.direction(x, ""), self.direction(x[rows[:, None], turned], "_reverse")

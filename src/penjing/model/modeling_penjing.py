@@ -116,7 +116,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: PenjingConfig, heads: int) -> None:
         super().__init__()
-        self.heads, self.width = heads, config.head_width
+        self.heads = heads
+        self.width = config.head_width
         self.dropout = config.attention_probs_dropout_prob
         inner = heads * config.head_width
         if heads:
@@ -283,7 +284,8 @@ class PenjingModel(PenjingPreTrainedModel):
             raise ValueError("give input_ids or inputs_embeds, one of the two")
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word(input_ids)
-        length, positions = inputs_embeds.shape[1], self.config.max_position_embeddings
+        length = inputs_embeds.shape[1]
+        positions = self.config.max_position_embeddings
         if length > positions:
             raise ValueError(f"the text has {length} tokens and the model {positions} positions; truncate it")
         mask = None if attention_mask is None else attention_mask.to(torch.bool)[:, None, None, :]

@@ -86,7 +86,9 @@ def _encode_bitmap(tensor: Array) -> tuple[dict[str, Array], Json]:
 
 
 def _decode_bitmap(parts: dict[str, Array], entry: Json) -> Array:
-    bitmap, values, count = parts["bitmap"], parts["values"], math.prod(entry["shape"])
+    bitmap = parts["bitmap"]
+    values = parts["values"]
+    count = math.prod(entry["shape"])
     if bitmap.dtype != np.uint8 or bitmap.shape != (-(-count // 8),):
         raise ValueError(f"its bitmap is {form_of(bitmap)}, and {count} entries need {-(-count // 8)} bytes")
     mask = np.unpackbits(bitmap, bitorder="little").view(np.bool_)
@@ -229,7 +231,8 @@ def packed_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 def _load(path: str | Path) -> Iterator[tuple[str, Array | Coded]]:
     with safe_open(path, framework="np") as file:
-        entries, stored = _entries(_header(file.metadata() or {})), Path(path).stat().st_size
+        entries = _entries(_header(file.metadata() or {}))
+        stored = Path(path).stat().st_size
         declared = sum(math.prod(entry["shape"]) for entry in entries.values())
         if declared > MOST_AT_ALL + MOST_A_BYTE * stored:
             raise ValueError(f"packed weights declare {declared} entries, more than {stored} bytes can hold")

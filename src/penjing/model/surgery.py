@@ -1,12 +1,11 @@
 """The exact cut: a model of what a selection keeps. No data is needed, and no input is modified."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from penjing.blueprint import Blueprint, Head
 from penjing.errors import InputError
+from penjing.files.whole import Json
 from penjing.model.building import blueprint_of, build
 from penjing.model.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
 from penjing.selection import Index, Selection
@@ -80,7 +79,8 @@ def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTraine
     Where tokens go, the padding must stay. The tokens that the configuration names get their new numbers there; one that is
     gone is None.
     """
-    blueprint, config = blueprint_of(model), model.config
+    blueprint = blueprint_of(model)
+    config = model.config
     plan = selection.plan(blueprint)
     result = build(plan, config, **_renumbered(config, selection.tokens))
     result.load_state_dict(slice_state(model.state_dict(), blueprint, selection), strict=True)
@@ -95,13 +95,13 @@ def copy_of(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
     return result.eval()
 
 
-def _renumbered(config: PenjingConfig, tokens: Index | None) -> dict[str, Any]:
+def _renumbered(config: PenjingConfig, tokens: Index | None) -> Json:
     """The configuration's fields that hold a token's number, counted in what is kept."""
     if tokens is None:
         return {}
     new = {old: i for i, old in enumerate(tokens)}
 
-    def fields(given: dict[str, Any]) -> dict[str, Any]:
+    def fields(given: Json) -> Json:
         named = {name: given[name] for name in _TOKEN_FIELDS if isinstance(given.get(name), int)}
         for name, old in named.items():
             if name == "pad_token_id" and old not in new:

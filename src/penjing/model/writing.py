@@ -37,7 +37,8 @@ def write(
     modeling_penjing.py, for `trust_remote_code=True`. With `packed` it is always our own, its zeros take a bit each,
     and the parameters that `coded` names are stored in their codes, in place of the model's values (packed.safetensors).
     """
-    coded, state = coded or {}, model.state_dict()
+    coded = coded or {}
+    state = model.state_dict()
     for name, code in coded.items():
         if not packed or name not in state or tuple(state[name].shape) != code.shape:
             raise InputError(f"coded: {name} {list(code.shape)} is no parameter of a packed model; give packed=True and names of its own")
@@ -74,7 +75,8 @@ def _save(model: PenjingPreTrainedModel, folder: Path, state_dict: dict[str, tor
     The module of a network of one's own is copied too, and takes its parts from the copied modeling_penjing.py; it is run without
     Penjing where it imports nothing else of it.
     """
-    network, head = type(model), blueprint_of(model).head
+    network = type(model)
+    head = blueprint_of(model).head
     if head.own:
         network.register_for_auto_class(head.auto_class)
     model.save_pretrained(folder, state_dict=state_dict)
@@ -88,7 +90,8 @@ def _write_plain(model: PenjingPreTrainedModel, blueprint: Blueprint, family: Fa
     from safetensors.torch import save_file
     from transformers import AutoConfig
 
-    config, head = model.config, blueprint.head
+    config = model.config
+    head = blueprint.head
     unread = first_position(family, config)
     fields = dict(config.origin) | family_fields(blueprint, config, family, unread)
     if not family.factorised:

@@ -51,7 +51,8 @@ def narrow(
         One head or one group of neurons, or the whole block: blocks cost so much for being there at all that going
         altogether can be the better bargain. None where nothing is left.
         """
-        left, last = (heads if kind == "heads" else neurons)[i], i == layers[-1]
+        left = (heads if kind == "heads" else neurons)[i]
+        last = i == layers[-1]
         scores = (importance.heads if kind == "heads" else importance.neurons)[i]
         cost = table.attention if kind == "heads" else table.feed_forward
         offers = []

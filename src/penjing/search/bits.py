@@ -61,7 +61,8 @@ def allot(costs: Mapping[str, Costs[Choice]], budget_bytes: float) -> dict[str, 
         for place, (name, hull) in enumerate(hulls.items())
         for step, (here, there) in enumerate(pairwise(hull))
     ]
-    reached, left = dict.fromkeys(hulls, 0), budget_bytes - least
+    reached = dict.fromkeys(hulls, 0)
+    left = budget_bytes - least
     for _, _, step, name, size in sorted(moves):
         if reached[name] == step and size <= left:
             reached[name] += 1

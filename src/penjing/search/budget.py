@@ -176,7 +176,8 @@ def by_hand(settings: PruneSettings, bench: Bench, importance: Importance) -> Pl
         if times is None:
             continue
         _, uncut_ms, ours_ms = times
-        timed, reached = (found, ours_ms / uncut_ms), ours_ms / uncut_ms / settings.latency
+        timed = (found, ours_ms / uncut_ms)
+        reached = ours_ms / uncut_ms / settings.latency
         if reached <= NEAR:
             break
         aim *= MARGIN / reached

@@ -89,7 +89,8 @@ def measure_blocks(
     Needs equal layers. A cost never falls as heads or neurons grow: noise is ironed out (running maximum).
     """
     blueprint = blueprint_of(model)
-    count, whole = len(blueprint.layers), blueprint.layers[0]
+    count = len(blueprint.layers)
+    whole = blueprint.layers[0]
     grid_heads = sorted({round(part * whole.heads) for part in PARTS})
     grid_neurons = sorted({round(part * whole.neurons) for part in PARTS})
     ends = [(whole.heads, whole.neurons), (whole.heads, 0), (0, whole.neurons), (0, 0)]

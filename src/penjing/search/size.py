@@ -64,7 +64,8 @@ def mixed(
         data: texts with labels, that the Hessian is estimated on.
         limit_bytes: of the packed weights; None: what `settings.width` of the average weight come to.
     """
-    blueprint, names = blueprint_of(model), list(matrices_of(model))
+    blueprint = blueprint_of(model)
+    names = list(matrices_of(model))
     entries = sum(model.get_parameter(name).numel() for name in names)
     room = (
         settings.width * entries / 8

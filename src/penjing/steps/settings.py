@@ -148,7 +148,7 @@ def in_order(items: Sequence[Settings]) -> list[Settings]:
     taught = is_taught(items)
     order: list[Settings] = []
     for item in items:
-        if item.trains(taught):
+        if taught and item.trains(taught):
             continue
         order.append(item)
         if Trait.TRAINING in item.effects(taught).makes:

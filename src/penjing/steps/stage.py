@@ -26,6 +26,7 @@ from penjing.steps.cut.importance import Importance
 from penjing.steps.product import Product
 from penjing.steps.settings import Effects, Settings, Trait, is_taught
 from penjing.steps.step import Step
+from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.teaching import Material, Teaching
 from penjing.tasks.data import Data
 from penjing.tasks.judging import quality_of
@@ -33,7 +34,7 @@ from penjing.tasks.sources import tokenizer_file
 from penjing.tasks.task import Examples
 from penjing.training.loop import silent
 from penjing.training.predict import logits_of
-from penjing.training.texts import Texts
+from penjing.training.texts import Texts, TextSettings
 
 MODEL = "model"
 """The folder of a stage that holds the model it made."""
@@ -139,7 +140,7 @@ class Context:
 
     # -- training --------------------------------------------------------------------------------------------
 
-    def teaching(self, work: Work, settings: Any, wanted: Any) -> Teaching:
+    def teaching(self, work: Work, settings: DistillSettings, wanted: TextSettings) -> Teaching:
         """How the base teaches, by these settings of distillation, on these texts."""
         return Teaching(work.data, work.base, settings, wanted, self.material, self.seed, self.run.partial)
 

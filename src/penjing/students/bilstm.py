@@ -123,7 +123,8 @@ class _Emitter:
     """The nodes and constants of a graph, in the order in which they are made."""
 
     def __init__(self, weights: dict[str, NDArray[np.float32]], model: BilstmPreTrainedModel) -> None:
-        self.weights, self.config = weights, model.config
+        self.weights = weights
+        self.config = model.config
         self.per_token = isinstance(model, BilstmForTokenClassification)
         self.pairs = model.config.pairs and not self.per_token
         self.nodes: list[onnx.NodeProto] = []

@@ -81,7 +81,8 @@ class TeachStudent(Stage[StudentNote]):
     def make(self, work: Work, context: Context, folder: Path) -> StudentNote:
         teaching = context.teaching(work, self.settings.how, self.settings.texts)
         dev, train = teaching.split()
-        task, student = work.data.task, self.student
+        task = work.data.task
+        student = self.student
         fitting = Fitting(
             work.base, task, work.data.tokenizer, train, dev, teaching.settings,
             lambda progress: teaching.distill(dev, progress=progress), context.progress,

@@ -187,7 +187,8 @@ class _Network(nn.Module):
         self.parts, features = (2, 4 * vectors.shape[1]) if pairs else (1, vectors.shape[1])
         self.bag = nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="mean", sparse=True)
         self.dropout = nn.Dropout(settings.dropout)
-        self.linear, self.bias = nn.Parameter(torch.zeros(features, classes)), nn.Parameter(torch.zeros(classes))
+        self.linear = nn.Parameter(torch.zeros(features, classes))
+        self.bias = nn.Parameter(torch.zeros(classes))
         units = settings.hidden or 0
         self.hidden = nn.Parameter(torch.randn(features, units) / features**0.5)
         self.hidden_bias = nn.Parameter(torch.zeros(units))

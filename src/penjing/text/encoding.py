@@ -133,9 +133,7 @@ def kept_tokens(encoding: Encoding, max_length: int, left: bool = False) -> list
     parts = [[i for i, sequence in enumerate(sequences) if sequence == number] for number in (0, 1)]
     room = max_length - sequences.count(None)
     if room < 1:
-        raise InputError(
-            f"max_length: {max_length} leaves no room beside the {sequences.count(None)} special tokens of a text; give more"
-        )
+        raise InputError(f"max_length: {max_length} leaves no room beside the {sequences.count(None)} special tokens of a text; give more")
     dropped: set[int] = set()
     for part, size in zip(parts, _sizes(len(parts[0]), len(parts[1]), room), strict=True):
         dropped.update(part[: len(part) - size] if left else part[size:])

@@ -85,7 +85,9 @@ def _rows_of_text(path: Path, reading: Reading, newline: str) -> Iterator[str]:
 def _undecodable(path: Path, encoding: str) -> str:
     """What a file that is not in its encoding is told, with the line."""
     name = encoding.upper() or "UTF-8"
-    decoder, line, where = codecs.getincrementaldecoder(encoding or "utf-8")(), 1, ""
+    decoder = codecs.getincrementaldecoder(encoding or "utf-8")()
+    line = 1
+    where = ""
     with _opened(path) as file:
         begun = file.read(4)
         try:
@@ -106,7 +108,8 @@ def _undecodable(path: Path, encoding: str) -> str:
 
 def _json(path: Path, reading: Reading) -> list[Row]:
     """An object a line, or an array of objects."""
-    decoder, origin = _decoder(), Origin(str(path), "line")
+    decoder = _decoder()
+    origin = Origin(str(path), "line")
     lines = _rows_of_text(path, reading, "\n")
     rows: list[Row] = []
     for number, line in enumerate(lines, 1):
@@ -170,7 +173,8 @@ def _malformed(path: Path, error: ValueError, begun: int, place: str = "") -> st
     """The message on JSON that is none: its text begins in line `begun`; `place` is said where the error does not know better."""
     said = reason_of(error)
     if isinstance(error, json.JSONDecodeError):
-        place, said = f", line {begun + error.lineno - 1}", f"{error.msg}, column {error.colno}"
+        place = f", line {begun + error.lineno - 1}"
+        said = f"{error.msg}, column {error.colno}"
     return f"data: {path}{place} is not well-formed JSON ({said}); give an object a line, or one array of objects"
 
 
@@ -204,9 +208,12 @@ def _delimited(path: Path, reading: Reading, delimiter: str) -> list[Row]:
     literal = False
     if delimiter == "\t":
         kept = list(lines)
-        lines, literal = iter(kept), not (any('"' in line for line in kept) and _quoted("".join(kept)))
+        lines = iter(kept)
+        literal = not (any('"' in line for line in kept) and _quoted("".join(kept)))
     reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL, strict=True)
-    names, rows, begun = reading.names, list[Row](), 1
+    names = reading.names
+    rows = list[Row]()
+    begun = 1
     origin = Origin(str(path), "line", header=not names)
     while True:
         try:
@@ -215,7 +222,8 @@ def _delimited(path: Path, reading: Reading, delimiter: str) -> list[Row]:
             raise InputError(
                 f"data: {path}, line {begun}: {error}, in a field that begins with a quote; write quotes inside it twice, and one at its end"
             ) from error
-        number, begun = begun, reader.line_num + 1
+        number = begun
+        begun = reader.line_num + 1
         if cells is None:
             return rows
         if not cells:
@@ -258,7 +266,10 @@ def _quoted(text: str) -> bool:
     They stand around fields where all of them do, and either the names have them too, or exactly those fields have them that a spreadsheet
     would give them.
     """
-    at, header, named, fields = 0, True, False, list[tuple[bool, str]]()
+    at = 0
+    header = True
+    named = False
+    fields = list[tuple[bool, str]]()
     while at < len(text):
         match = _FIELD.match(text, at)
         if match is None:

@@ -104,7 +104,8 @@ def _standing(texts: Sequence[Sequence[str]]) -> tuple[Integers, Integers]:
 def _prefixes(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """prefix[i + 1] = prefix[i]·B + values[i] modulo 2^64, (N + 1,)."""
     result = np.zeros(len(values) + 1, np.uint64)
-    total, base = 0, int(_BASE)
+    total = 0
+    base = int(_BASE)
     for i, value in enumerate(values.tolist()):
         total = (total * base + value) & 0xFFFFFFFFFFFFFFFF
         result[i + 1] = total
@@ -171,7 +172,8 @@ def _grouped(by: Integers, values: Integers, count: int) -> list[Integers]:
 def seen_in(inputs: Sequence[Any], others: Sequence[Any]) -> tuple[int, int]:
     """How many of `inputs` are one of `others`, but for case and white space; and how many more stand in one of them."""
     corpus = Corpus.of([*inputs, *others])
-    own, theirs = corpus.item[: len(inputs)], np.zeros(len(corpus.keys), bool)
+    own = corpus.item[: len(inputs)]
+    theirs = np.zeros(len(corpus.keys), bool)
     theirs[corpus.item[len(inputs) :]] = True
     inside = np.zeros(len(corpus.keys), bool)
     inside[corpus.inner[theirs[corpus.outer]]] = True

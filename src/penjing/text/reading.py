@@ -40,9 +40,7 @@ class Reading:
         try:
             "a".encode(self.encoding or "utf-8")
         except (LookupError, ValueError) as error:
-            raise InputError(
-                f"encoding: {self.encoding!r} is none; give one that Python knows, as utf-8, utf-16, gbk or cp1252"
-            ) from error
+            raise InputError(f"encoding: {self.encoding!r} is none; give one that Python knows, as utf-8, utf-16, gbk or cp1252") from error
         mark = self.separator
         if mark and (len(mark) != 1 or mark in '"\r\n\0'):
             raise InputError(f"delimiter: {self.delimiter!r} is not allowed; give one character, as ';', or tab")

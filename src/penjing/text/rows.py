@@ -30,7 +30,8 @@ class Placed(Row):
 
     def __init__(self, columns: Iterable[tuple[str, Any]], origin: Origin, number: int) -> None:
         super().__init__(columns)
-        self.origin, self.number = origin, number
+        self.origin = origin
+        self.number = number
 
 
 def place_of(rows: Sequence[Row], i: int) -> str:
@@ -130,7 +131,7 @@ def _source(rows: Sequence[Row]) -> str:
 def _advice(rows: Sequence[Row], option: str) -> str:
     """The columns there are, and what to do about one that is missing."""
     names = sorted({name for row in rows for name in row})
-    said = f"the columns are {enumerated(names)}; name it with {option}"
+    said = f"the columns are {enumerated(names)}; name it with `{option}`"
     origin = rows[0].origin if isinstance(rows[0], Placed) else Origin("")
     if not origin.header:
         return said

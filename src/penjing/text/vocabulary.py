@@ -36,7 +36,8 @@ def choose_tokens(tokenizer: Json, counts: NDArray[np.int64], part: float | None
     Raises `InputError` where `part` is too small for what is always kept, or the tokenizer has more tokens than the model.
     """
     read = _as_read(tokenizer)
-    numbers, parts = _numbers(read), _parts(read["model"])
+    numbers = _numbers(read)
+    parts = _parts(read["model"])
     if max(numbers) >= len(counts):
         raise InputError(f"tokenizer: has token number {max(numbers)}, and the model {len(counts)} tokens; give the model's own tokenizer")
     kept = _with_parts(_named(read) | _spelling(read), set(), parts)

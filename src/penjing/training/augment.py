@@ -105,30 +105,38 @@ def _check_candidates(k: int, most: int) -> None:
 # -- new texts -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class RuleRates:
+    """The probabilities of the rules of Tang et al. 2019: that a word is masked, replaced by a neighbour, and a text cut to an n-gram."""
+
+    mask: float = 0.1
+    near: float = 0.1
+    ngram: float = 0.25
+
+
 def by_neighbours(texts: Encoded, near: Near, allowed: Words, copies: int, rate: float, seed: int) -> Encoded:
     """Each word replaced with probability `rate` by one of its `near` (V, k), drawn uniformly; up to `copies` new texts of each."""
-    return by_rules(texts, near, 0, allowed, copies, seed, p_mask=0.0, p_near=rate, p_ngram=0.0)
+    return by_rules(texts, near, 0, allowed, copies, seed, RuleRates(mask=0.0, near=rate, ngram=0.0))
 
 
 def by_rules(
-    texts: Encoded, near: Near | None, mask_id: int, allowed: Words, copies: int, seed: int,
-    *, p_mask: float = 0.1, p_near: float = 0.1, p_ngram: float = 0.25,
+    texts: Encoded, near: Near | None, mask_id: int, allowed: Words, copies: int, seed: int, rates: RuleRates
 ) -> Encoded:  # fmt: skip
-    """Each word is masked with probability `p_mask`, else replaced by one of its `near` (V, k) with `p_near`; then, with `p_ngram`,
-    an n-gram of the text is taken. Up to `copies` new texts of each.
+    """Each word is masked with probability `rates.mask`, else replaced by one of its `near` (V, k) with `rates.near`; then, with
+    `rates.ngram`, an n-gram of the text is taken. Up to `copies` new texts of each.
 
-    The iteration of Tang et al. 2019 and its probabilities; neighbours stand for words of the same part of speech, and both texts of
-    a pair are changed at a time. For tagging `p_ngram` has to be 0.
+    The iteration of Tang et al. 2019; neighbours stand for words of the same part of speech, and both texts of
+    a pair are changed at a time. For tagging `rates.ngram` has to be 0.
     """
     places = allowed.places(texts)
 
     def once(random: np.random.Generator) -> Encoded:
         draw = np.where(places, random.random(len(places)), np.inf)
-        ids = np.where(draw < p_mask, np.int32(mask_id), texts.ids)
+        ids = np.where(draw < rates.mask, np.int32(mask_id), texts.ids)
         if near is not None:
-            swapped = (p_mask <= draw) & (draw < p_mask + p_near)
+            swapped = (rates.mask <= draw) & (draw < rates.mask + rates.near)
             ids[swapped] = _drawn(near[ids[swapped]], random)
-        rows = np.flatnonzero(random.random(len(texts)) < p_ngram)
+        rows = np.flatnonzero(random.random(len(texts)) < rates.ngram)
         return _ngrams(replace(texts, ids=ids), rows, allowed, random)
 
     return _copies(once, texts, copies, seed)
@@ -202,7 +210,8 @@ def _copies(once: Callable[[np.random.Generator], Encoded], texts: Encoded, copi
 
 def without_duplicates(new: Encoded, old: Encoded) -> Encoded:
     """The new texts, in order, that equal no old one and no new one before; in tokens and types."""
-    seen, kept = set(_keys(old)), []
+    seen = set(_keys(old))
+    kept = []
     for i, key in enumerate(_keys(new)):
         if key not in seen:
             seen.add(key)

@@ -50,7 +50,8 @@ def finetune(
     sweep(place)
     network = read(model, head=task.head, labels=task.labels, pickle=pickle)
     out.mkdir(parents=True, exist_ok=True)
-    free, needed = shutil.disk_usage(out).free, sum(p.numel() * p.element_size() for p in network.parameters())
+    free = shutil.disk_usage(out).free
+    needed = sum(p.numel() * p.element_size() for p in network.parameters())
     if free < needed:
         raise InputError(
             f"out: {out} has {free / 1e6:.1f} MB left and the model takes {needed / 1e6:.1f}; free some space, or give another folder"

@@ -9,7 +9,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from penjing.errors import InputError
@@ -174,13 +174,13 @@ class Lesson:
                 module.dropout = self.settings.dropout
 
     @cached_property
-    def targets(self) -> list[Int[np.ndarray, " _"]]:
+    def targets(self) -> list[Num[np.ndarray, " _"]]:
         """Label numbers of each text."""
         return targets_of(self.task, self.data)
 
     @cached_property
     def answered(self) -> Bool[np.ndarray, " T"]:
-        """Flags of all tokens (T,): those that are answered from; the logits of the others are read by nobody, and not taught."""
+        """Flags of all tokens (T,): those that are answered from; the others' logits are no answers, and not taught."""
         return answered_tokens(self.data)
 
     def loss(self, model: nn.Module, batch: Batch, objective: Objective | None = None) -> Float[Tensor, ""]:
@@ -236,7 +236,7 @@ class Together(nn.Module):
         return self.student(**feeds)
 
 
-def targets_of(task: Task, data: Examples) -> list[Int[np.ndarray, " _"]]:
+def targets_of(task: Task, data: Examples) -> list[Num[np.ndarray, " _"]]:
     """Label numbers of each text, `IGNORED` where it has none."""
     known = [i for i, gold in enumerate(data.gold) if gold is not None]
     targets = [np.full(length if task.head.per_token else 1, IGNORED) for length in data.encoded.lengths]

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from penjing.engines.clock.machine import instructions
 from penjing.errors import InputError
+from penjing.files.options import option
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import tensors
 from penjing.text.encoded import Encoded
@@ -58,7 +59,7 @@ class Schedule:
     """
 
     epochs: int = 3
-    least_steps: int = 0
+    least_steps: int = option(0, "Steps that few texts get, by more epochs.")
     batch_size: int = 32
     learning_rate: float = 5e-5
     warmup: float = 0.1
@@ -66,7 +67,7 @@ class Schedule:
     gradient_norm: float = 1.0
     evaluations: int = 2
     patience: int = 6
-    seed: int = 0
+    seed: int = option(0, "Of all that is drawn at random.")
     minutes: float | None = None
 
     def steps_per_epoch(self, texts: int) -> int:
@@ -93,7 +94,7 @@ class Schedule:
 
 @runtime_checkable
 class Progress(Protocol):
-    """What the loop tells: shown as a bar by the command line, by nobody in a library call."""
+    """A function that the loop calls after each step: the command line shows a bar, a library call nothing."""
 
     def __call__(self, done: int, total: int, **figures: float) -> None: ...
 

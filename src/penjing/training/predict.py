@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32, Num
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -40,7 +40,8 @@ def answered_tokens(examples: Examples) -> Bool[np.ndarray, " T"]:
 
 def answering(examples: Examples) -> Callable[[Tensor, NDArray[np.int64]], Tensor]:
     """Of the logits of some texts of one length, (B, C) or (B, S, C), and their numbers: those (n, C) that are answered from."""
-    answered, offsets = torch.from_numpy(answered_tokens(examples)), examples.encoded.offsets
+    answered = torch.from_numpy(answered_tokens(examples))
+    offsets = examples.encoded.offsets
 
     def read(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
         if logits.ndim == 2:
@@ -64,7 +65,7 @@ def evaluator(task: Task, examples: Examples) -> Callable[[nn.Module], float]:
     return quality
 
 
-def labels_loss(targets: list[Int[np.ndarray, " _"]]) -> Loss:
+def labels_loss(targets: list[Num[np.ndarray, " _"]]) -> Loss:
     """Cross-entropy with the gold labels, as a loss for `fit`."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -76,7 +77,7 @@ def labels_loss(targets: list[Int[np.ndarray, " _"]]) -> Loss:
     return loss
 
 
-def pad_rows(rows: list[Int[np.ndarray, " _"]], length: int) -> Int[Tensor, " B *length"]:
+def pad_rows(rows: list[Num[np.ndarray, " _"]], length: int) -> Num[Tensor, " B *length"]:
     """Targets of a batch: (B,) where each has one number, else (B, length) padded with -100."""
     if all(len(row) == 1 for row in rows):
         return torch.from_numpy(np.concatenate(rows))

@@ -18,8 +18,8 @@ def word_tables(model: nn.Module) -> list[nn.Embedding]:
     """The word tables inside a model that are read by their rows alone: not rounded as a whole, nor shared with a language model's head."""
     if any(isinstance(module, MaskedHead) for module in model.modules()):
         return []
-    found = [module.get_input_embeddings() for module in model.modules() if isinstance(module, PreTrainedModel)]
-    tables = {id(table): table for table in found if isinstance(table, nn.Embedding)}
+    embeddings = [module.get_input_embeddings() for module in model.modules() if isinstance(module, PreTrainedModel)]
+    tables = {id(table): table for table in embeddings if isinstance(table, nn.Embedding)}
     return [table for table in tables.values() if not parametrize.is_parametrized(table)]
 
 
@@ -64,7 +64,8 @@ class RowAdamW(torch.optim.Optimizer):
                     state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
                 state["step"] += 1
                 gradient = p.grad.coalesce()
-                rows, g = gradient.indices()[0], gradient.values()
+                rows = gradient.indices()[0]
+                g = gradient.values()
                 m, v = (state[name][rows] for name in ("exp_avg", "exp_avg_sq"))
                 m, v = m.lerp_(g, 1 - one), v.mul_(two).addcmul_(g, g, value=1 - two)
                 state["exp_avg"][rows], state["exp_avg_sq"][rows] = m, v

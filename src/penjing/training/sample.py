@@ -77,7 +77,7 @@ def balanced_length(lengths: Lengths, random: Lengths) -> Scores:
     return rank
 
 
-def per_text(scores: Scores, lengths: Lengths) -> Scores:
+def per_text(scores: Scores, lengths: Lengths) -> Float64[np.ndarray, " N"]:
     """The scores (N,) as they are, or the means over the tokens of each text, of (T,)."""
     if len(scores) == len(lengths):
         return scores

@@ -108,7 +108,8 @@ def teacher_outputs(
     noise = noise or Noise()
     folder = cache / _key(teacher, encoded, noise)
     folder.mkdir(parents=True, exist_ok=True)
-    tokens, encoder = int(encoded.offsets[-1]), encoder_of(teacher)
+    tokens = int(encoded.offsets[-1])
+    encoder = encoder_of(teacher)
     size = sum(2 * part.width(encoder) * (len(encoded) if part.of_text else tokens) for part in parts)
     missing = [part for part in parts if not (folder / f"{part}.npy").is_file()]
     live = bool(missing) and _beside(folder, parts, size)
@@ -158,7 +159,8 @@ def _compute(teacher: PenjingPreTrainedModel, encoded: Encoded, parts: Sequence[
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network: nn.Module = teacher
     network.to(device).eval()
-    tokens, encoder = int(encoded.offsets[-1]), encoder_of(teacher)
+    tokens = int(encoded.offsets[-1])
+    encoder = encoder_of(teacher)
     arrays = {
         part: np.lib.format.open_memmap(
             folder / f"{part}.npy", mode="w+", dtype=np.float16,

@@ -14,7 +14,7 @@ from penjing.model.watch import encoder_of
 from penjing.tasks.data import Data
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
-from penjing.training.augment import by_masked_lm, by_neighbours, by_rules, neighbours, replaceable
+from penjing.training.augment import RuleRates, by_masked_lm, by_neighbours, by_rules, neighbours, replaceable
 from penjing.training.predict import logits_of
 from penjing.training.sample import BY_LOGITS, STRATEGIES, choose
 
@@ -117,13 +117,13 @@ class Texts:
         near = neighbours(table, words.whole[: len(table)], settings.candidates)
         if settings.how == "neighbours":
             return by_neighbours(texts, near, words, settings.copies, settings.rate, self.seed)
-        moved = {"p_ngram": 0.0} if self.data.task.head.per_token else {}
-        return by_rules(texts, near, mask_of(self.data.tokenizer), words, settings.copies, self.seed, **moved)
+        rates = replace(RuleRates(), ngram=0.0) if self.data.task.head.per_token else RuleRates()
+        return by_rules(texts, near, mask_of(self.data.tokenizer), words, settings.copies, self.seed, rates)
 
 
 def mask_of(tokenizer: Tokenizer) -> int:
     """The number of the token that stands for a hidden word."""
-    found = [number for name in ("[MASK]", "<mask>") if (number := tokenizer.token_to_id(name)) is not None]
-    if not found:
+    numbers = [number for name in ("[MASK]", "<mask>") if (number := tokenizer.token_to_id(name)) is not None]
+    if not numbers:
         raise InputError("augment: the tokenizer has no [MASK]; augment by neighbours")
-    return found[0]
+    return numbers[0]

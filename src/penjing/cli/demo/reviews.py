@@ -234,7 +234,9 @@ class _Writer:
     """Fills one template for one domain and label; aspects 1 and 2 differ."""
 
     def __init__(self, domain: Domain, positive: bool, rng: random.Random) -> None:
-        self._domain, self._positive, self._rng = domain, positive, rng
+        self._domain = domain
+        self._positive = positive
+        self._rng = rng
         self._aspects = rng.sample(domain.aspects, 2)
         self._used: set[str] = set()
         self._turns = 1  # a second negated statement would be hard on the reader

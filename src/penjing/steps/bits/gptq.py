@@ -30,8 +30,10 @@ def round_model(
     the model as rounded so far. Its bias makes up for the mean error, so that only the inputs' covariance counts. Where the
     head reads the first token alone, so do the inputs of the last layer that reach no other. The rest is rounded plainly.
     """
-    result, sequence = copy_of(model), blueprint_of(model).head.first_only
-    weights, names = dict(result.named_parameters()), {m: f"{name}.weight" for name, m in result.named_modules()}
+    result = copy_of(model)
+    sequence = blueprint_of(model).head.first_only
+    weights = dict(result.named_parameters())
+    names = {m: f"{name}.weight" for name, m in result.named_modules()}
     unknown = sorted(set(schemes) - set(weights))
     if unknown:
         raise InputError(f"schemes: {unknown[0]} is no parameter of the model; give names as in its state dict")
@@ -70,7 +72,8 @@ def _linear(block: nn.Module) -> list[nn.Linear]:
 
 def _moments(block: nn.Module, linear: nn.Linear, states: list[Tensor], first_only: bool) -> tuple[Tensor, Tensor]:
     """Mean (K,) and covariance (K, K) of what a linear layer of the block reads when the block runs on the states."""
-    K, count = linear.in_features, 0
+    K = linear.in_features
+    count = 0
     total, squares = torch.zeros(K, dtype=torch.float64), torch.zeros(K, K, dtype=torch.float64)
 
     def look(_: nn.Linear, y: Tensor) -> None:

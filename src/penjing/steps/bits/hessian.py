@@ -30,7 +30,8 @@ def sensitivities(model: PenjingPreTrainedModel, task: Task, data: Examples, see
     negative, and the noise of a row does not come from all other rows as in `traces`. A group of rows (a head, words of
     like frequency, the matrix) has the mean of its rows. Of tagging, tokens that are not answered from have no loss. Tables that are not looked up (positions) are not among them.
     """
-    generator, names = torch.Generator().manual_seed(seed), {module: f"{name}.weight" for name, module in model.named_modules()}
+    generator = torch.Generator().manual_seed(seed)
+    names = {module: f"{name}.weight" for name, module in model.named_modules()}
     totals: dict[str, Tensor] = {}
     seen: list[tuple[Matrix, Tensor, Tensor]] = []
     read = answering(data)
@@ -68,7 +69,8 @@ def traces(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int 
     The loss is the cross-entropy with the labels. Each matrix is probed by itself, with `probes` products of every batch:
     what all the others add to the noise of a common probe is tens of times what is estimated. Takes minutes for 100 texts.
     """
-    generator, result = torch.Generator().manual_seed(seed), {}
+    generator = torch.Generator().manual_seed(seed)
+    result = {}
     for name, w in matrices_of(model).items():
         total = sum(float(row_traces(product, [w], probes, generator)[0].sum()) for product in _products(model, task, data, [w]))
         result[name] = total / (len(data) * w.numel())
@@ -82,7 +84,8 @@ def eigenvalues(
 
     Much slower than `sensitivities`: each matrix takes up to `iterations` products with the Hessian of every batch of its own.
     """
-    generator, rows = torch.Generator().manual_seed(seed), np.random.default_rng(seed).permutation(len(data))
+    generator = torch.Generator().manual_seed(seed)
+    rows = np.random.default_rng(seed).permutation(len(data))
     parts = [data.take(np.sort(part)) for part in np.array_split(rows, min(slices, len(data)))]
     result = {}
     for name, w in matrices_of(model).items():

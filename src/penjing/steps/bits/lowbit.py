@@ -55,7 +55,8 @@ class Levels(nn.Module):
 
     def __init__(self, weight: Tensor, scheme: Scheme) -> None:
         super().__init__()
-        self.scheme, self.like = scheme, quantize(weight, scheme)
+        self.scheme = scheme
+        self.like = quantize(weight, scheme)
         parameters = self.like.parameters
         zero = parameters.get("zero", np.zeros(1, np.float32))
         self.top = int(2 * zero[0]) if scheme.kind != "affine" else 2**scheme.bits - 1
@@ -120,7 +121,8 @@ class Codebook(nn.Module):
         super().__init__()
         self.like = quantize(weight, scheme, seed)
         count, columns = weight.shape
-        size, levels = min(scheme.group or columns, columns), self.like.parameters["table"].shape[1]
+        size = min(scheme.group or columns, columns)
+        levels = self.like.parameters["table"].shape[1]
         groups = torch.arange(count)[:, None] * -(-columns // size) + torch.arange(columns) // size if scheme.group else 0
         index = torch.from_numpy(self.like.codes).int() + (groups * levels)
         self.register_buffer("index", index.int().to(weight.device), persistent=False)
@@ -175,7 +177,8 @@ class LowBitWeights:
     """
 
     def __init__(self, model: PenjingPreTrainedModel, schemes: Mapping[str, Scheme], squash: bool, seed: int) -> None:
-        self.model, self.schemes = model, schemes
+        self.model = model
+        self.schemes = schemes
         self.before = fake.tanh_normalised if squash else lambda w: w
         word = encoder_of(model).embeddings.word
         self.hooks: list[RemovableHandle] = []
@@ -264,7 +267,8 @@ class SignedInput(nn.Module):
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
-        self.alpha, self.beta = nn.Parameter(torch.tensor(alpha)), nn.Parameter(torch.tensor(0.0))
+        self.alpha = nn.Parameter(torch.tensor(alpha))
+        self.beta = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return fake.sign(x, self.alpha.abs(), self.beta)
@@ -326,7 +330,11 @@ class LowBit(TrainingStep[TeachingEvidence]):
             raise InputError(f"activation bits: {activation_bits} is out of range; give 1 to 8, or none for float")
         if halves and not any(scheme.kind == "ternary" for scheme in schemes.values()):
             raise InputError("halves: no weight is ternary, and only those are split into binary ones; give the scheme ternary")
-        self.distill, self.schemes, self.activation_bits, self.squash, self.halves = distill, schemes, activation_bits, squash, halves
+        self.distill = distill
+        self.schemes = schemes
+        self.activation_bits = activation_bits
+        self.squash = squash
+        self.halves = halves
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeachingEvidence:
         """The training texts, and the teacher's outputs on them, cached."""
@@ -334,7 +342,8 @@ class LowBit(TrainingStep[TeachingEvidence]):
 
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
         """Train a copy of `model`, judged as it is rounded; gives it with the rounded values, and `coded`."""
-        student, lesson = copy_of(model), self.distill.lesson(evidence)
+        student = copy_of(model)
+        lesson = self.distill.lesson(evidence)
         inputs = self.inputs(student, evidence.data.encoded)
         weights = LowBitWeights(student, self.schemes, self.squash, self.distill.settings.schedule.seed)
 

@@ -41,15 +41,19 @@ class RoundedWeight(nn.Module):
 
     def __init__(self, rounder: Callable[[Tensor], Tensor], before: Callable[[Tensor], Tensor] = lambda w: w) -> None:
         super().__init__()
-        self.rounder, self.before, self.version = rounder, before, -1
+        self.rounder = rounder
+        self.before = before
+        self.version = -1
         self.kept: Tensor | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            self.kept, w = None, self.before(weight)
+            self.kept = None
+            w = self.before(weight)
             return fake.straight_through(w, self.rounder(w.detach()))
         if self.kept is None or self.version != weight._version:
-            self.kept, self.version = self.rounder(self.before(weight)), weight._version
+            self.kept = self.rounder(self.before(weight))
+            self.version = weight._version
         return self.kept
 
 
@@ -66,7 +70,10 @@ class RoundedInput(nn.Module):
 
     def __init__(self, low: float, high: float, bits: int = 8, first_only: bool = False, dynamic: bool = False) -> None:
         super().__init__()
-        self.bits, self.first_only, self.dynamic, self.moving = bits, first_only, dynamic, False
+        self.bits = bits
+        self.first_only = first_only
+        self.dynamic = dynamic
+        self.moving = False
         self.mask: Tensor | None = None
         self.register_buffer("low", torch.tensor(low))
         self.register_buffer("high", torch.tensor(high))
@@ -176,8 +183,11 @@ class QuantizationAware(TrainingStep[TeachingEvidence]):
         self, distill: Distill, ranges_from: Examples, bits: int = 8,
         calibration: Calibration | Literal["measured"] = "mse", dynamic: bool = False,
     ) -> None:  # fmt: skip
-        self.distill, self.ranges_from, self.bits = distill, ranges_from, bits
-        self.calibration, self.dynamic = calibration, dynamic
+        self.distill = distill
+        self.ranges_from = ranges_from
+        self.bits = bits
+        self.calibration = calibration
+        self.dynamic = dynamic
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeachingEvidence:
         """The training texts, and the teacher's outputs on them, cached."""

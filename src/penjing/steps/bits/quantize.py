@@ -144,7 +144,9 @@ class Calibrate(Stage[RangesNote]):
     def make(self, work: Work, context: Context, folder: Path) -> RangesNote:
         if work.ranges is not None:
             return RangesNote(f"{len(work.ranges)} inputs, in the ranges of the training", ranges=work.ranges)
-        settings, model, judging = self.settings, work.model, context.judging(work)
+        settings = self.settings
+        model = work.model
+        judging = context.judging(work)
         seen = context.calibration(work, settings.texts)
         apart = judging.take(np.arange(len(judging))[:SENSITIVITY_TEXTS])
         answers = work.data.task.answer_losses()

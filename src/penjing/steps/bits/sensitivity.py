@@ -109,10 +109,12 @@ class Divergence:
         self, model: PenjingPreTrainedModel, examples: Examples, ranges: Ranges | None, weight_bits: int | None = None,
         answers: AnswerLosses | None = None,
     ) -> None:  # fmt: skip
-        self.ranges, self.weight_bits = ranges, safe_weight_bits() if weight_bits is None else weight_bits
+        self.ranges = ranges
+        self.weight_bits = safe_weight_bits() if weight_bits is None else weight_bits
         self.blueprint = blueprint_of(model)
         self.answers = answers or (Values() if self.blueprint.outputs == 1 else Classes())
-        encoded, self.read = examples.encoded, answering(examples)
+        encoded = examples.encoded
+        self.read = answering(examples)
         self.batches = list(batches(model, encoded, 32, masked=True))
         self.expected = self._logits(model)
         self.model = _with_rounded_words(model)
@@ -148,7 +150,8 @@ def best_calibration(
     No method is the best for every model: clipping a few outliers helps one and ruins another.
     """
     ranges = {way: calibrate(model, seen.encoded, way) for way in CANDIDATES}
-    divergence, moved = Divergence(model, apart, None, answers=answers), {}
+    divergence = Divergence(model, apart, None, answers=answers)
+    moved = {}
     for way, each in ranges.items():
         divergence.ranges = each
         moved[way] = divergence(divergence.layers)

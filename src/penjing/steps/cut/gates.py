@@ -78,7 +78,8 @@ class Gated(nn.Module, ABC):
 
     def __init__(self, model: PenjingPreTrainedModel) -> None:
         super().__init__()
-        self.model, self.blueprint = model, blueprint_of(model)
+        self.model = model
+        self.blueprint = blueprint_of(model)
 
     @abstractmethod
     def gates(self, texts: int | None = None) -> tuple[Each, Each]:
@@ -123,9 +124,12 @@ class Gates(Gated):
 
     def __init__(self, model: PenjingPreTrainedModel, length: int) -> None:
         super().__init__(model)
-        hidden, width, layers = self.blueprint.hidden, self.blueprint.head_width, self.blueprint.layers
+        hidden = self.blueprint.hidden
+        width = self.blueprint.head_width
+        layers = self.blueprint.layers
         self.counts = [layer.heads for layer in layers] + [layer.neurons for layer in layers]
-        head, neuron = 4 * hidden * width * length + 2 * length**2 * width, 2 * hidden * length
+        head = 4 * hidden * width * length + 2 * length**2 * width
+        neuron = 2 * hidden * length
         block = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts, dtype=torch.long))
         self.log_alpha = nn.Parameter(torch.full(block.shape, FINE))
         self.log_alpha_block = nn.Parameter(torch.full((len(self.counts),), BLOCK))
@@ -143,7 +147,8 @@ class Gates(Gated):
             noise = torch.rand(texts, sum(sizes)).clamp(1e-6, 1 - 1e-6)  # on the CPU, whose random state a training saves
             fine, block = noise.to(self.log_alpha.device).split(sizes, -1)
             flat = sample(self.log_alpha, fine) * sample(self.log_alpha_block, block)[:, self.block]
-        each, layers = flat.split(self.counts, -1), len(self.blueprint.layers)
+        each = flat.split(self.counts, -1)
+        layers = len(self.blueprint.layers)
         return each[:layers], each[layers:]
 
     def _deterministic(self) -> Tensor:
@@ -235,7 +240,8 @@ def _train(gates: Gated, reference: Logits, task: Task, data: Examples, seed: in
     gates.model.eval()
     optimizer = torch.optim.Adam([p for p in gates.parameters() if p.requires_grad], lr=peak)
     answers = task.answer_losses()
-    device, per_token = gates.model.device, task.head.per_token
+    device = gates.model.device
+    per_token = task.head.per_token
     answered = np.split(answered_tokens(data), data.encoded.offsets[1:-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

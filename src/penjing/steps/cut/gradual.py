@@ -47,7 +47,7 @@ class GradualSettings(Rider):
         return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.CUTS])
 
     def trains(self, taught: bool) -> bool:
-        return True
+        return taught
 
     def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
         return []
@@ -92,7 +92,8 @@ class GradualPrune(TrainingStep[TeachingEvidence]):
 
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
         """Train a copy of `model` and cut it; `selection` says what was kept."""
-        how, gradual = self.distill, self.gradual
+        how = self.distill
+        gradual = self.gradual
         lesson = how.lesson(evidence)
         gates = Gates(copy_of(model), self.length)
 

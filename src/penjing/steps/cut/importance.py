@@ -59,7 +59,8 @@ class Importance:
 
 def random(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
     """Uniform random numbers: what any criterion has to beat."""
-    generator, blueprint = np.random.default_rng(seed), blueprint_of(model)
+    generator = np.random.default_rng(seed)
+    blueprint = blueprint_of(model)
     heads, neurons = ([generator.random(getattr(layer, kind)) for layer in blueprint.layers] for kind in ("heads", "neurons"))
     return Importance(heads, neurons, [], generator.random(blueprint.hidden))
 
@@ -77,11 +78,14 @@ def magnitude_l2(model: PenjingPreTrainedModel, task: Task, data: Examples, seed
 
 def _of_weights(model: PenjingPreTrainedModel, value: Callable[[Tensor], Tensor]) -> Importance:
     """Sums of `value` (as large as the parameter) over the weights of each head, neuron and hidden unit."""
-    blueprint, heads, neurons = blueprint_of(model), [], []
+    blueprint = blueprint_of(model)
+    heads = []
+    neurons = []
     hidden = torch.zeros(blueprint.hidden)
     with torch.no_grad():
         for layer in layers_of(model):
-            attention, feed_forward = layer.attention, layer.feed_forward
+            attention = layer.attention
+            feed_forward = layer.feed_forward
             parts = [attention.query, attention.key, attention.value] if attention.heads else []
             features = sum((value(part.weight).sum(1) + value(part.bias) for part in parts), value(attention.output.weight).sum(0))
             heads.append(features.view(-1, blueprint.head_width).sum(1).double().numpy())

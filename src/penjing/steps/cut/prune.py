@@ -137,9 +137,13 @@ class Prune(Step[Importance, Selection]):
         self, task: Task, criterion: Score, calibration: Encoded, method: Repair = "weights", removed: int | None = None, seed: int = 0,
         choose: Callable[[Blueprint, Importance], Selection] = lambda blueprint, _: Selection.all(blueprint),
     ) -> None:  # fmt: skip
-        self.task, self.criterion, self.choose, self.calibration = task, criterion, choose, calibration
+        self.task = task
+        self.criterion = criterion
+        self.choose = choose
+        self.calibration = calibration
         self.method: Repair = method
-        self.removed, self.seed = removed, seed
+        self.removed = removed
+        self.seed = seed
         self.reconstruction: Reconstruction | None = None
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Importance:
@@ -276,7 +280,8 @@ class Cut(Stage[CutNote]):
         return work.importance is not None and work.selection != Selection.all(blueprint_of(work.base))
 
     def make(self, work: Work, context: Context, folder: Path) -> CutNote:
-        step, settings = pruner(self.settings, work, context), self.settings
+        step = pruner(self.settings, work, context)
+        settings = self.settings
         assert work.importance is not None
         model = step.apply(work.model, work.selection, work.importance)
         if settings.head_weights:

@@ -108,11 +108,15 @@ def _fit(block: Block, states: list[Tensor], targets: list[Tensor], width: int, 
     """Refit the closing layer of `block` in place; the relative squared error before and after."""
     closing = block.closing
     K, H = closing.in_features, closing.out_features
-    A, B, missing, total = torch.zeros(K + 1, K + 1), torch.zeros(H, K + 1), 0.0, 0.0
+    A = torch.zeros(K + 1, K + 1)
+    B = torch.zeros(H, K + 1)
+    missing = 0.0
+    total = 0.0
     for x, target in zip(states, targets, strict=True):
         features, _, given = _run(block, x)
         a, s, t = ((y[:, 0] if first_only else y.flatten(0, 1)) for y in (features, given, target))
-        a, R = torch.cat([a, a.new_ones(len(a), 1)], 1), t - s
+        a = torch.cat([a, a.new_ones(len(a), 1)], 1)
+        R = t - s
         A += a.T @ a
         B += R.T @ a
         missing += float(R.square().sum())

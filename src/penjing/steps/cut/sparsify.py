@@ -208,7 +208,8 @@ class Masking:
     """The masks of a model in training: put on when this is made, moved by `before_step`, and baked in by `finish`."""
 
     def __init__(self, model: PenjingPreTrainedModel, settings: SparsifySettings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
+        self.settings = settings
+        self.seed = seed
         self.matrices = masked_modules(model, settings.embeddings)
         self.masks = [Mask(m.weight, settings.importance) for m in self.matrices]
         for matrix, mask in zip(self.matrices, self.masks, strict=True):
@@ -221,7 +222,8 @@ class Masking:
 
     def before_step(self, step: int, total: int) -> None:
         """Update the masks where it is time: every so many steps while anything moves, and at once when the rise is over."""
-        s, reached = self.settings, self.reached
+        s = self.settings
+        reached = self.reached
         wanted = s.sparsity_after(step + 1, total)
         # Before the first step no gradient is known yet that could say where to regrow.
         moved = cosine_decay(step, s.end * total, s.regrow) if s.importance == "regrow" and step else 0.0
@@ -266,7 +268,8 @@ class Sparsify(TrainingStep[TeachingEvidence]):
     name = "sparsify"
 
     def __init__(self, distill: Distill, settings: SparsifySettings) -> None:
-        self.distill, self.settings = distill, settings
+        self.distill = distill
+        self.settings = settings
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> TeachingEvidence:
         """The training texts, and the teacher's outputs on them, cached."""
@@ -274,7 +277,8 @@ class Sparsify(TrainingStep[TeachingEvidence]):
 
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
         """Train a copy of `model` under masks; it is judged only once the sparsity asked is reached."""
-        student, settings = copy_of(model), self.settings
+        student = copy_of(model)
+        settings = self.settings
         masking = Masking(student, settings, self.distill.settings.schedule.seed)
         reached = 0.0 if settings.schedule == "one-shot" else settings.end
         hooks = Hooks(masking.before_step, rates={"scores": 1.0}, judge_from=reached)

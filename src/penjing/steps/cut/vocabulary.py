@@ -83,7 +83,10 @@ class PruneVocabulary(Step[Counts, Selection]):
     name = "vocabulary"
 
     def __init__(self, task: Task, tokenizer: Tokenizer, part: float | None, corpus: Path | None = None) -> None:
-        self.task, self.tokenizer, self.part, self.corpus = task, tokenizer, part, corpus
+        self.task = task
+        self.tokenizer = tokenizer
+        self.part = part
+        self.corpus = corpus
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Counts:
         """How often the texts produce each token (V,)."""
@@ -130,7 +133,8 @@ class CutVocabulary(Stage[VocabularyNote]):
         self.settings = settings
 
     def make(self, work: Work, context: Context, folder: Path) -> VocabularyNote:
-        task, blueprint = work.data.task, blueprint_of(work.base)
+        task = work.data.task
+        blueprint = blueprint_of(work.base)
         tokenizer = tokenizer_of(context.tokenizer_file(work.tokenizer).parent)
         step = PruneVocabulary(task, tokenizer, self.settings.part or None, self.settings.corpus)
         counts = step.observe(work.base, work.data.train)

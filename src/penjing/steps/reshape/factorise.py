@@ -70,7 +70,8 @@ class FactoriseWords(Stage[Note]):
         return self.rank(work, context) > 0
 
     def make(self, work: Work, context: Context, folder: Path) -> Note:
-        step, blueprint = Factorise(self.rank(work, context)), blueprint_of(work.model)
+        step = Factorise(self.rank(work, context))
+        blueprint = blueprint_of(work.model)
         counts = step.observe(work.model, work.data.train)
         model = step.apply(work.model, step.plan(blueprint, counts), counts)
         note = f"word embedding of rank {step.rank} in place of {blueprint.embedding}"
@@ -90,7 +91,8 @@ class Factorise(Step[Counts, Blueprint]):
     name = "factorise"
 
     def __init__(self, rank: int, weighted: bool = True) -> None:
-        self.rank, self.weighted = rank, weighted
+        self.rank = rank
+        self.weighted = weighted
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Counts:
         """How often the model reads each token in the texts (V,)."""
@@ -102,7 +104,7 @@ class Factorise(Step[Counts, Blueprint]):
 
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: Counts) -> PenjingPreTrainedModel:
         """One is added to each count: a token that other texts may hold counts a little."""
-        return factorise(model, plan.rank, torch.from_numpy(evidence + 1) if self.weighted else None)
+        return factorise(model, plan.rank, torch.from_numpy(evidence + 1).double() if self.weighted else None)
 
 
 @torch.no_grad()
@@ -112,7 +114,8 @@ def factorise(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None =
     weights: (V,), how much the squared error of each token's row counts, for example how often texts hold it; None: all the same
     (Acharya et al. 2019; Hsu et al. 2022, FWSVD). A table that has a rank already is multiplied out first.
     """
-    blueprint, embeddings = blueprint_of(model), encoder_of(model).embeddings
+    blueprint = blueprint_of(model)
+    embeddings = encoder_of(model).embeddings
     if not 1 <= rank <= blueprint.embedding:
         raise InputError(f"rank: {rank} is not allowed; the embedding is {blueprint.embedding} wide, so give 1 to {blueprint.embedding}")
     if weights is not None and (weights.shape != (blueprint.vocabulary,) or not bool((weights >= 0).all())):

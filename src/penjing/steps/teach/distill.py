@@ -1,4 +1,4 @@
-"""Teach a small model what its teacher answers (logits) and thinks (parts of its encoder)."""
+"""Knowledge distillation: a student is taught its teacher's answers (logits) and states (parts of its encoder)."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from penjing.training.taught import Taught
 from penjing.training.teacher import Noise, TeacherOutputs, ensemble, teacher_outputs
 
 STATES_FIRST = 0.6
-"""Part of the steps that teach states alone, where nobody says and both states and answers are taught."""
+"""Part of the steps that teach states alone, by default, where both states and answers are taught."""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ class Teaching:
         The former are training texts that are held out, so that the evaluation data judges the result fairly.
         """
         material = self.material
-        dev, train = self.texts.weights, self.texts.learned
+        dev = self.texts.weights
+        train = self.texts.learned
         train = self.texts.labelled(train) if HARD in self.settings.answers else train
 
         def logits(examples: Examples) -> NDArray[np.float32]:
@@ -115,7 +116,8 @@ class Teaching:
 
     def distill(self, dev: Examples, selection: Selection | None = None, progress: Progress = silent) -> Distill:
         """The step that teaches a student of this selection, the one that is given, or (None) one that is no BERT."""
-        material, task = self.material, self.data.task
+        material = self.material
+        task = self.data.task
         if material.general and (material.companions or not self.settings.states):
             raise InputError("general: plain texts teach states, of one task; give a loss on states, and leave out `with`")
         return Distill(
@@ -125,7 +127,8 @@ class Teaching:
 
     def others(self) -> list[PenjingPreTrainedModel]:
         """The further teachers."""
-        task, found = self.data.task, []
+        task = self.data.task
+        found = []
         for path in self.material.teachers:
             self._check(path, "teacher", task)
             found.append(read(path, head=task.head, labels=task.labels))
@@ -141,12 +144,14 @@ class Teaching:
 
     def _companion(self, path: Path, data: Data, selection: Selection) -> Companion:
         self._check(path, "with", data.task)
-        own, checkpoint = blueprint_of(self.teacher), open_checkpoint(path)
+        own = blueprint_of(self.teacher)
+        checkpoint = open_checkpoint(path)
         if any(getattr(own, name) != getattr(checkpoint.blueprint, name) for name in SHARED):
             raise InputError(f"with: {path} is built otherwise than the model ({', '.join(SHARED)}); give one of the same base")
         teacher = read(path, head=data.task.head, labels=data.task.labels)
         texts = Texts(data, teacher, self.seed)
-        dev, train = texts.weights, texts.labelled(texts.learned)
+        dev = texts.weights
+        train = texts.labelled(texts.learned)
         given = self.material.student
         student = self._given(given, data) if given else cut(teacher, selection)
         distill = Distill(
@@ -175,7 +180,8 @@ class Teaching:
             )
         if not taught:
             return
-        named, outputs = checkpoint.label_names, checkpoint.blueprint.outputs
+        named = checkpoint.label_names
+        outputs = checkpoint.blueprint.outputs
         checkpoint.check_head(task.head, task.name, f"{option}")
         if set(named or task.labels) != set(task.labels) or outputs != len(task.labels):
             raise InputError(
@@ -187,9 +193,7 @@ class Teaching:
         """Refuse a model whose tokenizer makes other tokens of the evaluation data than the teacher's."""
         encoded = replace(self.data.encoder, tokenizer=tokenizer_of(path))(self.data.eval.inputs)[0]
         if not np.array_equal(encoded.ids, self.data.eval.encoded.ids):
-            raise InputError(
-                f"{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary"
-            )
+            raise InputError(f"{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary")
 
 
 def shown(progress: Callable[[str], Any] | None, title: str) -> Any:

@@ -1,0 +1,116 @@
+"""The beginning of a job: what cannot be is refused, the recipe fits the size, and the teacher is measured."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from penjing.engines.clock.machine import machine, versions
+from penjing.engines.clock.trial import Trial
+from penjing.engines.form import Form, rounding_of
+from penjing.engines.opening import engine_class, engine_name, forms_for
+from penjing.errors import InputError
+from penjing.files.records import from_json, to_json
+from penjing.files.run import Run, Tell, fingerprint
+from penjing.files.whole import Json
+from penjing.job.asked import Job
+from penjing.job.baseline import Original, Reference, measure_baseline
+from penjing.job.fit_size import within
+from penjing.job.planning import Undecided
+from penjing.model.checkpoint import Checkpoint
+from penjing.report.record import BaselineRecord
+from penjing.selection import Selection
+from penjing.steps.bits.quantize import QuantizeSettings
+from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.stage import Context, Work
+from penjing.steps.teach.distillation import Distillation
+from penjing.students.stage import StudentSettings
+from penjing.training.texts import Texts
+
+Progress = Callable[[str], Any]
+"""From the title of a training to a context that is told how far it is."""
+BASELINE_TEXTS = 512
+"""Training texts that the teacher's int8 is calibrated on."""
+
+
+def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
+    """The job with the recipe that fits the size which is asked; an `InputError` where the model cannot be compressed so."""
+    blueprint = checkpoint.blueprint
+    data = job.data
+    given = checkpoint.folder / "tokenizer.json"
+    size = given.stat().st_size if given.is_file() else 0
+    job = replace(job, recipe=within(job.recipe, job.budget, blueprint, size, 8 if in_integers(job) else 32))
+    recipe = job.recipe
+    layers = blueprint.layers
+    checkpoint.check_head(data.task.head, data.task.name)
+    prune = recipe.get(PruneSettings)
+    student = recipe.get(StudentSettings)
+    distillation = recipe.distillation
+    if student:
+        student.student.check_engine(None if job.engine is None else engine_name(job.engine))
+        assert distillation
+        student.student.check(data, distillation, job.material)
+        return job
+    if prune and (to_budget(job) or prune.latency is not None) and len(set(layers)) > 1:
+        raise InputError(f"model: the layers of {job.model} differ; compress the teacher that it came from, or leave out prune")
+    if prune and prune.layers is not None and prune.layers > len(layers):
+        raise InputError(f"layers: {prune.layers} is more than the model has; give 1 to {len(layers)}")
+    if distillation and not job.material.student:
+        distillation.check_fits((prune and prune.layers) or len(layers), blueprint)
+    if prune and prune.hidden and not distillation:
+        tell("`hidden` without training: the residual width is what every layer was trained on, so expect to lose much")
+    return job
+
+
+def in_integers(job: Job) -> bool:
+    """Whether integers are exported: the recipe quantizes, and an engine that is asked for has forms in int8."""
+    quantize = job.recipe.get(QuantizeSettings)
+    if quantize is None or job.engine == "torch":
+        return False
+    return job.engine is None or any(rounding_of(form) != "float" for form in engine_class(job.engine).forms(True))
+
+
+def to_budget(job: Job) -> bool:
+    """Whether it is for the budget to decide what is cut: something is asked, and nothing else does, or a speed or size beside it."""
+    return not job.budget.nothing and (not job.recipe.by_hand or not job.budget.unbounded)
+
+
+def run_on(job: Job) -> Json:
+    """What a run that goes on must find as it was: the model's files, the versions, and the processor, whose integers and times are kept."""
+    here = machine()
+    return {"inputs": fingerprint(job.model), "versions": versions(), "processor": [here.cpu, *here.instructions]}
+
+
+def begun(job: Job, checkpoint: Checkpoint, run: Run, progress: Progress | None) -> tuple[Context, Work]:
+    """What the stages work with, and what they begin with: the teacher, or the student that is given."""
+    data = job.data
+    budget = job.budget
+    teacher = checkpoint.read(head=data.task.head, labels=data.task.labels)
+    gold = Texts(data, teacher, job.seed).judging.gold
+    context = Context(
+        run, teacher, checkpoint.folder, data, gold, job.recipe.steps, job.material, job.seed, in_integers(job), Undecided(), to_budget(job),
+        engine=None if job.engine is None else engine_name(job.engine), size_bytes=1e6 * budget.size_mb if budget.size_mb else None,
+        progress=progress,
+    )  # fmt: skip
+    selection = Selection.all(checkpoint.blueprint)
+    work = Work(teacher, teacher, data, tuple(job.tests), checkpoint.folder, selection)
+    taught = job.recipe.get(Distillation) or Distillation()
+    return context, replace(work, model=context.teaching(work, taught.how, taught.texts).student())
+
+
+def baseline(job: Job, context: Context, work: Work, trial: Trial) -> Reference:
+    """The teacher as it is, and what the engines' int8 makes of it. One serves every result."""
+    original = Original(
+        context.folder, context.tokenizer_file(context.folder), context.teacher, job.data.eval, context.judging(work),
+        context.calibration(work, BASELINE_TEXTS),
+    )  # fmt: skip
+    forms = teacher_forms(job)
+    kept, place = context.run.step("baseline", lambda folder: to_json(measure_baseline(trial, original, forms, folder)))
+    return Reference.of(original, place, from_json(BaselineRecord, kept, str(place)))
+
+
+def teacher_forms(job: Job) -> list[Form]:
+    """The forms of an encoder that a result, or what it is held against, may have."""
+    if job.recipe.get(StudentSettings):
+        return forms_for(None if job.engine == "numpy" else job.engine, int8=False)  # which runs no encoder
+    quantize = job.recipe.get(QuantizeSettings)
+    return forms_for(job.engine, int8=in_integers(job), rounding=quantize.rounding if quantize and in_integers(job) else None)
