@@ -68,7 +68,7 @@ def test_a_tokenizer_of_another_export_is_refused(exported: Path) -> None:
 
 def test_a_metric_that_does_not_fit_is_refused_when_the_folder_is_opened(exported: Path) -> None:
     describe(exported, labels=UNSAID)
-    with pytest.raises(InputError, match="sports / politics do not say which is; give --positive"):
+    with pytest.raises(InputError, match="sports / politics do not say which is; give `positive`"):
         open_model(str(exported), None, "", Reading(metric="f1"))
 
 

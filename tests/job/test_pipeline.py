@@ -161,7 +161,7 @@ def test_what_another_version_or_processor_left_is_not_gone_on_with(tmp_path: Pa
     run("compress", *given, "--out", tmp_path / "out")
     for name, value in (("versions", dict), ("machine", lambda: Machine("another", 1, 1.0, "another", ()))):
         with monkeypatch.context() as patch:
-            patch.setattr(f"penjing.job.pipeline.{name}", value)
+            patch.setattr(f"penjing.job.starting.{name}", value)
             said = refused("compress", *given, "--out", tmp_path / "out")
         assert f"was asked otherwise ({'processor' if name == 'machine' else name})" in said
 

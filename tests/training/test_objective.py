@@ -1,5 +1,6 @@
 """Laws of the losses on states, of layer maps, and of what is learned to compare widths."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -225,5 +226,8 @@ def test_settings_take_losses_of_ones_own() -> None:
     own = PerPair(lambda h, g: (h - g).abs().mean())
     settings = DistillSettings(losses={own: 2.0, distance: 1.0, "hard": 0.5})
     assert settings.states == {own: 2.0} and settings.answers == {distance: 1.0, "hard": 0.5}
+    named = settings.to_json()["losses"]
+    assert [name.rpartition(".")[2] for name in named] == ["<lambda>", "distance", "hard"] and list(named.values()) == [2.0, 1.0, 0.5]
+    assert json.loads(json.dumps(settings.to_json()))["losses"] == named
     with pytest.raises(InputError, match="distance has the weight -1"):
         DistillSettings(losses={distance: -1.0})

@@ -11,8 +11,13 @@ NAMES = {int: "a whole number", float: "a number"}
 
 
 def number(
-    option: str, kind: type[int] | type[float], least: float | None = None, most: float = math.inf, help: str | None = None, panel: str | None = None,
-) -> Any:  # fmt: skip
+    option: str,
+    kind: type[int] | type[float],
+    least: float | None = None,
+    most: float = math.inf,
+    help: str | None = None,
+    panel: str | None = None,
+) -> Any:
     """An option that takes a number of this kind from `least` to `most`; with `least` None, above 0."""
 
     def parse(given: Any) -> float:

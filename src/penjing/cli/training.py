@@ -29,9 +29,10 @@ def train(model: Model, out: Out, options: Options, pickle: Pickle = False, as_j
     result = trained(model, out, options, pickle=pickle)
     chosen = f"the best weights by {result['held_out']['examples']} training texts held out, {result['held_out']['quality']:.2f} there"
     say(
-        result, as_json,
+        result,
+        as_json,
         f"{out}: {result['metric']} {result['quality']:.2f} after {result['steps']} steps, {result['seconds']:.0f} s; {chosen}",
-    )  # fmt: skip
+    )
 
 
 def trained(model: str, out: Path, options: Options, pickle: bool = False) -> Json:
@@ -39,7 +40,10 @@ def trained(model: str, out: Path, options: Options, pickle: bool = False) -> Js
     with training_bar(console, "train") as progress:
         found = api.train(model, out, **options, pickle=pickle, tell=tell, progress=progress)
     return {
-        "out": str(out), "metric": found.metric, "quality": found.quality,
-        "held_out": {"examples": found.held_out, "quality": found.history.best}, "steps": found.history.steps,
+        "out": str(out),
+        "metric": found.metric,
+        "quality": found.quality,
+        "held_out": {"examples": found.held_out, "quality": found.history.best},
+        "steps": found.history.steps,
         "seconds": found.history.seconds,
-    }  # fmt: skip
+    }

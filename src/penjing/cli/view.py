@@ -31,12 +31,14 @@ def _parts(options: Options) -> tuple[Looking, Reading]:
 @app.command(cls=Panels)
 @takes(Looking, Reading)
 def eval(
-    folder: Folder, data: DataFile, options: Options,
+    folder: Folder,
+    data: DataFile,
+    options: Options,
     teacher: Annotated[
         str, typer.Option("--teacher", help="Compare with this model: drop, p, and what flipped.", rich_help_panel=DATA, metavar="<text>")
     ] = "",
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
     looking, reading = _parts(options)
     found = evaluate(folder, data, teacher=teacher, looking=looking, reading=reading, tell=tell)
@@ -70,9 +72,12 @@ def _quality_text(found: Evaluation) -> str:
 @app.command(cls=Panels)
 @takes(Looking, Reading, without=OF_LABELS)
 def bench(
-    folders: Annotated[list[str], typer.Argument(help="What compress wrote, or model folders.")], data: DataFile, options: Options,
-    rounds: Annotated[int, number("--rounds", int, 1, 1000, "Turns of each.", "Machine")] = 5, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    folders: Annotated[list[str], typer.Argument(help="What compress wrote, or model folders.")],
+    data: DataFile,
+    options: Options,
+    rounds: Annotated[int, number("--rounds", int, 1, 1000, "Turns of each.", "Machine")] = 5,
+    as_json: AsJson = False,
+) -> None:
     """Latency, end to end too, throughput, cold start and memory side by side: each in a process of its own, in turn, on the texts' own
     lengths. What other work disturbed is measured again; where that does not help, a row is not steady and no speed-up is claimed."""
     looking, reading = _parts(options)

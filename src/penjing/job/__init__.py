@@ -1,1 +1,1 @@
-"""What is asked, and doing it."""
+"""Compression jobs: the request (budget, recipe, data), the pipeline that carries it out, the proof and the delivery."""

@@ -1,4 +1,7 @@
-"""The functions that people call: `compress`, and its steps by hand. The command line and the benchmarks call these and nothing beneath."""
+"""The public functions: `compress`, the single steps `prune`, `quantize`, `distill`, and `train`.
+
+The command line and the benchmarks call these and nothing beneath.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -35,9 +38,9 @@ from penjing.training.state import History
 
 @dataclass(frozen=True)
 class Given:
-    """What every job is given: data, and how it is read.
+    """The data of a job, and how it is read.
 
-    task: a name, a `Task` of one's own, or its class. train, eval, test: a file, a name on the hub, or rows (mappings).
+    task: a name, a `Task` of the user's own, or its class. train, eval, test: a file, a name on the hub, or rows (mappings).
     """
 
     task: TaskKind = option("classification", "What is asked: classification, pair or tagging.", panel="data", required=True)
@@ -49,10 +52,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Machinery:
-    """On what, and how carefully, a job runs.
+    """The engine, threads and measurement settings of a job.
 
-    engine: a name, or an `Engine` class of one's own; None: whichever is fastest. threads: 0: all cores. command: what the report names as the
-    command that made it.
+    engine: a name, or an `Engine` class of the user's own; None: whichever is fastest. threads: 0: all cores. command: the command line
+    that the report names.
     """
 
     engine: EngineKind | None = option(None, "openvino, onnxruntime or torch; without it, the fastest.", panel="machine")
@@ -65,11 +68,11 @@ class Machinery:
 
 
 def compress(model: str | Path, out: str | Path, *, recipe: Recipe | Sequence[Item] | None = None, **options: Any) -> Report:
-    """Cut, distil, quantize, export and prove a smaller, faster model, in the folder `out`.
+    """Compress a model: cut, distil, quantize, export and verify it, in the folder `out`.
 
     Args:
         model: a folder, or a name on the hub.
-        recipe: settings of steps in their order, or steps and students of one's own; None: prune, distil, quantize.
+        recipe: settings of steps in their order, or steps and students of the user's own; None: prune, distil, quantize.
         options: the fields of `Budget` (speedup, latency_ms, size_mb, max_drop, confidence), of `Given` (task, train, eval, test), of
             `Reading` (text_columns, max_length, metric, …) and of `Machinery` (engine, threads, wait, seed, tell, …).
     """
@@ -78,13 +81,13 @@ def compress(model: str | Path, out: str | Path, *, recipe: Recipe | Sequence[It
 
 
 def prune(model: str | Path, out: str | Path, **options: Any) -> Report:
-    """Cut one thing by hand; options: the fields of `Pruning`, and those of `compress` but speed and size."""
+    """Prune a model by hand; options: the fields of `Pruning`, and those of `compress` but speed and size."""
     pruning, *parts = _parts(options, Pruning, Budget, Given, Reading, Machinery)
     return run(model, out, pruning.recipe(open_checkpoint(model).blueprint), *parts)
 
 
 def quantize(model: str | Path, out: str | Path, **options: Any) -> Report:
-    """Round the weights; options: the fields of `Quantizing`, and those of `compress` but speed and size."""
+    """Quantize a model by hand; options: the fields of `Quantizing`, and those of `compress` but speed and size."""
     quantizing, *parts = _parts(options, Quantizing, Budget, Given, Reading, Machinery)
     machinery = parts[-1]
     if machinery.engine == "torch" and quantizing.real:
@@ -93,7 +96,7 @@ def quantize(model: str | Path, out: str | Path, **options: Any) -> Report:
 
 
 def distill(model: str | Path, out: str | Path, **options: Any) -> Report:
-    """Teach a small student; options: the fields of `Distilling` and of `Sources`, and those of `compress` but speed and size."""
+    """Distil a small student by hand; options: the fields of `Distilling` and of `Sources`, and those of `compress` but speed and size."""
     distilling, sources, *parts = _parts(options, Distilling, Sources, Budget, Given, Reading, Machinery)
     if sources.masked_lm and distilling.augment != "masked-lm":
         raise InputError("masked_lm: nothing asks for it; give `augment` masked-lm")
@@ -104,7 +107,7 @@ def distill(model: str | Path, out: str | Path, **options: Any) -> Report:
 
 @dataclass(frozen=True)
 class Trained:
-    """A teacher that was trained: its metric, the quality on the evaluation data, the history (its best on so many texts `held_out`)."""
+    """A fine-tuned teacher: its metric, its quality on the evaluation data, and its history, chosen on so many texts `held_out`."""
 
     metric: str
     quality: float
@@ -113,9 +116,16 @@ class Trained:
 
 
 def train(
-    model: str | Path, out: str | Path, *, epochs: int = 3, batch_size: int = 32, learning_rate: float = 5e-5, pickle: bool = False,
-    progress: TrainingProgress = silent, **options: Any,
-) -> Trained:  # fmt: skip
+    model: str | Path,
+    out: str | Path,
+    *,
+    epochs: int = 3,
+    batch_size: int = 32,
+    learning_rate: float = 5e-5,
+    pickle: bool = False,
+    progress: TrainingProgress = silent,
+    **options: Any,
+) -> Trained:
     """Fine-tune a teacher on labels, into the folder `out`; options: the fields of `Given` and of `Reading`, seed and tell."""
     given, reading, machinery = _parts(options, Given, Reading, Machinery)
     with claimed(Path(out), TRAINING, machinery.tell):
@@ -132,7 +142,7 @@ def train(
 
 def _trained(model: str | Path, out: Path, data: Data, schedule: Schedule, pickle: bool, progress: TrainingProgress) -> Trained:
     sides = data.sides
-    rest = np.setdiff1d(np.union1d(sides.learned, sides.weights), sides.judging)  # of very few texts, both sides held out are one
+    rest = np.setdiff1d(np.union1d(sides.learned, sides.weights), sides.judging)  # with very few texts, the two held-out sides are the same
     dev = data.train.take(sides.judging)
     learned = data.train.take(rest)
     history, quality = finetune(model, data.task, Split(learned, dev, data.eval), out, schedule, pickle=pickle, progress=progress)
@@ -140,19 +150,25 @@ def _trained(model: str | Path, out: Path, data: Data, schedule: Schedule, pickl
 
 
 def run(
-    model: str | Path, out: str | Path, recipe: Recipe, budget: Budget, given: Given, reading: Reading, machinery: Machinery,
+    model: str | Path,
+    out: str | Path,
+    recipe: Recipe,
+    budget: Budget,
+    given: Given,
+    reading: Reading,
+    machinery: Machinery,
     sources: Sources | None = None,
-) -> Report:  # fmt: skip
-    """Read the data and go through the recipe, in a folder that no other run writes in."""
+) -> Report:
+    """Run a job: read the data and carry the recipe out, in a folder that no other run writes in."""
     out = Path(out)
     _check_engine(machinery.engine, recipe)
     with claimed(out, ASKED, machinery.tell):
         data = load_data(model, given.task, given.train, given.eval, reading, machinery.tell)
         tests = [(_name(source, i), load_examples(data, source, machinery.tell)) for i, source in enumerate(given.test)]
-        material, said = (sources or Sources()).read(data, machinery.seed, machinery.tell)
+        material, fingerprints = (sources or Sources()).read(data, machinery.seed, machinery.tell)
         asked = _asked(model, recipe, budget, given, machinery, data)
         asked |= {
-            "material": said or None,
+            "material": fingerprints or None,
             "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
         }
         job = Job(
@@ -163,7 +179,7 @@ def run(
 
 
 def _asked(model: str | Path, recipe: Recipe, budget: Budget, given: Given, machinery: Machinery, data: Data) -> Json:
-    """What a run that goes on must have been asked, and the report tells."""
+    """The request as JSON: a resumed run must have the same, and the report contains it."""
     vocabulary = recipe.get(VocabularySettings)
     distillation = recipe.distillation
     task = data.task
@@ -178,7 +194,7 @@ def _asked(model: str | Path, recipe: Recipe, budget: Budget, given: Given, mach
 
 
 def _name(source: Source, number: int = 0) -> str:
-    """What a report calls data."""
+    """The name of data in a report."""
     return str(source) if isinstance(source, (str, Path)) else f"rows {number + 1}"
 
 
@@ -191,13 +207,13 @@ def _check_engine(engine: EngineKind | None, recipe: Recipe) -> None:
 
 
 def _parts(options: Mapping[str, Any], *kinds: Any) -> list[Any]:
-    """Each of these dataclasses, made of the options that are its fields; an `InputError` where an option is none of them."""
-    known = {each.name for kind in kinds for each in fields(kind)}
+    """Instances of these dataclasses, made of the options that are their fields; `InputError` for an unknown option."""
+    known = {field.name for kind in kinds for field in fields(kind)}
     unknown = [name for name in options if name not in known]
     if unknown:
         raise InputError(f"{unknown[0]}: there is no such option; allowed are {', '.join(sorted(known))}")
     parts = []
     for kind in kinds:
-        names = [each.name for each in fields(kind) if each.name in options]
+        names = [field.name for field in fields(kind) if field.name in options]
         parts.append(kind(**{name: options[name] for name in names}))
     return parts

@@ -1,4 +1,4 @@
-"""What is asked: a model, data, a budget, and the steps to take."""
+"""The request of a job: a model, data, a budget, and a recipe."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from penjing.training.texts import TextSettings
 
 @dataclass(frozen=True)
 class Budget:
-    """What the user wants; None where it is left open."""
+    """The budget: limits on speed, latency, size and quality; None where one is left open."""
 
     speedup: float | None = option(None, "Times faster than eager PyTorch, at least.", panel="budget")
     latency_ms: float | None = option(None, "Milliseconds of a text, at most.", panel="budget")
@@ -47,21 +47,21 @@ class Budget:
 
     @property
     def nothing(self) -> bool:
-        """Whether nothing is asked at all."""
+        """Whether the budget has no limit at all."""
         return self.unbounded and self.max_drop is None
 
     @property
     def unbounded(self) -> bool:
-        """Whether neither a speed nor a size is asked."""
+        """Whether the budget limits neither speed nor size."""
         return self.speedup is None and self.latency_ms is None and self.size_mb is None
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a compression needs to know.
+    """A compression job: everything that was requested, read and checked.
 
-    asked: what a run that goes on must have been asked. tests: further data to report on. material: what distillation takes beside the training
-    data. wait_s: seconds that each measurement waits for a quiet machine at most.
+    asked: the request as JSON, which a resumed run must repeat. tests: further data to report on. material: models and texts of
+    distillation beside the training data. wait_s: seconds that each measurement waits for a quiet machine at most.
     """
 
     model: Path
@@ -100,6 +100,6 @@ class Job:
             raise InputError("recipe: it tells what is cut, and the budget too; leave out `speedup`, `latency_ms`, `size_mb`, or that part")
 
     def trial(self, tell: Tell) -> Trial:
-        """How the job measures."""
+        """The measurement settings of the job."""
         data = self.data
         return Trial(data.task, self.threads, self.seed, data.task.two_texts, data.max_length, self.wait_s, tell)

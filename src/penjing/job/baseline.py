@@ -1,4 +1,4 @@
-"""The baseline: the teacher as it is given, and the engines' int8 of it, measured once. Many results can be held against it."""
+"""The baseline: quality and speed of the unchanged teacher, and of the engines' own int8 of it, measured once."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,20 @@ SLOW = 1.4
 STOCK_INT8 = "stock-int8.onnx"
 EVALUATED = "teacher.npz"
 JUDGED = "judging.npz"
-"""Files of the teacher's logits: of the evaluation data, and of the texts held out to choose by."""
+"""Files of the teacher's logits: of the evaluation data, and of the held-out training texts."""
 BASELINES = {
     "onnxruntime_int8": Form("onnxruntime int8 by quantize_dynamic of Penjing's graph, teacher", "onnxruntime", STOCK_INT8, batch=1),
     "openvino_int8": Form("openvino int8 of Penjing's graph and calibration, teacher", "openvino", PORTABLE_INT8),
 }
-"""The teacher in each engine's int8, on the graph that Penjing exports: faster rivals than an engine makes of a traced model."""
+"""The teacher in each engine's int8, on the graph that Penjing exports: faster baselines than int8 of a traced model."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """The teacher as it is given: its folder, its tokenizer.json, the model; and the texts as its own tokenizer encodes them, to evaluate,
-    to choose by (`judging`), and to calibrate activations on."""
+    """The given teacher: folder, tokenizer.json, model; and texts encoded by its own tokenizer.
+
+    eval: evaluation texts. judging: held-out training texts. calibration: training texts that activations are calibrated on.
+    """
 
     folder: Path
     tokenizer: Path
@@ -49,8 +51,11 @@ class Original:
 
 @dataclass(frozen=True)
 class Reference:
-    """The teacher that results are held against: its folder, tokenizer.json and blueprint; the folder of its exports and what was measured
-    of them; the texts as its own tokenizer encodes them, and its logits of each."""
+    """The measured teacher that results are compared with.
+
+    folder, tokenizer, blueprint: of the teacher. exported: the folder of its exports. record: their measurements. eval, judging: the
+    evaluation texts and the held-out training texts, encoded by its own tokenizer.
+    """
 
     folder: Path
     tokenizer: Path
@@ -62,25 +67,25 @@ class Reference:
 
     @classmethod
     def of(cls, original: Original, exported: Path, record: BaselineRecord) -> "Reference":
-        """The teacher as `measure_baseline` measured and exported it."""
+        """The reference of a teacher that `measure_baseline` measured and exported."""
         return cls(original.folder, original.tokenizer, blueprint_of(original.model), exported, record, original.eval, original.judging)
 
     @property
     def logits(self) -> Logits:
-        """The logits of the evaluation data."""
+        """The teacher's logits of the evaluation data."""
         return load_rows(self.exported / EVALUATED)
 
     @property
     def judged(self) -> Logits:
-        """The logits of the training texts held out to choose by."""
+        """The teacher's logits of the held-out training texts."""
         return load_rows(self.exported / JUDGED)
 
 
 def measure_baseline(trial: Trial, original: Original, forms: Sequence[Form], folder: Path) -> BaselineRecord:
-    """The teacher as it is, and what the engines' int8 makes of it: quality, and files in `folder` to time it with.
+    """Measure the baselines, the unchanged teacher and the engines' int8 of it: quality, latencies, and files in `folder`.
 
     Args:
-        forms: those that a result may have.
+        forms: the forms that a result may have.
     """
     task = trial.task
     model = original.folder
@@ -104,13 +109,11 @@ def measure_baseline(trial: Trial, original: Original, forms: Sequence[Form], fo
     quality = qualities[EAGER_BASELINE].quality
     steady = {form.name: measured.latency_ms for form, measured in zip(forms, others, strict=True) if measured.steady}
     note = f"{task.metric().name} {quality:.2f}; eager {eager.latency_ms:.2f} ms, {fastest.name} {best.latency_ms:.2f} ms"
-    return BaselineRecord(
-        qualities, quality, ranges, eager.latency_ms, steady, fastest, extra + original.tokenizer.stat().st_size, note
-    )  # fmt: skip
+    return BaselineRecord(qualities, quality, ranges, eager.latency_ms, steady, fastest, extra + original.tokenizer.stat().st_size, note)
 
 
 def stock_int8(source: Path, target: Path) -> None:
-    """ONNX Runtime's own dynamic quantization of the float32 graph, per channel."""
+    """Write ONNX Runtime's own dynamic quantization of a float32 graph, per channel."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     before = logging.root.manager.disable
@@ -122,12 +125,12 @@ def stock_int8(source: Path, target: Path) -> None:
 
 
 def eager_forms() -> dict[str, Form]:
-    """The teacher in PyTorch: float32, and bfloat16 where the processor has it."""
+    """Forms of eager PyTorch: float32, and bfloat16 where the processor has it."""
     return {EAGER_BASELINE: EAGER} | ({"torch_eager_bf16": EAGER_BF16} if has_bfloat16() else {})
 
 
 def worth_measuring(forms: Sequence[Form], times: Mapping[str, float]) -> list[Form]:
-    """The forms that were not far behind on the teacher, as far as their times are known, and the portable file on each engine."""
+    """The forms that were at most `SLOW` times slower than the fastest on the teacher, or were not timed, or are portable."""
     fastest = min(times.values(), default=0.0)
     return [form for form in forms if times.get(form.name, 0.0) <= SLOW * fastest or form.portable]
 

@@ -1,4 +1,4 @@
-"""One step by hand: the options of `prune`, `quantize` and `distill`, each of which makes a recipe in float32 or of one scheme."""
+"""Options of the single steps `prune`, `quantize` and `distill`, and the recipes that they make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -27,11 +27,11 @@ from penjing.training.state_losses import STATE_LOSSES
 from penjing.training.texts import TextSettings
 
 GENERAL_TEXTS = 20_000
-"""Lines of plain text that are drawn, where nobody says how many."""
+"""Lines of plain text that are drawn by default."""
 
 
 def schedule_of(settings: DistillSettings, epochs: int | None, minutes: float | None = None) -> DistillSettings:
-    """The settings with so many epochs, and no more than so many minutes."""
+    """Settings of distillation with another schedule: so many epochs, and at most so many minutes."""
     schedule = settings.schedule
     if epochs:
         schedule = replace(schedule, epochs=epochs, least_steps=0)
@@ -45,7 +45,7 @@ STRUCTURE = ("macs", "latency", "heads", "neurons", "blocks", "layers", "hidden"
 
 @dataclass(frozen=True)
 class Pruning:
-    """What `prune` is asked: parts and counts that are kept, or the part of the single weights that goes."""
+    """Options of `prune`: parts and counts that are kept, or the part of single weights that becomes zero."""
 
     macs: float | None = like(PruneSettings, "macs")
     latency: float | None = like(PruneSettings, "latency")
@@ -71,7 +71,7 @@ class Pruning:
     no_training: bool = option(False, "Leave distillation out.", panel="training")
 
     def recipe(self, blueprint: Blueprint) -> Recipe:
-        """The recipe, for a teacher of this blueprint."""
+        """The pruning recipe, for a teacher of this blueprint."""
         kept = {name: value for name in STRUCTURE if (value := getattr(self, name)) is not None}
         sparsity = self._sparsity(blueprint, kept)
         sparse = sparsity is not None
@@ -93,7 +93,7 @@ class Pruning:
                     **kept,
                 )
             )
-        if distill and (kept or sparse):  # a model that lost tokens alone would be taught by itself
+        if distill and (kept or sparse):  # with fewer tokens alone, a model would be its own teacher
             steps.append(Distillation(distill))
         if sparsity is not None:
             when = self.schedule or ("gradual" if distill else "one-shot")
@@ -136,17 +136,17 @@ SCHEMES = {
     "qat-int8": QuantizeSettings(scheme="static", training=True),
     "qat-dynamic-int8": QuantizeSettings(scheme="dynamic", training=True),
 }
-"""Real quantization, as `penjing quantize` calls it; every other scheme is stored."""
+"""Schemes of int8 that engines compute in, as `penjing quantize` names them; every other scheme is stored."""
 STORED = (*get_args(Kind), MIXED)
 QAT_RATE = 2e-5
-"""The learning rate of quantization-aware training: the student is the teacher, and has little to learn."""
+"""The learning rate of quantization-aware training, low since the student starts as the teacher."""
 TRAINED = ("qat-int8", "qat-dynamic-int8", "ternary", "binary")
-"""Schemes that lose too much where nothing is trained."""
+"""Schemes that lose too much without training."""
 
 
 @dataclass(frozen=True)
 class Quantizing:
-    """What `quantize` is asked: one scheme, real or stored."""
+    """Options of `quantize`: one scheme, int8 or stored."""
 
     scheme: str = option(
         "dynamic-int8", "Real, faster: the int8 ones. Stored, smaller: the others; mixed: by the Hessian.", allowed=(*SCHEMES, *STORED)
@@ -160,18 +160,21 @@ class Quantizing:
     divergence: float = like(QuantizeSettings, "divergence")
     smooth: float = like(QuantizeSettings, "smooth")
     epochs: int | None = option(
-        None, "Epochs of distillation with rounded weights; without it, qat, ternary and binary are trained, the others are not.",
-        least=1, most=10_000, panel="training",
-    )  # fmt: skip
+        None,
+        "Epochs of distillation with rounded weights; without it, qat, ternary and binary are trained, the others are not.",
+        least=1,
+        most=10_000,
+        panel="training",
+    )
     no_training: bool = option(False, "Leave distillation out.", panel="training")
 
     @property
     def real(self) -> bool:
-        """Whether engines compute in it."""
+        """Whether engines compute in the scheme."""
         return self.scheme in SCHEMES
 
     def recipe(self) -> Recipe:
-        """The recipe of the scheme."""
+        """The quantization recipe of the scheme."""
         taught = not self.no_training and (self.scheme in TRAINED or self.epochs is not None)
         distill = schedule_of(DistillSettings(), self.epochs) if taught else None
         if self.real:
@@ -205,12 +208,12 @@ LOSSES_OF: Mapping[str, Sequence[str]] = {
     "layer_map": list(STATE_LOSSES),
     "temperature": ["kl", "cross-entropy", "kl-entropy"],
 }
-"""The losses that an option goes with."""
+"""The losses that need an option."""
 
 
 @dataclass(frozen=True)
 class Distilling:
-    """What `distill` is asked: a preset, the student's shape, and what differs from the preset."""
+    """Options of `distill`: a preset, the student's shape, and changes to the preset."""
 
     preset: str = option(
         "states", "The losses by their paper's name (states is ours), or a student that is no BERT.", allowed=tuple(PRESETS)
@@ -238,7 +241,7 @@ class Distilling:
     learning_rate: float | None = option(None, "Of the weights, as 1e-4.", least=None, most=1, panel="training")
 
     def recipe(self, given_student: bool = False) -> Recipe:
-        """The recipe in float32. given_student: whether the student starts from a model of its own."""
+        """The distillation recipe, in float32. given_student: whether the student starts from a model of its own."""
         preset = PRESETS.get(self.preset)
         if preset is None:
             raise InputError(f"preset: {self.preset!r} is none; allowed are {', '.join(PRESETS)}")
@@ -270,14 +273,14 @@ class Distilling:
             raise InputError(f"student: it is taken as it is; leave out {shape}")
 
     def _settings(self, preset: Preset) -> DistillSettings:
-        """The preset's, with what differs."""
+        """The preset's settings of distillation, with the changes."""
         names = {field.name for field in fields(DistillSettings)} - {"losses", "schedule"}
         changes = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
         changes = {name: value for name, value in changes.items() if value is not None and value is not False}
         taught = preset.losses if self.losses is None else weights_of(self.losses)
         unchanged = dict(preset.changes)
         if self.losses is not None and not (set(taught) & set(STATE_LOSSES) and set(taught) - set(STATE_LOSSES)):
-            unchanged.pop("states_first", None)  # of both, and one of them is not taught
+            unchanged.pop("states_first", None)  # the preset's part is for states and answers, and only one is taught
         for name, losses in LOSSES_OF.items():
             if name in changes and not set(losses) & set(taught):
                 raise InputError(f"{name}: it goes with {', '.join(losses)}, which is not taught; give that with `losses` too")
@@ -290,7 +293,7 @@ class Distilling:
         return TextSettings(self.part, self.sample or "random", copies, self.augment or "neighbours")
 
     def _shape(self, preset: Preset, kept: Mapping[str, Any]) -> PruneSettings:
-        """What the student has of its teacher; whole layers need neither a score that is dear nor a repair."""
+        """The settings that cut the student from its teacher; whole layers need neither costly scores nor repair."""
         fine = {"heads", "neurons", "hidden"} & set(kept)
         importance, repair = ("fisher", "weights") if fine else ("magnitude", "none")
         return PruneSettings(keep=self.keep or preset.keep, importance=importance, repair=repair, **kept)

@@ -1,4 +1,4 @@
-"""Which form is shipped: chosen on training texts held out, among those that compute what the model does and keep its quality."""
+"""Choice of the shipped form, on held-out training texts: the fastest that matches the model and keeps its quality."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,18 @@ from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded, Logits
 
 PARITY_TEXTS = 64
-"""Texts that what a form computes is held against the model on."""
+"""Texts on which the outputs of a form are compared with the model's."""
 KNOWN_BY_HEART = 100
-"""Points of a teacher that gave the labels itself, or learned them by heart: they do not tell how often an answer is right."""
+"""Points of a teacher that made the labels itself or memorised them: no temperature can be fitted on these texts."""
 
 
 @dataclass(frozen=True)
 class Conformity:
-    """How far exported files are from the model: `parity`, the largest difference of float32 logits by engine, of which `limit` is allowed;
-    and `apart`, by int8 form, how far its integers are from their emulation."""
+    """The conformity of exported files with the model.
+
+    parity: the largest difference of float32 logits, by engine; `limit` is allowed. apart: the distance of the integers from their
+    emulation, by int8 form.
+    """
 
     parity: Mapping[str, float]
     apart: Mapping[str, float]
@@ -35,11 +38,11 @@ class Conformity:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A result that is exported, of which one form is to be shipped.
+    """An exported result, of which one form is to be shipped.
 
-    exported: the folder of the files of `forms`. judging: training texts held out, as the result encodes them; logits: the model's own of
-    them, in float32. workload: the texts whose lengths decide how fast a form is. in_float: exports the float32 forms, which stand in where
-    no int8 form may be shipped, into the folder `beside`.
+    exported: the folder of the files of `forms`. judging: held-out training texts, as the result encodes them. logits: the model's own
+    logits of them, in float32. workload: the texts that forms are timed on. in_float: exports the float32 forms into the folder `beside`,
+    where no int8 form may be shipped.
     """
 
     exported: Path
@@ -53,18 +56,18 @@ class Candidate:
 
 
 def conformity_of(product: Product, texts: Encoded, exported: Path, threads: int) -> Conformity:
-    """How far the files of a product in `exported` are from its own logits of some texts."""
+    """The conformity of a product's files in `exported` with its own logits of some texts."""
     parity = product.differences(texts, exported, threads)
     return Conformity(parity, product.apart(texts, exported, threads), product.parity_limit)
 
 
 def sample(texts: Examples, seed: int) -> Encoded:
-    """Some of the texts, over all their lengths."""
+    """A sample of the texts, over all their lengths."""
     return texts.encoded.take(texts.encoded.sample(PARITY_TEXTS, seed))
 
 
 def choose(trial: Trial, reference: Reference, candidate: Candidate, limit: float, confidence: float | None = None) -> Choice:
-    """The fastest form whose engine has parity, whose integers are those that were meant, and which loses little by rounding.
+    """Choose the fastest form whose engine has parity, whose integers match their emulation, and whose int8 loss is small.
 
     Args:
         limit: points that a form may lose against the model in float32.
@@ -85,7 +88,7 @@ def choose(trial: Trial, reference: Reference, candidate: Candidate, limit: floa
     best: FormChoice | None = None
     if fit:
         measured = trial.measure([Subject(row.form, place) for row in fit], candidate.workload, throughput_texts=0)
-        timed = [replace(row, latency_ms=each.latency_ms) for row, each in zip(fit, measured, strict=True)]
+        timed = [replace(row, latency_ms=figures.latency_ms) for row, figures in zip(fit, measured, strict=True)]
         best = min(timed, key=lambda row: measured_ms(row) if row.fit else row.loss)
         by_name = {row.name: row for row in timed}
         look.rows = [by_name.get(row.name, row) for row in look.rows]
@@ -130,7 +133,7 @@ class _Look:
 
 def _with_form(
     choice: Choice, form: Form, logits: Logits, trial: Trial, reference: Reference, candidate: Candidate, confidence: float | None
-) -> Choice:  # fmt: skip
+) -> Choice:
     """The choice of `form`: its quality against the teacher's on the texts held out, and the temperature of its scores."""
     judging = candidate.judging
     paired = judge_pair(trial.task, judging, logits, reference.judging, reference.judged, confidence=confidence or 0.95)

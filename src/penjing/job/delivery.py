@@ -1,4 +1,4 @@
-"""What a result is delivered as: the report, the model's folder with its card, the engine's folder."""
+"""Delivery of a result: the report, the model's folder with its card, the engine's folder."""
 
 import shutil
 from collections.abc import Sequence
@@ -34,15 +34,16 @@ from penjing.steps.product import Product
 from penjing.tasks.data import Data
 
 ENGINE = "engine"
-"""The folder of the exported files."""
+"""Name of the folder of exported files."""
 
 
 @dataclass(frozen=True)
 class Inside:
-    """What is in a result, beside its figures.
+    """The description of a result, beside its figures.
 
-    macs: multiply-accumulates of a text, as a part of the teacher's; None where nothing is multiplied alike. blueprint: of a BERT; `layers`
-    those of the teacher that it has; int8, float_layers: how it is rounded. student: what it is where it is no BERT.
+    macs: multiply-accumulates of a text, as a part of the teacher's; None for a student of another kind. blueprint: of an encoder.
+    layers: numbers of the teacher's layers that it has. int8, float_layers: whether it is in int8, and the layers in float. student:
+    the description of a student that is no BERT.
     """
 
     parameters: int
@@ -65,16 +66,18 @@ def deliver(product: Product, report: Report, verified: Verified, exported: Path
         tokenizer: the folder that the model's tokenizer is copied from.
     """
     product.write_model(out / MODEL, tokenizer, {"README.md": model_card(report)})
-    forms = delivered_forms(product, verified, exported)
+    forms = delivered_forms(verified, exported)
     with whole_folder(out / ENGINE) as folder:
         for name in {file for form in forms for file in form.files} | {TOKENIZER}:
             shutil.copyfile(exported / name, folder / name)
         describe(folder, data, forms, verified.held_out.temperature)
 
 
-def delivered_forms(product: Product, verified: Verified, exported: Path) -> list[Form]:
-    """The forms of the engine's folder, the chosen one first; PyTorch's is the model's folder, and stands for the float32 of every engine
-    that has parity."""
+def delivered_forms(verified: Verified, exported: Path) -> list[Form]:
+    """The forms of the engine's folder, the chosen one first.
+
+    PyTorch's form is the model's folder; with it go the portable float32 forms of every engine that has parity.
+    """
     chosen = verified.chosen
     choice = verified.choice
     fit = {row.name for row in verified.forms if row.fit}
@@ -92,12 +95,12 @@ def delivered_forms(product: Product, verified: Verified, exported: Path) -> lis
 
 
 def report_of(job: Job, data: Data, before: Blueprint, inside: Inside, verified: Verified, records: Sequence[StepRecord]) -> Report:
-    """The report: what was asked, what came out, what it is held against, and which gates it passed.
+    """The report: the request, the result, the baselines, and the gates.
 
     Args:
         data: as the result encodes it; `job.data` is as the teacher does.
         before: the teacher's blueprint.
-        records: what each step of the job left.
+        records: the records of the job's stages.
     """
     task = data.task
     result = result_of(inside, verified)
@@ -137,7 +140,7 @@ def report_of(job: Job, data: Data, before: Blueprint, inside: Inside, verified:
 
 
 def result_of(inside: Inside, verified: Verified) -> Result:
-    """The shipped form: `steady` in its figures is of the speed-up."""
+    """The result in the shipped form; `steady` in its figures is that of the speed-up."""
     shipped = verified.shipped
     assert shipped.judged is not None
     return Result(

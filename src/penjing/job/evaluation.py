@@ -1,4 +1,4 @@
-"""Looking at models that exist: how good one is, and how fast several are, side by side."""
+"""Evaluation and benchmark of existing models: the quality of one, and the speed of several side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ from penjing.text.reading import Reading
 
 @dataclass(frozen=True)
 class Looking:
-    """How models are run. task: where a folder does not tell."""
+    """Options for running a model: engine, threads, and the task where a folder does not name it."""
 
     engine: str | None = option(None, "openvino, onnxruntime or torch; without it, the fastest.", panel="machine")
     task: str = option("", "classification, pair or tagging; where the folder does not tell.", panel="data")
@@ -40,7 +40,7 @@ class Looking:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The quality of a model on data: alone, or paired with a teacher, and then what flipped."""
+    """The evaluation of a model on data: alone, or paired with a teacher, and then with the flipped answers."""
 
     folder: str
     data: str
@@ -55,10 +55,15 @@ class Evaluation:
 
 
 def evaluate(
-    folder: str | Path, data: Source, *, teacher: str | Path = "", looking: Looking = Looking(), reading: Reading = Reading(),
+    folder: str | Path,
+    data: Source,
+    *,
+    teacher: str | Path = "",
+    looking: Looking = Looking(),
+    reading: Reading = Reading(),
     tell: Tell = lambda text: None,
-) -> Evaluation:  # fmt: skip
-    """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
+) -> Evaluation:
+    """Evaluate a model: quality with a 95 % interval, calibration of scores and, against a teacher, a paired test and flips."""
     model = open_model(str(folder), looking.engine, looking.task, reading)
     task = model.task
     tell(task.metric_said())
@@ -79,7 +84,7 @@ def evaluate(
 
 
 def _of_teacher(folder: str, model: Model, examples: Examples, reading: Reading, threads: int) -> tuple[Examples, Logits]:
-    """The examples as the teacher encodes them, and its logits in the order of the model's labels."""
+    """The teacher's side: the examples as it encodes them, and its logits in the order of the model's labels."""
     teacher = open_model(folder, None, model.task.name, replace(reading, max_length=model.max_length))
     if set(teacher.task.labels) != set(model.task.labels):
         raise InputError(f"teacher: its labels are {', '.join(teacher.task.labels)}, the model's {', '.join(model.task.labels)}")
@@ -94,7 +99,7 @@ def _of_teacher(folder: str, model: Model, examples: Examples, reading: Reading,
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One form of one folder. speedup: over the first row, and its range; None where one of the two was not steady."""
+    """A row of a benchmark: one form of one folder. speedup: over the first row; None where one of the two was not steady."""
 
     folder: str
     form: str
@@ -106,7 +111,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Rows side by side, and what they were measured on."""
+    """A benchmark: rows measured side by side, the workload, and the machine."""
 
     threads: int
     batch: int
@@ -119,7 +124,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class _Runner:
-    """One form of a model, and the texts as the model encodes them."""
+    """A form of a model to run, and the texts as the model encodes them."""
 
     name: str
     form: Form
@@ -128,10 +133,15 @@ class _Runner:
 
 
 def bench(
-    folders: Sequence[str | Path], data: Source, *, rounds: int = 5, looking: Looking = Looking(), reading: Reading = Reading(),
+    folders: Sequence[str | Path],
+    data: Source,
+    *,
+    rounds: int = 5,
+    looking: Looking = Looking(),
+    reading: Reading = Reading(),
     tell: Tell = lambda text: None,
-) -> Benchmark:  # fmt: skip
-    """Latency, end to end too, throughput, cold start and memory side by side, each in a process of its own, in turn."""
+) -> Benchmark:
+    """Benchmark models side by side, each in a process of its own, in turn: latency, throughput, cold start, memory."""
     rows = read_rows(data, reading)
     models = [open_model(str(folder), looking.engine, looking.task, reading) for folder in folders]
     texts = [model.encoder(model.task.inputs_of(rows))[0] for model in models]
@@ -142,11 +152,11 @@ def bench(
         for name, model, encoded in zip(folders, models, texts, strict=True)
         for form in model.forms
     ]
-    for runner in runners:  # their processes cannot be heard
+    for runner in runners:  # warned here, since the output of their processes is not shown
         warn_of_weights(runner.form, runner.model.folder)
     first = models[0]
     threads = looking.threads or cores()
-    alike = all((each.task.name, len(each.task.labels)) == (first.task.name, len(first.task.labels)) for each in models)
+    alike = all((model.task.name, len(model.task.labels)) == (first.task.name, len(first.task.labels)) for model in models)
     spoken = Spoken(first.task, first.task.inputs_of(rows), first.max_length) if alike else None
     with TemporaryDirectory() as made:
         subjects = [
@@ -155,18 +165,18 @@ def bench(
         ]
         measured = measure(subjects, texts[0], threads=threads, sampling=Sampling(rounds=rounds), spoken=spoken, tell=tell)
     results = []
-    for runner, found in zip(runners, measured, strict=True):
-        faster = found.speedup_over(measured[0])
+    for runner, measurement in zip(runners, measured, strict=True):
+        faster = measurement.speedup_over(measured[0])
         ratio = faster.ratio if faster.steady else None
-        results.append(BenchRow(runner.name, runner.form.name, found.figures(), found.disturbance, ratio, (faster.low, faster.high)))
+        results.append(
+            BenchRow(runner.name, runner.form.name, measurement.figures(), measurement.disturbance, ratio, (faster.low, faster.high))
+        )
     lengths = texts[0].lengths
-    return Benchmark(
-        threads, 1, float(np.median(lengths)), float(np.percentile(lengths, 95)), machine(), versions(), tuple(results)
-    )  # fmt: skip
+    return Benchmark(threads, 1, float(np.median(lengths)), float(np.percentile(lengths, 95)), machine(), versions(), tuple(results))
 
 
 def _tokenizer_file(runner: _Runner, made: Path) -> Path | None:
-    """Of a model's folder (made in `made` where its own does not tell all), or of the engine's beside it."""
+    """The tokenizer.json of a model's folder (converted into `made` where needed), or of the engine's folder beside it."""
     folder = runner.model.folder
     if (folder / "config.json").is_file():
         return tokenizer_file(folder, made)

@@ -1,4 +1,4 @@
-"""The engine's folder of a product: the files of its forms, the tokenizer, and what the folder says of itself."""
+"""Export of a product into an engine folder: the files of its forms, the tokenizer, and the description engine.json."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from penjing.tasks.names import task_reference
 
 
 def describe(folder: Path, data: Data, forms: Sequence[Form], temperature: float = 1.0) -> None:
-    """Write engine.json: what the folder, whose other files are there, says of itself. temperature: that the scores are served at."""
+    """Write engine.json, the description of an engine folder whose other files are there. temperature: of the served scores."""
     task = data.task
     Description(
-        task_reference(task), tuple(task.labels), data.max_length, tuple(forms), task.metric_reference(), task.positive, temperature, safe_weight_bits(),
-        checksums(folder, forms), __version__,
+        task_reference(task), tuple(task.labels), data.max_length, tuple(forms), task.metric_reference(), task.positive, temperature,
+        safe_weight_bits(), checksums(folder, forms), __version__,
     ).write(folder)  # fmt: skip
 
 
 def export_engine(product: Product, folder: Path, data: Data, tokenizer: Path) -> int:
-    """Write the files of all forms, the tokenizer, and the description; the bytes of the weights that run everywhere."""
+    """Write the files of all forms, the tokenizer, and the description; returns the bytes of the portable weights."""
     size = product.export(folder, data)
     shutil.copyfile(tokenizer, folder / TOKENIZER)
     describe(folder, data, product.forms)
@@ -31,7 +31,11 @@ def export_engine(product: Product, folder: Path, data: Data, tokenizer: Path) -
 
 
 def export_in_float(product: Product, exported: Path, folder: Path, data: Data, tokenizer: Path) -> Sequence[Form]:
-    """The forms that stand in where no int8 form may be shipped, in `folder` beside a copy of what is in `exported`; none where none may."""
+    """Export the float32 forms used where no int8 form may be shipped, into `folder` beside a copy of `exported`.
+
+    Returns:
+        their forms; empty where there are none.
+    """
     stand_in = product.in_float()
     if stand_in is None:
         return []

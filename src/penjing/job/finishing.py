@@ -1,4 +1,4 @@
-"""The end of a job: the result is proved on data that nothing was chosen by, and delivered."""
+"""The end of a job: verification of the result on data that nothing was chosen by, and delivery."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from penjing.students.stage import StudentProduct
 
 @dataclass(frozen=True)
 class Attempt:
-    """A result that was made and exported, and how its form was chosen."""
+    """An attempt: a result that was made and exported, and the choice of its form."""
 
     work: Work
     product: Product
@@ -36,7 +36,7 @@ class Attempt:
 
 
 def proof(job: Job, context: Context, attempt: Attempt, reference: Reference, trial: Trial) -> Verified:
-    """Everything that is reported of the result, on data that nothing was chosen by."""
+    """Verify the result on data that nothing was chosen by: everything that is reported of it."""
     work = attempt.work
     product = attempt.product
     if attempt.choice.chosen is None:
@@ -47,10 +47,12 @@ def proof(job: Job, context: Context, attempt: Attempt, reference: Reference, tr
 
     def prove(folder: Path) -> Json:
         verified = verify(trial, reference, shipped, train, job.budget.confidence)
-        if by_hand and not (reference.exported / shipped.form.file).exists():  # float32 stands in for int8: the uncut model in it too
+        if (
+            by_hand and not (reference.exported / shipped.form.file).exists()
+        ):  # where float32 replaces int8, the uncut model is timed in float32 too
             export(context.teacher, reference.exported, [shipped.form], segments=trial.segments)
         further = [Further(name, before, after) for (name, before), (_, after) in zip(job.tests, work.tests, strict=True)]
-        tests = tuple(on_other_data(trial, reference, shipped, each, train) for each in further)
+        tests = tuple(on_other_data(trial, reference, shipped, data, train) for data in further)
         rows = shapes(trial, reference, shipped, product.blueprint) if by_hand and isinstance(product, EncoderProduct) else ()
         return to_json(replace(verified, tests=tests, shapes=tuple(rows), stored=_stored(job, context, attempt)))
 
@@ -59,7 +61,7 @@ def proof(job: Job, context: Context, attempt: Attempt, reference: Reference, tr
 
 
 def _stored(job: Job, context: Context, attempt: Attempt) -> Stored | None:
-    """The weights on disk, where that is what was asked for."""
+    """The measurement of the stored weights, where the recipe sparsifies or stores in few bits."""
     sparsify = job.recipe.get(SparsifySettings)
     if attempt.work.coded is None and not sparsify:
         return None
@@ -69,7 +71,7 @@ def _stored(job: Job, context: Context, attempt: Attempt) -> Stored | None:
 
 
 def _refuse(job: Job, context: Context, attempt: Attempt) -> None:
-    """Write the model, and raise: no form of it computes what it does."""
+    """Write the model, and raise a `BudgetError`: no form of it has parity."""
     attempt.product.write_model(job.out / "model", attempt.work.tokenizer, {})
     apart = ", ".join(f"{engine} {value:.2g}" for engine, value in attempt.choice.parity.items())
     raise BudgetError(
@@ -79,7 +81,7 @@ def _refuse(job: Job, context: Context, attempt: Attempt) -> None:
 
 
 def delivered(job: Job, context: Context, attempt: Attempt, verified: Verified, tell: Tell) -> Report:
-    """Write model/, engine/ and the report."""
+    """Deliver the result: write model/, engine/ and the report."""
     work = attempt.work
     run = context.run
     if not verified.steady:
@@ -96,13 +98,13 @@ def delivered(job: Job, context: Context, attempt: Attempt, verified: Verified, 
 
 
 def inside(context: Context, attempt: Attempt) -> Inside:
-    """What the report tells of the result beside its figures."""
+    """The description of the result beside its figures, for the report."""
     product = attempt.product
     work = attempt.work
     if isinstance(product, StudentProduct):
         return Inside(product.parameters, student=StudentRow(product.student.name, product.head, product.student.transformers))
     assert isinstance(product, EncoderProduct)
-    own, theirs = context.lengths(work)
-    macs = product.blueprint.macs(own) / max(1, blueprint_of(context.teacher).macs(theirs))
+    length, teacher_length = context.lengths(work)
+    macs = product.blueprint.macs(length) / max(1, blueprint_of(context.teacher).macs(teacher_length))
     layers = sorted(product.float_layers)
     return Inside(product.parameters, macs, product.blueprint, product.layers, product.ranges is not None, layers)

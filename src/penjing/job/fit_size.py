@@ -1,4 +1,4 @@
-"""A recipe for a size: few bits, fewer tokens and a factorised word embedding where the size that is asked needs them."""
+"""Recipes for a requested size: few bits, fewer tokens and a factorised word embedding where the size needs them."""
 
 from dataclasses import replace
 
@@ -15,13 +15,13 @@ from penjing.steps.reshape.factorise import FactoriseSettings
 
 
 def within(recipe: Recipe, budget: Budget, blueprint: Blueprint, tokenizer: int, bits: int) -> Recipe:
-    """The recipe that also stores few bits, and leaves out unused tokens where it prunes, if else the size that is asked is exceeded.
+    """The recipe for the requested size: with few bits and, where it prunes, fewer tokens, if the size is exceeded without.
 
-    A recipe that thins single weights, or trains for int8, stays as it is.
+    A recipe that prunes single weights, or trains for int8, gets neither.
 
     Args:
         tokenizer: bytes of the tokenizer's file.
-        bits: of a weight as it is without that: 8 in int8, else 32.
+        bits: of a weight without the storage step: 8 in int8, else 32.
     """
     if budget.size_mb is None:
         return recipe

@@ -1,4 +1,4 @@
-"""Gates: the figures of a result against what was asked of them, and against what is checked anyway."""
+"""Gates: the figures of a result against the requested limits, and against limits that are always checked."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,25 +7,25 @@ from penjing.job.asked import Budget
 from penjing.report.record import Choice, Gate, Result, Verified
 
 INT8_LOSS = 0.5
-"""Points that int8 may lose against the same model in float32, where no drop is allowed that says it."""
+"""Points that int8 may lose against the same model in float32, where the budget allows no larger drop."""
 APART = 2.0
-"""How far the exported integers may be from their emulation, in terms of how far the emulation is from float32.
+"""Limit on the distance of the exported integers from their emulation, as a multiple of the emulation's distance from float32.
 
-Layer by layer the two are equal. Through a whole model they are not: what lies on the edge between two integers goes either way, and two
-independent roundings are √2 apart. Sums that overflow, or ranges of another layer, are many times as far.
+Layer by layer the two are equal. Through a whole model they are not: values on the edge between two integers are rounded either way, and
+two independent roundings are √2 apart. Sums that overflow, or ranges of a wrong layer, are many times as far apart.
 """
 
 
 def int8_limit(budget: Budget) -> float:
-    """Points that int8 may lose against float32: as many as may be lost in all, where that is more than usual."""
+    """Limit on the points that int8 may lose against float32: the budget's drop, and at least `INT8_LOSS`."""
     return max(INT8_LOSS, budget.max_drop or 0.0)
 
 
 def gates_of(result: Result, verified: Verified, budget: Budget, limits: Mapping[str, float]) -> list[Gate]:
-    """What was asked (`asked`), and what is checked anyway; those that decide whether a result is one (`decides`) are both.
+    """The gates of a result: of requested limits (`asked`) and of others; either may decide the outcome (`decides`).
 
     Args:
-        limits: what the recipe asks, by the name of the gate.
+        limits: the recipe's limits, by the name of the gate.
     """
     return [
         *_of_the_budget(result, budget),
@@ -36,7 +36,7 @@ def gates_of(result: Result, verified: Verified, budget: Budget, limits: Mapping
 
 
 def met(gates: Sequence[Gate]) -> bool | None:
-    """Whether every gate that decides is passed; None where nothing was asked and nothing that decides failed."""
+    """Whether every gate that decides is passed; None where nothing was requested and no such gate failed."""
     if not all(gate.passed for gate in gates if gate.decides):
         return False
     return True if any(gate.asked for gate in gates) else None
@@ -47,7 +47,7 @@ def _at_most(name: str, value: float | None, limit: float) -> Gate:
 
 
 def _of_the_budget(result: Result, budget: Budget) -> list[Gate]:
-    """Speed-up, latency, size, and what may be lost; and whether the machine was steady, which forbids nothing."""
+    """Gates of the budget: speed-up, latency, size, drop; and the steady machine, which does not decide."""
     gates: list[Gate] = []
     speedup = result.speedup_vs_eager
     steady = result.figures.steady
@@ -65,7 +65,7 @@ def _of_the_budget(result: Result, budget: Budget) -> list[Gate]:
 
 
 def _of_the_recipe(result: Result, verified: Verified, limits: Mapping[str, float]) -> list[Gate]:
-    """The costs that are left, and the zeros."""
+    """Gates of the recipe: multiply-accumulates, latency, sparsity."""
     known = _RECIPE
     for name in limits:
         if name not in known:
@@ -90,11 +90,11 @@ def _sparsity(result: Result, verified: Verified, limit: float) -> Gate:
 
 
 _RECIPE: dict[str, Callable[[Result, Verified, float], Gate]] = {"macs": _macs, "part of the latency": _latency, "sparsity": _sparsity}
-"""The gates that a recipe may ask for, by name, in their order."""
+"""The gates that a recipe may request, by name, in order."""
 
 
 def _of_the_engines(choice: Choice, engine: str) -> list[Gate]:
-    """Parity of each engine; that of the shipped form decides."""
+    """Gates of parity, one per engine; that of the shipped form's engine decides."""
     limit = choice.parity_limit
     return [
         Gate(f"float32 parity, {name}", difference <= limit, difference, limit, asked=False, decides=name == engine)
@@ -103,7 +103,7 @@ def _of_the_engines(choice: Choice, engine: str) -> list[Gate]:
 
 
 def _of_int8(choice: Choice, shipped: str, limit: float) -> list[Gate]:
-    """Loss by rounding, and integers against their emulation; those of the shipped form decide."""
+    """Gates of int8: loss by rounding, and integers against their emulation; those of the shipped form decide."""
     gates: list[Gate] = []
     for form in choice.forms:
         decides = form.name == shipped

@@ -1,4 +1,4 @@
-"""What a model is, as it is opened: its family, head, labels and tokenizer, and what of its files is not read."""
+"""Inspection of a model folder: family, head, labels and tokenizer, and the weights and files that are not read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from penjing.serving.predictor import engine_folder
 from penjing.tasks.sources import longest_text, tokenizer_of
 
 SHOWN = 12
-"""Labels, weights or files that are named, of many."""
+"""The largest number of labels, weights or files that are listed."""
 
 
 def inspection(folder: str) -> Json:
-    """A JSON object of what is in a model folder, or in what `compress` wrote; an `InputError` where it cannot be opened.
+    """The inspection of a model folder, or of a folder that `compress` wrote, as a JSON object; `InputError` where it cannot be opened.
 
-    A tokenizer that cannot be read is said (`tokenizer.error`), and no error: the model is still shown.
+    A tokenizer that cannot be read is no error, but noted under `tokenizer.error`: the model is still described.
     """
     path = Path(folder) / "model" if (Path(folder) / "model" / "config.json").is_file() else locate(folder)
     known = open_checkpoint(path)
@@ -38,7 +38,7 @@ def inspection(folder: str) -> Json:
 
 
 def inspection_lines(found: Json) -> str:
-    """The same for a person, but for the blueprint."""
+    """The inspection as lines of text, without the blueprint."""
     tokenizer = found["tokenizer"]
     engine = found["engine"]
     if "error" in tokenizer:
@@ -66,7 +66,7 @@ def inspection_lines(found: Json) -> str:
 
 
 def _answers(known: Checkpoint) -> str:
-    """What the outputs are."""
+    """The kind of the outputs, in words."""
     head = known.blueprint.head
     kind = known.problem_type
     if not head.labelled:
@@ -101,8 +101,11 @@ def _unread(path: Path) -> list[str]:
 def _engine(exported: Path) -> Json:
     about = Description.read(exported)
     return {
-        "task": about.task, "metric": about.metric or None, "max_length": about.max_length, "forms": [form.name for form in about.forms],
-    }  # fmt: skip
+        "task": about.task,
+        "metric": about.metric or None,
+        "max_length": about.max_length,
+        "forms": [form.name for form in about.forms],
+    }
 
 
 def _some(names: Sequence[str]) -> str:

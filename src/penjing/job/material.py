@@ -1,4 +1,4 @@
-"""What distillation takes beside the training data, as a caller names it: models, plain texts, further tasks."""
+"""Sources of distillation material beside the training data: models, plain texts, further tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from penjing.tasks.sources import load_data, load_plain, load_unlabelled
 from penjing.text.reading import Reading
 
 GENERAL_TEXTS = 20_000
-"""Lines of plain text that are drawn, where nobody tells how many."""
+"""Lines of plain text that are drawn by default."""
 WITH = "with"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Names of models, files and folders."""
+    """Options that name the material of distillation: models, files and folders."""
 
     student: str = option("", "A model to start from instead, of the same vocabulary.", panel="data")
     teacher: Sequence[str] = option(tuple, "A further teacher; their answers are averaged.", panel="data")
@@ -39,7 +39,7 @@ class Sources:
             raise InputError("general_texts: nothing asks for it; give `general`")
 
     def read(self, data: Data, seed: int, tell: Tell) -> tuple[Material, Json]:
-        """The material, and what is asked of it, by content."""
+        """Read the material; returns it, and its fingerprints as JSON, which a resumed run must repeat."""
         if self.cache is not None:
             writable(self.cache, "cache")
         student, masked = (locate(model) if model else None for model in (self.student, self.masked_lm))

@@ -1,4 +1,4 @@
-"""The catalogue: every method by group, its paper, and when to use it; made from what stands beside the methods."""
+"""The catalogue of methods by group, with paper and advice, collected from the classes and tables of the methods."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What `eval` and `bench` take: a folder that `compress` wrote, or any Hugging Face model folder."""
+"""Models that `eval` and `bench` open: a folder that `compress` wrote, or any Hugging Face model folder."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from penjing.text.reading import Reading
 
 @dataclass(frozen=True)
 class Model:
-    """A folder, the forms it can be run in (the one to run first), and how to encode for it."""
+    """An opened model: its folder, the forms it can run in (the preferred one first), and the encoding of texts."""
 
     folder: Path
     forms: list[Form]
@@ -29,20 +29,20 @@ class Model:
     tokenizer: Tokenizer
     max_length: int
     temperature: float = 1.0
-    """What its scores are softened by."""
+    """The softmax temperature of its scores."""
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of texts for it."""
+        """The encoder of the model's texts."""
         return Encoder(self.task, self.tokenizer, self.max_length)
 
 
 def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> Model:
-    """Look into a folder.
+    """Open a model folder.
 
     Args:
-        engine: only forms of this one; None for all. PyTorch runs `model/` beside an exported `engine/`.
-        task: needed where the folder does not say; a model that labels tokens is for tagging.
+        engine: only forms of this engine; None for all. PyTorch runs `model/` beside an exported `engine/`.
+        task: needed where the folder does not name it; a model that labels tokens is for tagging.
     """
     if engine is not None and engine not in ENGINES:
         raise InputError(f"engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
@@ -63,14 +63,14 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
 
 
 def _described(about: Description, reading: Reading) -> Task:
-    """The task of an engine folder: its own metric, unless another is asked for."""
+    """The task of an engine folder, with its own metric unless another is requested."""
     metric = reading.metric
     own = about.metric
     if not metric and (own in task_named(about.task).metrics or is_reference(own)):
         metric = own
     positive = reading.positive or (about.positive if metric == "f1" else "")
     if metric == own == "f1" and not positive and positive_of(about.labels) is None:
-        positive = about.labels[-1]  # what folders that name none were judged by
+        positive = about.labels[-1]  # the positive label of older folders, which name none
     reading = replace(reading, metric=metric, positive=positive)
     kind = make_task(about.task, reading).with_labels(about.labels)
     kind.metric()

@@ -1,4 +1,4 @@
-"""The main job: a fine-tuned model and a budget go in; a smaller, faster one comes out, checked and exported."""
+"""The compression pipeline: baseline, stages, export, choice of the form, verification, delivery."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,13 +31,13 @@ from penjing.steps.product import Product
 from penjing.steps.stage import Context, Note, Stage, Work
 
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
-"""Where a drop alone is asked: parts of the layers that are tried, until one keeps the quality on texts held out."""
+"""Parts of the layers that are tried, where the budget limits the drop alone, until one keeps the quality on held-out texts."""
 
 
 def compress(job: Job, tell: Tell = lambda text: None, progress: Progress | None = None) -> Report:
-    """Go through the stages in order, each whole or not at all, and write model/, engine/, report.json, report.html.
+    """Run a compression job: its stages in order, each atomically; then write model/, engine/, report.json, report.html.
 
-    `met` of the report tells whether the budget was met. Where it was not, what is written is the best that was found.
+    `met` of the report tells whether the budget was met. Where it was not, the best attempt is written.
     """
     with torch_threads(job.threads):
         checkpoint = open_checkpoint(job.model)
@@ -54,7 +54,7 @@ def compress(job: Job, tell: Tell = lambda text: None, progress: Progress | None
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Within, PyTorch computes on so many threads."""
+    """Context manager in which PyTorch computes on so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -64,9 +64,9 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def best_attempt(job: Job, context: Context, work: Work, reference: Reference, trial: Trial) -> Attempt:
-    """The first attempt that keeps the quality on texts held out; where none does, the one that lost least there.
+    """The first attempt that keeps the quality on held-out texts; where none does, the one that lost least there.
 
-    There is one alone, but where a drop is asked and neither a speed nor a size.
+    There is only one, unless the budget limits the drop alone.
     """
     budget = job.budget
     cuts = job.recipe.get(PruneSettings) is not None and context.to_budget and budget.unbounded
@@ -78,21 +78,21 @@ def best_attempt(job: Job, context: Context, work: Work, reference: Reference, t
     for number, depth in enumerate(depths):
         here = replace(context, depth=depth, suffix=f"-{number + 1}" if number else "")
         attempts.append(attempt(job, stages[len(shared) :], work, here, reference, trial))
-        found = attempts[-1].choice
-        if len(depths) == 1 or found.lost(budget.confidence) <= (budget.max_drop or 0.0):
+        choice = attempts[-1].choice
+        if len(depths) == 1 or choice.lost(budget.confidence) <= (budget.max_drop or 0.0):
             return attempts[-1]
-    return min(attempts, key=lambda each: each.choice.lost(budget.confidence))
+    return min(attempts, key=lambda attempted: attempted.choice.lost(budget.confidence))
 
 
 def carried_out(stages: Sequence[Stage[Any]], work: Work, context: Context) -> Work:
-    """The work after these stages."""
+    """The work after these stages were run."""
     for stage in stages:
         work = stage(work, context)
     return work
 
 
 def attempt(job: Job, stages: Sequence[Stage[Any]], work: Work, context: Context, reference: Reference, trial: Trial) -> Attempt:
-    """Go through the stages, export, and choose the form; float32 where no int8 may be shipped."""
+    """One attempt: run the stages, export, and choose the form; float32 where no int8 form may be shipped."""
     work = carried_out(stages, work, context)
     product = product_of(job, work, context)
     step = context.run.step
@@ -123,7 +123,7 @@ def attempt(job: Job, stages: Sequence[Stage[Any]], work: Work, context: Context
 
 
 def product_of(job: Job, work: Work, context: Context) -> Product:
-    """What the stages have made."""
+    """The product that the stages made: a student, or an encoder."""
     if work.student:
         return work.student
     quantize = job.recipe.get(QuantizeSettings)

@@ -1,4 +1,4 @@
-"""What decides for a job: what is kept for a budget or by hand, the rank that a size leaves room for, and the bits of each matrix."""
+"""The planner of a job: selections for a budget or by hand, the embedding's rank for a size, and the bits of each matrix."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +23,14 @@ from penjing.steps.settings import Settings
 from penjing.steps.stage import Context, Planner, Work
 
 PLAN_TEXTS = 256
-"""Training texts that the plans for a budget are repaired on, and texts held out, at most, that they are compared on."""
+"""Training texts that plans for a budget are repaired on, and the largest number of held-out texts that they are compared on."""
 HESSIAN_TEXTS = 128
 """Training texts that the Hessian is estimated on."""
 
 
 @final
 class Undecided(Planner):
-    """Stands in until the teacher has been measured."""
+    """The planner before the baseline is measured; it raises an `AssertionError`."""
 
     def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
         raise AssertionError("nothing is planned before the baseline")
@@ -45,7 +45,7 @@ class Undecided(Planner):
 @final
 @dataclass(frozen=True)
 class BudgetPlanner(Planner):
-    """Plans are timed in the form that runs the teacher fastest. folder: the teacher's, for eager PyTorch."""
+    """The planner of a budget: it times plans in the form that runs the teacher fastest. folder: the teacher's, for eager PyTorch."""
 
     recipe: Recipe
     budget: Budget
@@ -54,7 +54,7 @@ class BudgetPlanner(Planner):
     trial: Trial
 
     def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
-        """By hand, a part of the depth, or what meets the budget in the form that runs fastest."""
+        """The selection: of whole layers for `depth`, by hand, or the one that meets the budget in the fastest form."""
         prune = cast(PruneSettings, settings)
         importance = work.importance
         blueprint = blueprint_of(work.model)
@@ -91,14 +91,14 @@ class BudgetPlanner(Planner):
 
     @property
     def _in_time(self) -> bool:
-        """Whether no speed is asked."""
+        """Whether the budget limits no speed."""
         return self.budget.speedup is None and self.budget.latency_ms is None
 
     def _stores(self, work: Work, context: Context) -> bool:
         return context.room(work) is not None and self.recipe.get(StoreSettings) is not None
 
     def _bytes(self, work: Work, context: Context, blueprint: Blueprint) -> tuple[float, int]:
-        """Bytes that a plan's weights may have, and the bits of one."""
+        """The limit on the bytes of a plan's weights, and the bits of a weight."""
         room = context.room(work)
         store = self.recipe.get(StoreSettings)
         if room is not None and store is not None:
@@ -108,7 +108,7 @@ class BudgetPlanner(Planner):
         return (1e6 * size - self.rates.extra_bytes if size else float("inf")), 8 if context.int8 else 32
 
     def _limit_ms(self, eager_ms: float) -> float:
-        """The latency that is asked, where eager PyTorch takes `eager_ms`."""
+        """The requested latency in milliseconds, where eager PyTorch takes `eager_ms`."""
         budget = self.budget
         limits = [eager_ms / budget.speedup if budget.speedup else np.inf, budget.latency_ms or np.inf]
         return float(min(limits))

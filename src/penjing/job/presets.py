@@ -1,4 +1,4 @@
-"""Distillation by name: each preset as its paper says it, on the student that its paper starts from."""
+"""Presets of distillation by name: the losses of a paper, and the student that it starts from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from typing import Any
 
 from penjing.errors import InputError
 from penjing.steps.teach.distill import DistillSettings
+from penjing.students.names import STUDENTS
 from penjing.training.loop import Schedule
 
 
@@ -80,12 +81,11 @@ PRESETS = {
         paper="the multi-level scheme",
         when="Several layers, each through an adapter.",
     ),
-    "bilstm": Preset({"mse": 1.0}, student="bilstm", rate=1e-3, epochs=10),
-    "logistic": Preset({"kl": 1.0}, student="logistic", copies=2),
-    "trees": Preset({"kl": 1.0}, student="trees"),
-    "static": Preset({"kl": 1.0}, student="static", copies=2),
+} | {
+    name: Preset(student.usual.losses, student=name, rate=student.usual.rate, epochs=student.usual.epochs, copies=student.usual.copies)
+    for name, student in STUDENTS.items()
 }
-"""pkd has T, α and β from the middle of their grids; distilbert the weights of its published training."""
+"""The papers' first, then the students that are no BERT. pkd has T, α and β from the middle of their grids; distilbert the weights of its published training."""
 
 
 def weights_of(losses: str) -> Mapping[str, float]:

@@ -107,9 +107,12 @@ def verify(trial: Trial, reference: Reference, shipped: Shipped, train: Examples
     assert choice.held_out is not None
     temperature = choice.held_out.temperature
     scores = Calibration(
-        temperature, scores_of(task, reference.eval, reference.logits, 1.0), scores_of(task, texts, logits, 1.0),
-        scores_of(task, texts, logits, temperature), choice.examples,
-    )  # fmt: skip
+        temperature,
+        scores_of(task, reference.eval, reference.logits, 1.0),
+        scores_of(task, texts, logits, 1.0),
+        scores_of(task, texts, logits, temperature),
+        choice.examples,
+    )
     ratio = f"{faster.ratio:.2f}x eager" if faster.steady else "the machine was too busy to say how much faster than eager"
     return Verified(
         choice=choice,
@@ -160,11 +163,13 @@ def _baselines(reference: Reference, timing: _Timing) -> dict[str, Baseline]:
     alone = {EAGER_BASELINE: timing.eager.figures()}
     return {
         name: Baseline(
-            reference.record.qualities[name], forms[name].name, figures.updated(alone[name]) if name in alone else figures,
+            reference.record.qualities[name],
+            forms[name].name,
+            figures.updated(alone[name]) if name in alone else figures,
             baseline_bytes(reference, name),
         )
         for name, figures in timing.baselines.items()
-    }  # fmt: skip
+    }
 
 
 def _form_rows(shipped: Shipped, timing: _Timing, judged: PairedQuality) -> list[FormRow]:
@@ -220,9 +225,7 @@ def shapes(trial: Trial, reference: Reference, shipped: Shipped, after: Blueprin
     return rows
 
 
-def stored(
-    model: PenjingPreTrainedModel, coded: Mapping[str, Coded] | None, place: Path, sparsity: float | None = None
-) -> Stored:  # fmt: skip
+def stored(model: PenjingPreTrainedModel, coded: Mapping[str, Coded] | None, place: Path, sparsity: float | None = None) -> Stored:
     """The weights' bytes on disk and the seconds to load them, dense and packed, the best of some loads; zeros; and what is stored in how
     many bits. sparsity: of the matrices that were pruned, where some were."""
     place.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,8 @@ def _step(entry: Any, where: str) -> Settings:
 
 def _settings(name: Any, changes: Any, where: str) -> Settings:
     if name in STUDENTS:
-        return StudentSettings(merged(STUDENTS[name], changes, f"{where}: {name}"))
+        student: Any = STUDENTS[name]
+        return StudentSettings(merged(student, changes, f"{where}: {name}"))
     if not isinstance(name, str) or name not in STEPS:
         raise InputError(f"recipe: {where} has {shown(name)}; allowed are {', '.join((*STEPS, *STUDENTS))}")
     if name == Distillation.name:

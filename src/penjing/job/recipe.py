@@ -20,14 +20,14 @@ from penjing.students.student import Student
 
 S = TypeVar("S", bound=Settings)
 Item = Settings | Step[Any, Any] | DistillSettings | Student
-"""What a recipe may be written with."""
+"""An entry that a recipe may be written with."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in the order in which they are carried out. That they go together is checked by what they need, make and undo.
+    """A recipe: steps in the order in which they are carried out. Their effects are checked for conflicts.
 
-    A step of one's own, a student of one's own, and the settings of distillation alone may stand in it as they are (`Recipe.of`).
+    A step or a student of the user's own, and settings of distillation alone, may be entries as they are (`Recipe.of`).
     """
 
     steps: tuple[Settings, ...] = (PruneSettings(), Distillation(), QuantizeSettings())
@@ -37,10 +37,10 @@ class Recipe:
 
     @classmethod
     def of(cls, *items: Item) -> Recipe:
-        """The recipe of these steps."""
+        """The recipe of these entries."""
         return cls(tuple(_settings(item) for item in items))
 
-    # -- looking in it -----------------------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------------------------
 
     def get(self, kind: type[S]) -> S | None:
         """The settings of this kind, or None where the recipe has none."""
@@ -48,18 +48,18 @@ class Recipe:
 
     @property
     def distillation(self) -> DistillSettings | None:
-        """The settings of the losses and the schedule, where something is taught."""
-        found = self.get(Distillation)
-        return found.how if found else None
+        """The settings of the losses and the schedule; None without a training."""
+        settings = self.get(Distillation)
+        return settings.how if settings else None
 
     @property
     def taught(self) -> bool:
-        """Whether there is a training."""
+        """Whether the recipe has a training."""
         return is_taught(self.steps)
 
     @property
     def takers(self) -> list[Settings]:
-        """The steps that go on during the training, and take it over."""
+        """The steps that run during the training, and take it over."""
         return [item for item in self.steps if item.trains(self.taught)]
 
     @property
@@ -69,17 +69,17 @@ class Recipe:
 
     @property
     def limits(self) -> Mapping[str, float]:
-        """What the result is held against, by the name of the gate."""
+        """Limits on the result, by the name of the gate that checks them."""
         return {name: limit for item in self.steps for name, limit in item.limits().items()}
 
     def stages(self) -> list[Stage[Any]]:
-        """All stages in their order."""
+        """All stages of the recipe, in order."""
         return [stage for item in in_order(self.steps) for stage in item.stages(self.steps)]
 
-    # -- another one -------------------------------------------------------------------------------------------
+    # -- changes -----------------------------------------------------------------------------------------------
 
     def with_(self, item: Item) -> Recipe:
-        """The recipe with these settings in place of those of the same kind, or where such a step usually comes."""
+        """A recipe with these settings in place of those of the same kind, or at the usual place of such a step."""
         new = _settings(item)
         if any(type(old) is type(new) for old in self.steps):
             return Recipe(tuple(new if type(old) is type(new) else old for old in self.steps))
@@ -90,11 +90,11 @@ class Recipe:
         return Recipe((*self.steps[:at], new, *self.steps[at:]))
 
     def without(self, *kinds: type[Settings]) -> Recipe:
-        """The recipe without the settings of these kinds."""
+        """A recipe without the settings of these kinds."""
         return Recipe(tuple(item for item in self.steps if not isinstance(item, kinds)))
 
     def to_json(self) -> list[Json]:
-        """Name and settings of each step; a run that goes on compares it."""
+        """Name and settings of each step as JSON; a resumed run must have the same."""
         return [{item.name: item.to_json()} for item in self.steps]
 
 
@@ -107,7 +107,7 @@ def _settings(item: Item) -> Settings:
 
 
 def recipe_of(items: Recipe | Sequence[Item] | None) -> Recipe:
-    """A recipe from what a caller gave: itself, a list of steps, or None for the default."""
+    """The recipe of an argument: a recipe as it is, a list of entries, or None for the default."""
     if items is None:
         return Recipe()
     return items if isinstance(items, Recipe) else Recipe.of(*items)

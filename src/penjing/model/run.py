@@ -52,9 +52,7 @@ def batches(
         yield rows, feeds
 
 
-def padded_batches(
-    model: nn.Module, encoded: Encoded, order: Iterable[Rows], pad: int | None
-) -> Iterator[tuple[Rows, dict[str, Tensor]]]:  # fmt: skip
+def padded_batches(model: nn.Module, encoded: Encoded, order: Iterable[Rows], pad: int | None) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
     """Batches of the texts that `order` names, padded with the token `pad`: row numbers, and inputs with a mask on the model's device."""
     device = device_of(model)
     for rows in order:

@@ -81,7 +81,7 @@ def watching_inputs(modules: Iterable[tuple[Key, nn.Module]], listen: Callable[[
 
 def watching_outputs(
     modules: Iterable[tuple[Key, nn.Module]], listen: Callable[[Key, Tensor, Tensor], None]
-) -> AbstractContextManager[None]:  # fmt: skip
+) -> AbstractContextManager[None]:
     """A context within which `listen` is called with a module's key, its (first) input and its output when the module has run."""
 
     def after(key: Key, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -101,7 +101,7 @@ def replacing_inputs(modules: Iterable[tuple[Key, nn.Module]], change: Callable[
 
 def replacing_outputs(
     modules: Iterable[tuple[Key, nn.Module]], change: Callable[[Key, Tensor, Tensor], Tensor]
-) -> AbstractContextManager[None]:  # fmt: skip
+) -> AbstractContextManager[None]:
     """A context within which a module gives what `change` makes of its key, its (first) input and its output."""
 
     def after(key: Key, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""What to cut: the latency table of this machine, and the plan that meets the budget."""
+"""Search for a compression plan: latency tables of this machine, bit allocation, and plans that meet a budget."""

@@ -1,4 +1,4 @@
-"""Which heads and neurons to keep: so many of them, or as many as a limit on the cost allows."""
+"""Allocation of heads and neurons: selections of a given part, or as large as a limit on the cost allows."""
 
 import heapq
 from dataclasses import replace
@@ -10,46 +10,51 @@ from penjing.search.costs import CostTable
 from penjing.selection import LayerSelection, Selection
 from penjing.steps.cut.importance import Importance, Scores
 
-NEURON_GROUP, FINE_GROUP = 64, 8
-"""Neurons are cut in groups of this many under a limit, and where a part is asked: kernels work in blocks, and odd widths save nothing."""
+NEURON_GROUP = 64
+"""Neurons are cut in groups of this many under a limit on the cost: kernels work in blocks, and odd widths save nothing."""
+FINE_GROUP = 8
+"""Neurons are cut in groups of this many where a part is requested."""
 
 
 def candidates(blueprint: Blueprint, importance: Importance, table: CostTable, limit: float, limit_bytes: float) -> list[Selection]:
-    """For each depth that can meet both limits, the selection that keeps the most at that depth, deepest first.
+    """Candidate selections: for each depth that can meet both limits, the one that keeps the most, deepest first.
 
     Pure: planning moves no tensor.
     """
-    found = []
+    selections = []
     for removed in range(len(importance.removed) + 1):
         gone = set(importance.removed[:removed])
         layers = [i for i in range(len(blueprint.layers)) if i not in gone]
         selection = narrow(blueprint, layers, importance, table, limit, limit_bytes)
         if selection is not None:
-            found.append(selection)
+            selections.append(selection)
             if selection == _whole(blueprint, layers):
                 break  # nothing had to be narrowed: fewer layers would only lose more
-    return found
+    return selections
 
 
 def narrow(
     blueprint: Blueprint, layers: list[int], importance: Importance, table: CostTable, limit: float, limit_bytes: float
 ) -> Selection | None:
-    """Keep `layers`, and of them drop the heads and groups of neurons that matter least for what they cost, to the limits.
+    """The selection of `layers` without the heads and groups of neurons of least importance per cost, within both limits.
 
-    None where even these layers emptied are too slow, or too large.
+    Greedy, by a queue of the cheapest next cut of each block. limit: of the table's cost. limit_bytes: of the weights.
+
+    Returns:
+        None where even these layers emptied are too slow, or too large.
     """
     heads = {i: list(np.argsort(importance.heads[i], kind="stable")) for i in layers}
     neurons = {i: list(np.argsort(importance.neurons[i], kind="stable")) for i in layers}
 
     def selection() -> Selection:
         kept = ((i, tuple(sorted(int(h) for h in heads[i])), tuple(sorted(int(n) for n in neurons[i]))) for i in layers)
-        return Selection(tuple(LayerSelection(*each) for each in kept))
+        return Selection(tuple(LayerSelection(*parts) for parts in kept))
 
     def offer(i: int, kind: str) -> tuple[float, int] | None:
         """The cheapest next cut of this kind in layer i: importance lost per cost saved, and how many go.
 
-        One head or one group of neurons, or the whole block: blocks cost so much for being there at all that going
-        altogether can be the better bargain. None where nothing is left.
+        One head or one group of neurons, or the whole block: a block has a fixed cost, so removing all of it can lose less
+        importance per cost. None where nothing is left.
         """
         left = (heads if kind == "heads" else neurons)[i]
         last = i == layers[-1]
@@ -61,7 +66,7 @@ def narrow(
             offers.append((float(scores[left[:count]].sum()) / saved if saved > 1e-6 else float("inf"), count))
         return min(offers, default=None)
 
-    queue = [(*found, i, kind) for i in layers for kind in ("heads", "neurons") if (found := offer(i, kind)) is not None]
+    queue = [(*best, i, kind) for i in layers for kind in ("heads", "neurons") if (best := offer(i, kind)) is not None]
     heapq.heapify(queue)
     while True:
         left = blueprint.with_layers(tuple(Layer(len(heads[i]), len(neurons[i])) for i in layers))
@@ -73,28 +78,28 @@ def narrow(
         if cost == float("inf") and left.bytes <= limit_bytes:
             return None
         del (heads if kind == "heads" else neurons)[i][:count]
-        if (found := offer(i, kind)) is not None:
-            heapq.heappush(queue, (*found, i, kind))
+        if (best := offer(i, kind)) is not None:
+            heapq.heappush(queue, (*best, i, kind))
 
 
 def by_parts(
     blueprint: Blueprint, layers: list[int], importance: Importance, heads: float, neurons: float, per_layer: bool = False
 ) -> Selection:
-    """Keep these parts of the heads and of the neurons of `layers`, the most important of all of them, or of each layer."""
+    """The selection of these parts of the heads and of the neurons of `layers`: the most important over all layers, or in each."""
     kept_heads = _most_important([importance.heads[i] for i in layers], heads, 1, per_layer)
     kept_neurons = _most_important([importance.neurons[i] for i in layers], neurons, FINE_GROUP, per_layer)
     return Selection(tuple(LayerSelection(i, *kept) for i, *kept in zip(layers, kept_heads, kept_neurons, strict=True)))
 
 
 def _most_important(scores: list[Scores], part: float, group: int, per_layer: bool) -> list[tuple[int, ...]]:
-    """Of each layer, the numbers that are kept: groups of `group`, least important together, the best of them `part` of all."""
+    """Numbers of the kept heads or neurons of each layer: the best groups of `group`, by mean score, `part` of all."""
     if per_layer:
-        return [_most_important([each], part, group, False)[0] for each in scores]
+        return [_most_important([layer_scores], part, group, False)[0] for layer_scores in scores]
     groups = []
-    for layer, each in enumerate(scores):
-        order = np.argsort(-each, kind="stable")
-        groups += [(float(each[order[i : i + group]].mean()), layer, order[i : i + group]) for i in range(0, len(order), group)]
-    groups.sort(key=lambda found: -found[0])
+    for layer, layer_scores in enumerate(scores):
+        order = np.argsort(-layer_scores, kind="stable")
+        groups += [(float(layer_scores[order[i : i + group]].mean()), layer, order[i : i + group]) for i in range(0, len(order), group)]
+    groups.sort(key=lambda scored: -scored[0])
     kept: list[list[int]] = [[] for _ in scores]
     left = round(part * sum(map(len, scores)))
     for _, layer, numbers in groups:
@@ -102,13 +107,16 @@ def _most_important(scores: list[Scores], part: float, group: int, per_layer: bo
             break  # a smaller group further on is worth less
         kept[layer] += numbers.tolist()
         left -= len(numbers)
-    return [tuple(sorted(each)) for each in kept]
+    return [tuple(sorted(numbers)) for numbers in kept]
 
 
 def best_blocks(selection: Selection, importance: Importance, part: float) -> Selection:
-    """Empty whole attention and feed-forward blocks, those whose heads or neurons matter least in all, until `part` of them is left."""
-    worth = {(j, kind): float(getattr(importance, kind)[kept.layer][list(getattr(kept, kind))].sum())
-             for j, kept in enumerate(selection.layers) for kind in ("heads", "neurons")}  # fmt: skip
+    """A selection without the least important attention and feed-forward blocks: they are emptied until `part` of them is left."""
+    worth = {
+        (j, kind): float(getattr(importance, kind)[kept.layer][list(getattr(kept, kind))].sum())
+        for j, kept in enumerate(selection.layers)
+        for kind in ("heads", "neurons")
+    }
     gone = sorted(worth, key=lambda block: worth[block])[: len(worth) - round(part * len(worth))]
     layers = list(selection.layers)
     for j, kind in gone:
@@ -119,13 +127,13 @@ def best_blocks(selection: Selection, importance: Importance, part: float) -> Se
 def evenly(
     blueprint: Blueprint, layers: list[int], importance: Importance, table: CostTable, limit: float, per_layer: bool = False
 ) -> Selection | None:
-    """The largest equal part of the heads and of the neurons whose cost is within the limit; None where not even nothing is.
+    """The selection of the largest equal part of heads and neurons within the cost limit; None where even part 0 is over it.
 
-    For scores that say which head and which neuron first, but not a head against a neuron.
+    For scores that rank heads and neurons, but do not compare a head with a neuron.
     """
     parts = np.linspace(1, 0, 201)
-    found = (by_parts(blueprint, layers, importance, part, part, per_layer) for part in parts)
-    return next((selection for selection in found if table.cost(selection.plan(blueprint)) <= limit), None)
+    selections = (by_parts(blueprint, layers, importance, part, part, per_layer) for part in parts)
+    return next((selection for selection in selections if table.cost(selection.plan(blueprint)) <= limit), None)
 
 
 def _whole(blueprint: Blueprint, layers: list[int]) -> Selection:
@@ -133,7 +141,7 @@ def _whole(blueprint: Blueprint, layers: list[int]) -> Selection:
 
 
 def smallest(blueprint: Blueprint, importance: Importance) -> Selection:
-    """The least that is left to cut to: one layer, its best head and its best group of neurons."""
+    """The smallest selection: one layer, with its best head and its best group of neurons."""
     layer = next(i for i in range(len(blueprint.layers)) if i not in importance.removed)
     neurons = sorted(int(n) for n in np.argsort(importance.neurons[layer], kind="stable")[-NEURON_GROUP:])
     return Selection((LayerSelection(layer, (int(np.argmax(importance.heads[layer])),), tuple(neurons)),))

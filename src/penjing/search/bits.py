@@ -1,4 +1,4 @@
-"""How many bits each matrix is stored in: the least harm to the loss that fits a number of bytes."""
+"""Bit allocation of mixed precision: the storage scheme of each matrix with the least loss increase within a number of bytes."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import pairwise
@@ -12,7 +12,7 @@ from penjing.errors import InputError
 from penjing.maths.stored import Scheme, quantize
 
 Choice = TypeVar("Choice", bound=Hashable)
-"""What a matrix is stored as: its bits, or a whole scheme."""
+"""A way to store a matrix: its bits, or a whole scheme."""
 Costs = Mapping[Choice, tuple[int, float]]
 """The bytes and the error of each choice for one matrix."""
 
@@ -20,9 +20,10 @@ Costs = Mapping[Choice, tuple[int, float]]
 def table(
     weights: Mapping[str, Tensor], sensitivities: Mapping[str, float | NDArray[np.float64]], schemes: Iterable[Scheme], seed: int = 0
 ) -> dict[str, dict[Scheme, tuple[int, float]]]:
-    """The costs of storing each of the weights (rows, columns) by each scheme: bytes as packed and entropy-coded, and `harm`.
+    """The cost table of the weights (rows, columns) in each scheme: bytes as packed and entropy-coded, and `harm`.
 
-    sensitivities: by name, one number or one per row (see `steps.hessian`). Tables of other weights with other schemes add up.
+    sensitivities: by name, one number or one per row (see `penjing.steps.bits.hessian`). Tables of other weights and schemes may be
+    joined.
     """
     result: dict[str, dict[Scheme, tuple[int, float]]] = {name: {} for name in weights}
     for scheme in schemes:
@@ -33,20 +34,23 @@ def table(
 
 
 def harm(w: NDArray[np.float32], q: NDArray[np.float32], s: float | NDArray[np.float64]) -> float:
-    """½·Σ s·‖w - q‖² over the rows, s the mean second derivative of the loss by a row's weights (HAWQ-V2, Dong et al. 2020, equation 8)."""
+    """The estimated loss increase by rounding w to q: ½·Σ s·‖w - q‖² over the rows (Dong et al. 2020, HAWQ-V2, equation 8).
+
+    w, q: (rows, columns). s: the mean second derivative of the loss by a row's weights, a number or (rows,); below 0 it counts as 0.
+    """
     squares = np.square(w.astype(np.float64) - q).sum(1)
     return float((0.5 * np.maximum(s, 0.0) * squares).sum())
 
 
 def allot(costs: Mapping[str, Costs[Choice]], budget_bytes: float) -> dict[str, Choice]:
-    """A choice for each matrix, all together within `budget_bytes`, with little error in all.
+    """The choice for each matrix, together within `budget_bytes`, with nearly the least total error.
 
     Each matrix starts at its fewest bytes and moves along the lower convex hull of its (bytes, error) points; of all moves
     that still fit, the one that saves the most error per byte goes first. Where the moves taken fill the budget exactly no
     allotment has less error; elsewhere at most the error that the first move that did not fit would have saved is lost (the
     multiple-choice knapsack: Sinha & Zoltners 1979, section 2). More bytes never give more error. Ties go to the earlier name.
 
-    Errors:
+    Raises:
         InputError: not even the fewest bytes fit.
     """
     hulls = {name: _hull(options) for name, options in costs.items()}
@@ -71,7 +75,7 @@ def allot(costs: Mapping[str, Costs[Choice]], budget_bytes: float) -> dict[str, 
 
 
 def _hull(options: Costs[Choice]) -> list[tuple[int, float, Choice]]:
-    """The points (bytes, error, choice) of the lower convex hull: ever more bytes and less error, for ever less gain."""
+    """The lower convex hull of the points (bytes, error, choice), by increasing bytes and decreasing error."""
     hull: list[tuple[int, float, Choice]] = []
     for choice, (size, error) in sorted(options.items(), key=lambda option: option[1]):
         point = (size, error, choice)
@@ -84,5 +88,5 @@ def _hull(options: Costs[Choice]) -> list[tuple[int, float, Choice]]:
 
 
 def _gain(here: tuple[int, float, Choice], there: tuple[int, float, Choice]) -> float:
-    """The error saved per byte."""
+    """The error saved per byte between two points of the hull."""
     return (here[1] - there[1]) / (there[0] - here[0])

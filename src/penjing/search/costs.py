@@ -1,4 +1,4 @@
-"""What each block costs: milliseconds on this machine, measured in the form that will run, or multiply-accumulates."""
+"""Cost tables of blocks: milliseconds on this machine in the deployment form, or multiply-accumulates."""
 
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -32,9 +32,9 @@ Points = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class CostTable:
-    """Costs: `base` of everything outside the layers; of a layer's blocks by their heads and neurons.
+    """A cost table: `base` of everything outside the layers; costs of a layer's blocks by their heads and neurons.
 
-    The last layer has figures of its own: where the head reads the first token alone, it computes no other.
+    The last layer has costs of its own: where the head reads the first token alone, it computes no other.
     """
 
     base: float
@@ -43,25 +43,25 @@ class CostTable:
     last_heads: Points
     last_neurons: Points
     steady: bool = True
-    """Whether they can be believed: most of what was measured was not disturbed."""
+    """Whether most of the measurements were undisturbed."""
 
     def attention(self, heads: int, last: bool) -> float:
-        """Of one attention block."""
+        """The cost of one attention block with so many heads."""
         return _interpolate(self.last_heads if last else self.heads, heads)
 
     def feed_forward(self, neurons: int, last: bool) -> float:
-        """Of one feed-forward block."""
+        """The cost of one feed-forward block with so many neurons."""
         return _interpolate(self.last_neurons if last else self.neurons, neurons)
 
     def cost(self, blueprint: Blueprint) -> float:
-        """Of a model of this blueprint, the sum of its blocks."""
+        """The cost of a model of this blueprint: the sum of its blocks and `base`."""
         end = len(blueprint.layers) - 1
         return self.base + sum(
             self.attention(layer.heads, i == end) + self.feed_forward(layer.neurons, i == end) for i, layer in enumerate(blueprint.layers)
         )
 
     def to_dict(self) -> Json:
-        """A JSON object."""
+        """The table as a JSON object."""
         return asdict(self)
 
 
@@ -70,7 +70,7 @@ def _interpolate(points: Points, x: int) -> float:
 
 
 def macs_table(blueprint: Blueprint, length: int) -> CostTable:
-    """Multiply-accumulates of the layers for a text of `length` tokens."""
+    """The cost table in multiply-accumulates of the layers, for a text of `length` tokens."""
     heads, neurons = (max(getattr(layer, kind) for layer in blueprint.layers) for kind in ("heads", "neurons"))
 
     def points(kind: str, most: int) -> Points:
@@ -81,12 +81,10 @@ def macs_table(blueprint: Blueprint, length: int) -> CostTable:
     return CostTable(0.0, *costs, *costs)
 
 
-def measure_blocks(
-    model: PenjingPreTrainedModel, form: Form, ranges: Ranges, encoded: Encoded, trial: Trial
-) -> CostTable:  # fmt: skip
-    """Measure models of this width with fewer heads, fewer neurons, one layer and none, side by side, and take differences.
+def measure_blocks(model: PenjingPreTrainedModel, form: Form, ranges: Ranges, encoded: Encoded, trial: Trial) -> CostTable:
+    """The measured cost table in milliseconds: differences between models with fewer heads, fewer neurons, one layer and none.
 
-    Needs equal layers. A cost never falls as heads or neurons grow: noise is ironed out (running maximum).
+    Needs equal layers. A cost never falls as heads or neurons grow: noise is smoothed by a running maximum.
     """
     blueprint = blueprint_of(model)
     count = len(blueprint.layers)
@@ -96,7 +94,7 @@ def measure_blocks(
     ends = [(whole.heads, whole.neurons), (whole.heads, 0), (0, whole.neurons), (0, 0)]
     many = [(count, *shape) for shape in {*((whole.heads, n) for n in grid_neurons), *((h, whole.neurons) for h in grid_heads), *ends}]
     shapes = sorted({*many, *((1, *shape) for shape in ends), (0, 0, 0)})
-    # Sixteen models at a time: with a few tokens alone, for what the embedding table holds does not change the clock.
+    # With a few tokens alone, since sixteen models are exported, and the size of the embedding table does not change the times.
     few = tuple(sorted({*range(min(blueprint.vocabulary, TIMED_TOKENS)), model.config.pad_token_id or 0}))
     encoded = replace(encoded, ids=encoded.ids % min(blueprint.vocabulary, TIMED_TOKENS))
     with tempfile.TemporaryDirectory() as folder:
@@ -107,21 +105,24 @@ def measure_blocks(
             export(cut(model, Selection(tuple(layers), tokens=few)), place, [form], ranges, segments=trial.segments)
             subjects.append(Subject(form, place))
         measured = trial.measure(subjects, encoded, texts=TEXTS, throughput_texts=0)
-    times = {shape: each.latency_ms for shape, each in zip(shapes, measured, strict=True)}
-    steady = sum(each.steady for each in measured) > len(measured) / 2
+    times = {shape: figures.latency_ms for shape, figures in zip(shapes, measured, strict=True)}
+    steady = sum(figures.steady for figures in measured) > len(measured) / 2
     base = times[0, 0, 0]
 
     def blocks(depth: int, heads: list[int], neurons: list[int], before: dict[tuple[int, int], float]) -> tuple[Points, Points]:
-        """Costs by heads and by neurons of each of `depth - len(before)`… layers: `before` is what the others take."""
+        """Costs by heads and by neurons of one layer of models of `depth` layers.
+
+        before: times of the last layer and the rest of the model, by (heads, neurons), which are subtracted; empty: `base` is.
+        """
         layers = depth if not before else depth - 1
         own = {(h, n): (times[depth, h, n] - before.get((h, n), base)) / layers for _, h, n in shapes if (depth, h, n) in times}
-        # An empty layer still adds biases and norms twice: half of that to each block. Blocks overlap a little in
-        # time, so their sum misses the whole by some: that is spread over them.
+        # An empty layer still adds biases and norms twice: half of that goes to each block. Blocks overlap a little in
+        # time, so their sum differs from the whole: all are scaled to it.
         empty, full = max(0.0, own[0, 0]) / 2, own[whole.heads, whole.neurons]
         by_heads = np.maximum.accumulate([empty + own[h, whole.neurons] - own[0, whole.neurons] for h in heads])
         by_neurons = np.maximum.accumulate([empty + own[whole.heads, n] - own[whole.heads, 0] for n in neurons])
         factor = max(0.0, full) / max(1e-9, float(by_heads[-1] + by_neurons[-1]))
-        scaled = [[(x, float(ms * factor)) for x, ms in zip(*each, strict=True)] for each in ((heads, by_heads), (neurons, by_neurons))]
+        scaled = [[(x, float(ms * factor)) for x, ms in zip(*pair, strict=True)] for pair in ((heads, by_heads), (neurons, by_neurons))]
         return scaled[0], scaled[1]
 
     last = blocks(1, [0, whole.heads], [0, whole.neurons], {})

@@ -1,4 +1,4 @@
-"""A plan: everything that is decided of a model before a tensor is moved, what it costs, and its carrying out."""
+"""A compression plan: selection, rank and storage schemes, decided before a tensor is moved; its cost, and its application."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,40 +18,41 @@ from penjing.text.encoded import Encoded
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept, the rank of the word embedding (0: as it is), and how each matrix is stored, by the names that it has once it is cut and
-    factorised (none: in float)."""
+    """A plan.
+
+    selection: the parts that are kept. rank: of the word embedding; 0: as it is. schemes: the storage scheme of each matrix, by its name
+    in the cut and factorised model; those without one stay in float.
+    """
 
     selection: Selection
     rank: int = 0
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
 
     def blueprint(self, base: Blueprint) -> Blueprint:
-        """The sizes that are left of `base`; moves no tensor."""
+        """The blueprint of the model that the plan makes of `base`; moves no tensor."""
         kept = self.selection.plan(base)
         return replace(kept, rank=self.rank) if self.rank else kept
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a plan: what its layers cost in the unit of the table (milliseconds, or multiply-accumulates), and the bytes of its weights."""
+    """The cost of a plan: of its layers, in the table's unit (milliseconds, or multiply-accumulates), and the bytes of its weights."""
 
     layers: float
     bytes: int
 
 
 def cost(plan: Plan, base: Blueprint, table: CostTable, bits: int = 32) -> Cost:
-    """What a plan costs, in microseconds of thought: the sum of its blocks, and its weights in so many bits."""
+    """The cost of a plan without applying it: the sum of its blocks, and its weights in so many bits."""
     blueprint = plan.blueprint(base)
     return Cost(table.cost(blueprint), replace(blueprint, bits=bits).bytes)
 
 
-def apply(
-    model: PenjingPreTrainedModel, plan: Plan, texts: Encoded, seed: int = 0
-) -> tuple[PenjingPreTrainedModel, Mapping[str, Coded]]:  # fmt: skip
-    """A new model as the plan says, and the codes of what is stored in few bits: cut, then factorised, then rounded.
+def apply(model: PenjingPreTrainedModel, plan: Plan, texts: Encoded, seed: int = 0) -> tuple[PenjingPreTrainedModel, Mapping[str, Coded]]:
+    """A new model with the plan applied (cut, then factorised, then rounded), and the codes of its low-bit matrices.
 
     Args:
-        texts: that rounding looks at; nothing else does, and nothing is trained or repaired.
+        texts: calibration texts of rounding; nothing else uses them, and nothing is trained or repaired.
     """
     result = cut(model, plan.selection)
     if plan.rank:
@@ -62,5 +63,5 @@ def apply(
 
 
 def whole(model: PenjingPreTrainedModel) -> Plan:
-    """The plan that leaves everything."""
+    """The identity plan, which keeps everything."""
     return Plan(Selection.all(blueprint_of(model)))

@@ -1,4 +1,4 @@
-"""The steps of a recipe by name, in the order in which they usually come, for the command line and YAML."""
+"""The settings classes of a recipe's steps by name, in their usual order, for the command line and YAML."""
 
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import StoreSettings

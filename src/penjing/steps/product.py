@@ -1,4 +1,4 @@
-"""What a job has made, as it is exported, judged and delivered."""
+"""The product of a job: the finished model as it is exported, judged and delivered."""
 
 from __future__ import annotations
 
@@ -14,47 +14,50 @@ from penjing.text.encoded import Encoded, Logits
 
 
 class Product(ABC):
-    """A model that is done: an encoder, or a student that is none."""
+    """The base class of a finished model: an encoder, or a student of another kind."""
 
     @property
     def parity_limit(self) -> float:
-        """How far the logits of an exported file may be from the model's own."""
+        """The largest allowed difference of an exported file's logits from the model's own."""
         return PARITY
 
     @property
     @abstractmethod
     def forms(self) -> list[Form]:
-        """The forms worth measuring."""
+        """The deployment forms worth measuring."""
 
     @abstractmethod
     def logits(self, encoded: Encoded) -> Logits:
-        """The model's own, in float32."""
+        """The model's own logits, in float32."""
 
     @abstractmethod
     def export(self, folder: Path, data: Data) -> int:
-        """Write the files of all forms into an engine folder; the bytes of the weights."""
+        """Write the files of all forms into an engine folder; returns the bytes of the weights."""
 
     def in_float(self) -> Product | None:
-        """The same in float32, which stands in where none of its int8 forms may be shipped; None where none may."""
+        """The same product in float32, used where none of its int8 forms may be shipped; None where there is none."""
         return None
 
     @abstractmethod
     def differences(self, texts: Encoded, exported: Path, threads: int) -> dict[str, float]:
-        """Largest difference of float32 logits from the model's own on texts held out, by engine."""
+        """The largest difference of float32 logits from the model's own on held-out texts, by engine."""
 
     def apart(self, texts: Encoded, exported: Path, threads: int) -> dict[str, float]:
-        """By int8 form, how far the exported integers' logits are from their emulation; none where none is emulated."""
+        """The distance of the exported integers' logits from their emulation, by int8 form; empty where none is emulated."""
         return {}
 
     @abstractmethod
     def write_model(self, folder: Path, tokenizer: Path, extra: Mapping[str, str]) -> None:
-        """Write the model's folder, whole or not at all: weights, configuration, the tokenizer of that folder, and `extra` files by name."""
+        """Write the model's folder, atomically: weights, configuration, tokenizer, and `extra` files.
+
+        tokenizer: the folder of the tokenizer. extra: contents of further files, by name.
+        """
 
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """Numbers that were learned."""
+        """The number of learned parameters."""
 
     def about(self) -> Json:
-        """What it is where it is no encoder."""
+        """The description of a product that is no encoder, as JSON."""
         return {}

@@ -1,4 +1,4 @@
-"""What a recipe is a list of: the settings of a step, and what the step needs, makes and undoes."""
+"""The settings of a step of a recipe, and the step's effects: the traits that it needs, makes and undoes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Trait(Enum):
-    """What a model has at a place in a recipe, and the words for it in a message."""
+    """A trait of the model at a place in a recipe; the values are its words in messages."""
 
     ENCODER = "the encoder"
     TRAINING = "the training"
@@ -32,10 +32,10 @@ class Trait(Enum):
 
 @dataclass(frozen=True)
 class Effects:
-    """What a step does to the traits of a model.
+    """The effects of a step on the traits of a model.
 
-    needs: traits that have to be there. takes: those that no step after it finds (a training teaches one thing at a time). makes, undoes:
-    traits that are there, or spoilt, afterwards.
+    needs: traits that must be there before it. takes: traits that it uses up, so that no step after it has them (a training teaches
+    one thing at a time). makes: traits that are there afterwards. undoes: traits that it spoils.
     """
 
     needs: frozenset[Trait] = frozenset()
@@ -45,18 +45,18 @@ class Effects:
 
 
 REWRITES = frozenset({Trait.ZEROS, Trait.CODES, Trait.RANGES})
-"""What a step that gives weights new values undoes."""
+"""Traits that are undone by a step that gives weights new values."""
 
 
 def effects(
     needs: Sequence[Trait] = (Trait.ENCODER,), takes: Sequence[Trait] = (), makes: Sequence[Trait] = (), undoes: Sequence[Trait] = ()
-) -> Effects:  # fmt: skip
+) -> Effects:
     """`Effects` from any sequences; most steps need an encoder."""
     return Effects(frozenset(needs), frozenset(takes), frozenset(makes), frozenset(undoes))
 
 
 class Settings(ABC):
-    """The settings of one step of a recipe: a frozen dataclass that stands beside its step.
+    """The base class of a step's settings in a recipe: a frozen dataclass that stands beside its step.
 
     `name` is what YAML and the run's folder call it; `paper` and `when` are its lines in `penjing methods`.
     """
@@ -67,44 +67,44 @@ class Settings(ABC):
 
     @abstractmethod
     def effects(self, taught: bool) -> Effects:
-        """What the step needs, makes and undoes, where the recipe has a training (`taught`) or has none."""
+        """The step's effects, in a recipe with a training (`taught`) or without one."""
 
     @abstractmethod
     def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
-        """The stages that carry the step out in this recipe; none where it goes on during the training (`trains`)."""
+        """The stages that carry the step out in this recipe; none where it runs during the training (`trains`)."""
 
     def trains(self, taught: bool) -> bool:
-        """Whether the step goes on while the recipe's training teaches."""
+        """Whether the step runs during the recipe's training."""
         return False
 
     @property
     def cuts(self) -> bool:
-        """Whether it is said here, and not by the budget, what of the model is cut."""
+        """Whether these settings, and not the budget, decide what is cut from the model."""
         return False
 
     @property
     def structural(self) -> bool:
-        """Whether it is stated here how much of the encoder is left, which a budget of speed or size would state too."""
+        """Whether these settings fix how much of the encoder is left, which a budget of speed or size would decide too."""
         return False
 
     def limits(self) -> Mapping[str, float]:
-        """What the result is held against, by the name of the gate."""
+        """Limits on the result, by the name of the gate that checks them."""
         return {}
 
     def to_json(self) -> Json:
-        """The settings as a JSON object; a run that goes on compares it."""
+        """The settings as a JSON object; a resumed run must have the same."""
         assert is_dataclass(self)
-        return {each.name: told(getattr(self, each.name)) for each in fields(self)}
+        return {field.name: told(getattr(self, field.name)) for field in fields(self)}
 
 
 def told(value: Any) -> Any:
-    """A setting as JSON: what is an object of one's own by its reference and its attributes."""
+    """A setting as JSON; an object or function of the user's own by its reference (module and name) and its attributes."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
-        return {str(told(key)): told(each) for key, each in value.items()}
+        return {str(told(key)): told(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [told(each) for each in value]
+        return [told(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, type) or isfunction(value):
@@ -112,39 +112,42 @@ def told(value: Any) -> Any:
     if isinstance(value, partial):
         return told(value.func)
     if is_dataclass(value):
-        return {each.name: told(getattr(value, each.name)) for each in fields(value)}
-    return {"object": reference_of(type(value))} | {name: told(each) for name, each in sorted(vars(value).items())}
+        return {field.name: told(getattr(value, field.name)) for field in fields(value)}
+    return {"object": reference_of(type(value))} | {name: told(attribute) for name, attribute in sorted(vars(value).items())}
 
 
 def check_effects(items: Sequence[Settings]) -> None:
-    """Refuse a recipe in which a step lacks what it needs, or undoes what a step before it made.
+    """Check the effects of a recipe's steps: each has the traits that it needs, and undoes none that a step before it made.
 
-    Steps that go on during the training count in its place.
+    Steps that run during the training count in its place.
+
+    Raises:
+        InputError: a trait is missing, or would be undone.
     """
     taught = is_taught(items)
     state: dict[Trait, str] = {Trait.ENCODER: "model"}
     takers: dict[Trait, str] = {}
     for item in in_order(items):
-        does = item.effects(taught)
-        for trait in sorted(does.needs - set(state), key=lambda each: each.name):
+        own = item.effects(taught)
+        for trait in sorted(own.needs - set(state), key=lambda trait: trait.name):
             raise InputError(_missing(item.name, trait, takers.get(trait)))
-        for trait in sorted(does.undoes & set(state), key=lambda each: each.name):
+        for trait in sorted(own.undoes & set(state), key=lambda trait: trait.name):
             raise InputError(
                 f"recipe: {item.name} would undo {trait.value} of {state[trait]}; leave one of them out, or do {item.name} in a run before"
             )
-        for trait in does.takes:
+        for trait in own.takes:
             state.pop(trait, None)
             takers[trait] = item.name
-        state |= dict.fromkeys(does.makes, item.name)
+        state |= dict.fromkeys(own.makes, item.name)
 
 
 def is_taught(items: Sequence[Settings]) -> bool:
-    """Whether a recipe has a training."""
+    """Whether a recipe contains a training."""
     return any(Trait.TRAINING in item.effects(True).makes for item in items)
 
 
 def in_order(items: Sequence[Settings]) -> list[Settings]:
-    """The steps in the order in which they count: those that go on during the training directly after it."""
+    """The steps in the order in which their effects count: those that run during the training directly after it."""
     taught = is_taught(items)
     order: list[Settings] = []
     for item in items:
@@ -152,7 +155,7 @@ def in_order(items: Sequence[Settings]) -> list[Settings]:
             continue
         order.append(item)
         if Trait.TRAINING in item.effects(taught).makes:
-            order += [each for each in items if each.trains(taught)]
+            order += [rider for rider in items if rider.trains(taught)]
     return order
 
 
@@ -165,6 +168,6 @@ def _missing(name: str, trait: Trait, taker: str | None) -> str:
 
 
 def check_name(field: str, value: Any, allowed: Sequence[str]) -> None:
-    """Refuse a name that is none of the allowed ones."""
+    """Check that the value of a field is one of the allowed names; else `InputError`."""
     if value not in allowed:
         raise InputError(f"{field}: {value!r} is none; allowed are {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""Stages: what a job goes through, one after another. Each is saved whole, and loaded back by itself."""
+"""Stages of a job, run one after another: each writes its result and can be loaded from it again."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ from penjing.training.predict import logits_of
 from penjing.training.texts import Texts, TextSettings
 
 MODEL = "model"
-"""The folder of a stage that holds the model it made."""
+"""Name of the model's folder inside a stage's folder."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a job works on, as it goes from stage to stage.
+    """The state of a job between two stages: model, data, tokenizer, and the results of the stages so far.
 
-    model: what is made smaller. base: the uncut model that it comes from, which teaches it and which `selection` counts in. data, tests,
-    tokenizer: the texts as the base's tokenizer, in that folder, encodes them. schemes, coded: how each matrix is stored in few bits, and its
-    codes. ranges, float_layers: of int8. student: what was taught, where that is no encoder.
+    model: the model that is compressed. base: the uncut model that it comes from, its teacher; `selection` numbers the base's parts.
+    data, tests: the texts, encoded by the base's tokenizer. tokenizer: that tokenizer's folder. importance: scores of heads, neurons,
+    layers and hidden units. schemes, coded: the storage scheme of each matrix in few bits, and its codes. ranges, float_layers: the
+    activation ranges of int8, and the linear layers that stay in float. student: the trained model, where it is no encoder.
     """
 
     model: PenjingPreTrainedModel
@@ -64,13 +65,13 @@ class Work:
 
     @property
     def untouched(self) -> bool:
-        """Whether no stage has made another model of the base so far."""
+        """Whether the model is still the base: no stage has changed it so far."""
         return self.model is self.base
 
 
 @dataclass(frozen=True)
 class Note:
-    """What a stage tells: a line for people, and of a model that it made the quality on texts held out, and its bytes."""
+    """The record of a stage: a note for people; and, of a stage that makes a model, its quality on held-out texts and its bytes."""
 
     note: str = ""
     quality: float | None = None
@@ -78,28 +79,30 @@ class Note:
 
 
 class Planner(ABC):
-    """Decides what is kept, in what rank and in how many bits: for a budget, or as the settings say."""
+    """The planner: decides the selection, the embedding's rank and the bits, for a budget or as the settings say."""
 
     @abstractmethod
     def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
-        """What of the base is kept by these settings of `prune`, and a line for people."""
+        """The selection of the base that these settings of `prune` keep, and a note for people."""
 
     @abstractmethod
     def rank(self, work: Work, context: Context) -> int:
-        """Of the word embedding, so that it fits in the size that is asked; 0: in one piece."""
+        """The rank of the word embedding at which the requested size is met; 0: not factorised."""
 
     @abstractmethod
     def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
-        """How each matrix is stored by these settings of `store`, where the Hessian and the size that is asked decide."""
+        """The storage scheme of each matrix under these settings of `store`, chosen by the Hessian and the requested size."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What stages work with, and what does not change from stage to stage.
+    """The surroundings of the stages: settings, data and files that stay the same throughout an attempt.
 
-    run: the folder. teacher, folder, data: the model that is given, and the data as its tokenizer encodes them. gold: labels of the texts held out
-    to choose by. recipe: its settings in order. engine: that the result has to run on. size_bytes: that the deployment may have; None: any. int8: whether integers are exported. planner: what
-    decides, and whether that is for a budget (`to_budget`). depth: the part of the layers that an attempt keeps, and `suffix` what its stages' folders are called by.
+    run: the job's folder. teacher, folder, data: the given model, and the data as its tokenizer encodes them. gold: labels of the
+    held-out texts that everything but the weights is chosen on. recipe: the settings of the steps, in order. material: further models
+    and texts of distillation. int8: whether integers are exported. planner, to_budget: the planner, and whether it plans for a budget.
+    engine: the engine that the result has to run on. size_bytes: the limit on the deployment's bytes; None: any. progress: makes a
+    progress bar of a title. depth: the part of the layers that the attempt keeps. suffix: the ending of its stages' folder names.
     """
 
     run: Run
@@ -122,50 +125,53 @@ class Context:
     # -- texts -----------------------------------------------------------------------------------------------
 
     def texts(self, work: Work) -> Texts:
-        """The training texts by side, as the base encodes and answers them."""
+        """The training texts, split into those to learn from and those held out, as the base encodes and answers them."""
         return Texts(work.data, work.base, self.seed)
 
     def calibration(self, work: Work, count: int) -> Examples:
-        """So many of the training texts that are learned from."""
+        """Calibration texts: `count` of the training texts that are learned from."""
         return self.texts(work).calibration(count)
 
     def judging(self, work: Work) -> Examples:
-        """The training texts held out that everything but the weights is chosen on; where they have no labels, with the teacher's answers."""
+        """The held-out training texts that everything but the weights is chosen on.
+
+        Where they have no labels, the teacher's answers stand in.
+        """
         return replace(work.data.train.take(work.data.sides.judging), gold=list(self.gold))
 
     def lengths(self, work: Work) -> tuple[int, int]:
-        """Tokens of the median text, as the work's tokenizer and as the teacher's own encodes it."""
+        """The median length of a text in tokens: by the work's tokenizer, and by the teacher's own."""
         own = int(np.median(work.data.eval.encoded.lengths))
         return own, int(np.median(self.data.eval.encoded.lengths))
 
     # -- training --------------------------------------------------------------------------------------------
 
     def teaching(self, work: Work, settings: DistillSettings, wanted: TextSettings) -> Teaching:
-        """How the base teaches, by these settings of distillation, on these texts."""
+        """The teaching by the base: with these settings of distillation, on these texts."""
         return Teaching(work.data, work.base, settings, wanted, self.material, self.seed, self.run.partial)
 
     def shown(self, title: str) -> Any:
-        """A context whose value is told how far a training is: a bar of this title, or nobody."""
+        """A context manager that gives the progress callback of a training: a bar of this title, or a silent one."""
         return self.progress(title) if self.progress else nullcontext(silent)
 
     # -- files -----------------------------------------------------------------------------------------------
 
     def tokenizer_file(self, folder: Path) -> Path:
-        """The tokenizer.json of a folder, made into partial/ where it has none."""
+        """Path of a folder's tokenizer.json, converted into partial/ where the folder has none."""
         return tokenizer_file(folder, self.run.partial / "tokenizer")
 
     def room(self, work: Work) -> float | None:
-        """Bytes that the size which is asked leaves for the weights."""
+        """Bytes that the requested size leaves for the weights; None: no size was requested."""
         return None if self.size_bytes is None else self.size_bytes - self.tokenizer_file(work.tokenizer).stat().st_size
 
     @property
     def packs(self) -> bool:
-        """Whether models are written packed, zeros in a bit."""
+        """Whether models are written packed, with a bitmap of the zeros."""
         taught = is_taught(self.recipe)
         return any(Trait.ZEROS in item.effects(taught).makes for item in self.recipe)
 
     def keep(self, work: Work, folder: Path, note: str, coded: Mapping[str, Coded] | None = None) -> Note:
-        """Write the work's model into a stage's folder, and say how good it is on training texts held out."""
+        """Write the work's model into a stage's folder, and measure its quality on held-out training texts."""
         write(work.model, folder / MODEL, tokenizer=work.tokenizer, packed=coded is not None or self.packs, coded=coded)
         judging = self.judging(work)
         quality = quality_of(work.data.task, judging, logits_of(work.model, judging.encoded))
@@ -177,28 +183,30 @@ Record = TypeVar("Record", bound=Note)
 
 
 class Stage(ABC, Generic[Record]):
-    """One step of a job: `make` does the work and writes what is large into `folder`; `load` is the work with what the stage added,
-    read from what `make` left."""
+    """The base class of a stage: `make` computes and writes the result, `load` reads it back into the work.
+
+    `make` writes what is large into `folder` and returns the record; `load` needs nothing but the record and the folder.
+    """
 
     name: str
     record: type[Record]
     shared: ClassVar[bool] = False
-    """Whether it is made once for all attempts, where it comes before all that differ."""
+    """Whether all attempts share the stage's result, as long as no stage before it differs."""
 
     def wanted(self, work: Work, context: Context) -> bool:
-        """Whether there is anything to do."""
+        """Whether the stage runs at all."""
         return True
 
     @abstractmethod
     def make(self, work: Work, context: Context, folder: Path) -> Record:
-        """Do the work on `work`, which is not changed, and write into `folder`."""
+        """Compute the stage's result from `work`, which is not changed, and write it into `folder`."""
 
     @abstractmethod
     def load(self, work: Work, context: Context, record: Record, folder: Path) -> Work:
-        """The work with what this stage added."""
+        """A new work with the stage's result, read from `folder`."""
 
     def __call__(self, work: Work, context: Context) -> Work:
-        """Carry the stage out, or take what an earlier run left."""
+        """Run the stage, or load the result of an interrupted run."""
         if not self.wanted(work, context):
             return work
         kept, place = context.run.step(f"{self.name}{context.suffix}", lambda folder: to_json(self.make(work, context, folder)))
@@ -206,7 +214,7 @@ class Stage(ABC, Generic[Record]):
 
 
 def loaded(work: Work, folder: Path) -> Work:
-    """The work with the model that a stage wrote into `folder`, and its codes where it is stored in few bits."""
+    """A new work with the model that a stage wrote into `folder`, and its codes where it is stored in few bits."""
     codes = load_coded(folder / MODEL / PACKED) if work.coded is not None else None
     return replace(work, model=read(folder / MODEL), coded=codes)
 
@@ -214,33 +222,33 @@ def loaded(work: Work, folder: Path) -> Work:
 @final
 @dataclass(frozen=True)
 class Applied(Settings):
-    """A `Step` of one's own in a recipe: it observes so many training texts, plans, and is applied."""
+    """Settings that put a user's own `Step` into a recipe; `texts`: how many training texts it observes."""
 
     step: Step[Any, Any]
     texts: int = 1000
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The step's own."""
+        """The step's own name."""
         return self.step.name
 
     def effects(self, taught: bool) -> Effects:
-        """What the step itself says, else that it gives weights new values."""
+        """The step's own effects; by default it gives every weight a new value."""
         return self.step.effects
 
     @property
     def cuts(self) -> bool:
-        """Whatever it changes is asked for by hand."""
+        """Always: a user's own step is asked for by hand, not by a budget."""
         return True
 
     def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
-        """One, that writes the model."""
+        """The one stage that applies the step and writes the model."""
         return [ApplyStep(self.step, self.texts)]
 
 
 @final
 class ApplyStep(Stage[Note]):
-    """Observe, plan, apply."""
+    """The stage of a user's own step: observe, plan, apply."""
 
     record = Note
 

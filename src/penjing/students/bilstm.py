@@ -22,7 +22,7 @@ from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.watch import encoder_of
 from penjing.students.fitting import Fit, Fitting
 from penjing.students.static import principal
-from penjing.students.student import MODEL, Answer, Student
+from penjing.students.student import MODEL, Answer, Student, Usual
 from penjing.training.predict import logits_of
 
 _NETWORKS: dict[str, type[BilstmPreTrainedModel]] = {
@@ -36,6 +36,7 @@ class Bilstm(Student):
     """A BiLSTM, in the sizes of Tang et al. 2019, section 4.3: the width of a word, units of each direction, of the dense layer."""
 
     name: ClassVar[str] = "bilstm"
+    usual: ClassVar[Usual] = Usual({"mse": 1.0}, rate=1e-3, epochs=10)
     paper: ClassVar[str] = "Tang et al. 2019"
     when: ClassVar[str] = "faster than any BERT and better than a bag of words, also to tag"
     shipped: ClassVar[tuple[Form, ...]] = tuple(form for form in FLOAT_FORMS if form.file == PORTABLE_FLOAT)

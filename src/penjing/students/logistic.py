@@ -11,6 +11,7 @@ from penjing.errors import InputError
 from penjing.students.arrays import ArrayStudent
 from penjing.students.fitted import FittedArrays
 from penjing.students.fitting import Fitting
+from penjing.students.student import Usual
 from penjing.text.encoded import Array, Encoded
 
 if TYPE_CHECKING:  # scikit-learn takes a second to import
@@ -32,6 +33,7 @@ class Logistic(ArrayStudent):
     """
 
     name: ClassVar[str] = "logistic"
+    usual: ClassVar[Usual] = Usual(copies=2)
     paper: ClassVar[str] = "hashed features: Weinberger et al. 2009"
     when: ClassVar[str] = "the smallest file, or no neural network at all"
 

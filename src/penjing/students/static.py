@@ -22,6 +22,7 @@ from penjing.students.arrays import ArrayStudent, joined
 from penjing.students.fitted import FittedArrays
 from penjing.students.fitting import Fitting
 from penjing.students.logistic import drawn, regression
+from penjing.students.student import Usual
 from penjing.text.encoded import Array, Encoded
 from penjing.training.rows import RowAdamW
 
@@ -47,6 +48,7 @@ class Static(ArrayStudent):
     """
 
     name: ClassVar[str] = "static"
+    usual: ClassVar[Usual] = Usual(copies=2)
     paper: ClassVar[str] = "Tulkens and van Dongen 2024, Model2Vec"
     when: ClassVar[str] = "thousands of texts a second on one core, where a loss of some points is fine"
     token_types: ClassVar[bool] = True
@@ -120,9 +122,16 @@ def frequency_weights(texts: Encoded, vocabulary: int, a: float) -> Array:
 
 
 def fit(
-    texts: Encoded, targets: Array, vectors: Array, specials: Collection[int], *, held: Array | None = None, pairs: bool = False,
-    settings: Static | None = None, seed: int = 0,
-) -> FittedArrays:  # fmt: skip
+    texts: Encoded,
+    targets: Array,
+    vectors: Array,
+    specials: Collection[int],
+    *,
+    held: Array | None = None,
+    pairs: bool = False,
+    settings: Static | None = None,
+    seed: int = 0,
+) -> FittedArrays:
     """A head on the means of the tokens' `vectors` (V, W), and then both together, for `targets`, probabilities (N, C).
 
     Args:

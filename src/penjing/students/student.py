@@ -1,8 +1,8 @@
 """The interface of students that are no BERT: how one is fitted to its teacher, how it answers, and what is shipped of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,6 +34,16 @@ class ParityTexts:
 
 
 @dataclass(frozen=True)
+class Usual:
+    """losses: on answers, by name. rate, epochs: the learning rate and the epochs of a training. copies: changed ones of each text, where the teacher answers."""
+
+    losses: Mapping[str, float] = field(default_factory=lambda: {"kl": 1.0})
+    rate: float = 1e-4
+    epochs: int = 3
+    copies: int = 0
+
+
+@dataclass(frozen=True)
 class Student(ABC):
     """A student that is no BERT; its settings are its fields, so a subclass is a frozen dataclass.
 
@@ -57,6 +67,8 @@ class Student(ABC):
     """Whether a network is trained by epochs, with any loss on answers (`Fitting.teach`); else it learns `Fitting.targets`."""
     transformers: ClassVar[bool] = False
     """Whether transformers loads its folder."""
+    usual: ClassVar[Usual] = Usual()
+    """The losses and the training where the caller names none."""
 
     # -- what is allowed -----------------------------------------------------------------------------------------
 
@@ -92,9 +104,12 @@ class Student(ABC):
 
     def _check_options(self, settings: DistillSettings, material: Material) -> None:
         given = {
-            "general": bool(material.general), "with": bool(material.companions), "student": bool(material.student),
-            "noise": bool(settings.noise), "anneal": settings.anneal and not self.trained,
-        }  # fmt: skip
+            "general": bool(material.general),
+            "with": bool(material.companions),
+            "student": bool(material.student),
+            "noise": bool(settings.noise),
+            "anneal": settings.anneal and not self.trained,
+        }
         for option, is_given in given.items():
             if is_given:
                 raise InputError(f"{option}: a {self.name} student has nothing to do with it; leave it out")

@@ -31,9 +31,11 @@ class Reading:
     label_column: str = option("", "Column that holds the label.", panel="data")
     label_map: str = option("", "What the model calls labels of the data, as a=negative,b=positive.", panel="data")
     metric: str = option(
-        "", "accuracy, macro-f1, f1 (of one label) or mcc; of tags entity-f1, entity-f1-strict or word-accuracy. Without it accuracy, and"
-        " entity-f1 where the tags mark spans.", panel="data",
-    )  # fmt: skip
+        "",
+        "accuracy, macro-f1, f1 (of one label) or mcc; of tags entity-f1, entity-f1-strict or word-accuracy. Without it accuracy, and"
+        " entity-f1 where the tags mark spans.",
+        panel="data",
+    )
     positive: str = option("", "With `metric` f1: the label that it is of; without it, the one that names tell.", panel="data")
 
     def __post_init__(self) -> None:

@@ -40,8 +40,10 @@ def on_states(loss: Loss) -> bool:
 
 
 def loss_name(loss: Loss) -> str:
-    """The name of a loss, for a message."""
-    return loss if isinstance(loss, str) else str(getattr(loss, "__qualname__", type(loss).__qualname__))
+    """The name of a loss, in messages and in what a run notes of its settings."""
+    if isinstance(loss, str):
+        return loss
+    return loss.name if isinstance(loss, StateLoss) else str(getattr(loss, "__qualname__", type(loss).__qualname__))
 
 
 def answer_loss(

@@ -104,6 +104,11 @@ class StateLoss(ABC):
     reads: tuple[str, ...] = (STATES,)
     unit_by_unit: bool = False
 
+    @property
+    def name(self) -> str:
+        """The name of a loss of one's own, in messages and in what a run notes of its settings."""
+        return type(self).__qualname__
+
     def pairs(self, matched: list[Pair], matching: Matching) -> list[Pair]:
         """The pairs of layers that it is taken over, of all that are matched."""
         return matched
@@ -135,8 +140,13 @@ class PerPair(StateLoss):
         self.unit_by_unit = unit_by_unit
         self.reads = (FIRST,) if first else (STATES,)
 
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        return str(getattr(self.loss, "__qualname__", type(self.loss).__qualname__))
+
     def pairs(self, matched: list[Pair], matching: Matching) -> list[Pair]:
-        """As `takes` says."""
+        """The pairs that `takes` gives."""
         return self.takes(matched)
 
     def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:

@@ -12,21 +12,20 @@ from conftest import penjing_model
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
-from penjing.job.presets import distilling
-from penjing.job.recipe import read_recipe
+from penjing.job.by_hand import Distilling
+from penjing.job.reading import read_recipe
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
 from penjing.steps.teach.multitask import Companion, Multitask
 from penjing.students import bilstm
 from penjing.tasks.sequence import Classification
-from penjing.tasks.task import Examples
 from penjing.tasks.tagging import Tagging
+from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
 from penjing.training import lesson, loop
 from penjing.training import teacher as cache
 from penjing.training.lesson import TeachingEvidence
 from penjing.training.loop import Batch, Schedule, silent
-from penjing.training.texts import TextSettings
 
 DEEP = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32),) * 4, "sequence", 2)
 SHALLOW, NARROW = replace(DEEP, layers=DEEP.layers[:2]), Blueprint(60, 24, 2, 12, 12, 4, (Layer(3, 20),) * 2, "sequence", 2)
@@ -186,9 +185,16 @@ def test_logits_of_tokens_that_nothing_is_answered_from_change_no_loss_and_no_gr
     assert taught(7.0, read)[0] != loss
 
 
+def chosen(preset: str, **options: Any) -> DistillSettings:
+    """What `penjing distill` teaches by."""
+    settings = Distilling(preset, **options).recipe().distillation
+    assert settings
+    return settings
+
+
 def test_the_default_is_the_preset_that_won() -> None:
-    chosen = distilling("states", None, None, None, {}, {"layers": 2}, None, TextSettings(), given_student=False)
-    assert chosen.distill and chosen.distill == replace(DistillSettings(), schedule=chosen.distill.schedule)
+    settings = chosen("states", layers=2)
+    assert settings == replace(DistillSettings(), schedule=settings.schedule)
     assert (DistillSettings().temperature, DistillSettings().states_part) == (1.0, 0.6)
     assert DistillSettings(losses={"kl": 1}).states_part == DistillSettings(losses={"hidden": 1}).states_part == 0
 
@@ -196,23 +202,21 @@ def test_the_default_is_the_preset_that_won() -> None:
 @pytest.mark.parametrize("preset", ["states", "tinybert", "minilm", "distilbert"])
 @pytest.mark.parametrize("losses", ["hidden=1", "kl=1", "hard=1", "kl=1,states=2"])
 def test_other_losses_than_the_presets_fail_by_no_setting_that_nobody_gave(preset: str, losses: str) -> None:
-    found = distilling(preset, None, None, losses, {}, {"layers": 2}, None, TextSettings(), given_student=False).distill
-    assert found and bool(found.states_part) == (losses == "kl=1,states=2" and preset != "distilbert")
+    assert bool(chosen(preset, layers=2, losses=losses).states_part) == (losses == "kl=1,states=2" and preset != "distilbert")
 
 
 def test_a_learning_rate_that_is_given_is_taken() -> None:
-    found = distilling("states", None, 2e-5, None, {}, {"layers": 2}, None, TextSettings(), given_student=False).distill
-    assert found and found.schedule.learning_rate == 2e-5
-    with pytest.raises(InputError, match="--learning-rate: 0 is out of range"):
-        distilling("states", None, 0.0, None, {}, {"layers": 2}, None, TextSettings(), given_student=False)
+    assert chosen("states", layers=2, learning_rate=2e-5).schedule.learning_rate == 2e-5
+    with pytest.raises(InputError, match="learning_rate: 0 is out of range"):
+        chosen("states", layers=2, learning_rate=0.0)
     with pytest.raises(InputError, match="fitted, not trained"):
-        distilling("logistic", None, 0.0, None, {}, {}, None, TextSettings(), given_student=False)
+        chosen("logistic", learning_rate=0.0)
 
 
 def test_a_recipe_says_the_default_of_before(tmp_path: Path) -> None:
     file = tmp_path / "before.yaml"
     file.write_text("distill: {temperature: 2, layer_map: descent, states_first: 0}")
-    found = read_recipe(file).distill
+    found = read_recipe(file).distillation
     assert found and (found.temperature, found.layer_map, found.states_part) == (2, "descent", 0)
 
 

@@ -101,7 +101,7 @@ def _serve(request: Callable[[], Json | None], answer: Callable[[Json], None]) -
     setup = from_json(Setup, request(), "worker")
     sys.path.extend(entry for entry in setup.path if entry not in sys.path)
     if setup.spoken is not None:
-        pass; 0  # a model folder may name a head of one's own, which the module of its task imports
+        task_named(setup.spoken.task)  # a model folder may name a head of one's own, which the module of its task imports
     single = Encoded.load(setup.single)
     many = Encoded.load(setup.many)
     start = time.perf_counter()

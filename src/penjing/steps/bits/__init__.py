@@ -1,1 +1,1 @@
-"""Steps that round: real int8, and few bits on disk."""
+"""Quantization steps: int8 that engines compute in, and weights stored in few bits."""

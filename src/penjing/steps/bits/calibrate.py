@@ -1,4 +1,4 @@
-"""Ranges of activations for static int8: what the input of each linear layer spans on real texts."""
+"""Calibration of static int8: the ranges of the inputs of linear layers on real texts."""
 
 from typing import Literal, get_args
 
@@ -18,16 +18,20 @@ from penjing.text.encoded import Encoded
 
 Calibration = Literal["min-max", "moving-average", "percentile", "mse", "entropy"]
 OF_EXTREMES = {"min-max": min_max, "moving-average": moving_average}
-"""Methods that take the extremes of each batch."""
+"""Calibration methods of the extremes of each batch."""
 OF_HISTOGRAM = {"percentile": percentile, "mse": squared_error, "entropy": entropy}
-"""Methods that take a histogram of everything."""
+"""Calibration methods of the histogram of all values."""
 
 
 @torch.inference_mode()
 def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, method: Calibration = "mse", batch: int = 16) -> Ranges:
-    """[low, high] of the input of every linear layer, over batches of `encoded`, in one pass; see `maths.calibration`.
+    """Activation ranges (low, high) of the input of every linear layer, over batches of `encoded`, in one pass.
 
-    Where the exported graph computes the first token alone, its values alone count.
+    The methods are those of `penjing.maths.calibration`. Where the exported graph computes the first token alone, only its values
+    count.
+
+    Raises:
+        InputError: no such method.
     """
     if method not in get_args(Calibration):
         raise InputError(f"calibrate: {method!r} is no method; allowed are {', '.join(get_args(Calibration))}")
@@ -36,7 +40,7 @@ def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, method: Calibrati
     histograms: dict[str, Histogram] = {}
 
     def look(name: str, x: Tensor) -> None:
-        values: np.ndarray = (x[:, :1] if name in first_only else x).float().numpy()
+        values: np.ndarray = (x[:, :1] if name in first_only else x).float().numpy()  # (B, S, K) or (B, 1, K)
         if method in OF_EXTREMES:
             extremes.setdefault(name, []).append((float(values.min()), float(values.max())))
         else:

@@ -1,4 +1,4 @@
-"""Store a model's matrices in few bits with the least error on calibration texts: matrix after matrix, on what was rounded before."""
+"""GPTQ of a whole model: matrices rounded to few bits, one after another, for the inputs of the model as rounded so far."""
 
 from collections.abc import Mapping
 
@@ -17,18 +17,21 @@ from penjing.model.watch import watching_inputs
 from penjing.text.encoded import Encoded
 
 BATCH = 64
-"""Texts that go through a block at a time."""
+"""Texts of a batch that a block is run on."""
 
 
 @torch.no_grad()
 def round_model(
     model: PenjingPreTrainedModel, encoded: Encoded, schemes: Mapping[str, Scheme], seed: int = 0
 ) -> tuple[PenjingPreTrainedModel, dict[str, Coded]]:
-    """A new model with the parameters that `schemes` names rounded, and the codes of these by name.
+    """A new model with the parameters of `schemes` rounded, and their codes by name (Frantar et al. 2023, GPTQ).
 
-    A linear layer of the encoder's layers, or of a sequence or token head, is rounded for the inputs that it has on the texts in
-    the model as rounded so far. Its bias makes up for the mean error, so that only the inputs' covariance counts. Where the
-    head reads the first token alone, so do the inputs of the last layer that reach no other. The rest is rounded plainly.
+    A linear layer of the encoder's layers, or of a sequence or token head, is rounded for its inputs on the texts in the model as
+    rounded so far. Its bias makes up for the mean error, so that only the inputs' covariance counts. Where the head reads the first
+    token alone, only that token counts for the layers that reach no other. Other matrices are rounded without calibration.
+
+    Raises:
+        InputError: a name of `schemes` is no parameter.
     """
     result = copy_of(model)
     sequence = blueprint_of(model).head.first_only
@@ -38,11 +41,11 @@ def round_model(
     if unknown:
         raise InputError(f"schemes: {unknown[0]} is no parameter of the model; give names as in its state dict")
     blocks = _blocks(result)
-    taught = {names[linear] for block in blocks for linear in _linear(block)}
-    coded = {name: quantize(weights[name], scheme, seed) for name, scheme in schemes.items() if name not in taught}
+    calibrated = {names[linear] for block in blocks for linear in _linear(block)}
+    coded = {name: quantize(weights[name], scheme, seed) for name, scheme in schemes.items() if name not in calibrated}
     for name, codes in coded.items():
         weights[name].copy_(torch.from_numpy(codes.values()))
-    states = embedded(result, encoded, BATCH)
+    states = embedded(result, encoded, BATCH)  # one (B, S, H) per batch
     last = blocks_of(result)[-2:]
     for block in blocks:
         ends = sequence and block in last
@@ -60,25 +63,25 @@ def round_model(
 
 
 def _blocks(model: PenjingPreTrainedModel) -> list[nn.Module]:
-    """What is run one after another, each on what the one before gave."""
+    """The blocks of the encoder, then its head where that has labels, in the order in which they run."""
     blocks: list[nn.Module] = [*blocks_of(model)]
     return [*blocks, model.get_submodule("head")] if blueprint_of(model).head.labelled else blocks
 
 
 def _linear(block: nn.Module) -> list[nn.Linear]:
-    """The linear layers of a block that have weights, in the order in which they are run."""
+    """The linear layers of a block that have weights, in the order in which they run."""
     return [m for m in block.modules() if isinstance(m, nn.Linear) and m.in_features]
 
 
 def _moments(block: nn.Module, linear: nn.Linear, states: list[Tensor], first_only: bool) -> tuple[Tensor, Tensor]:
-    """Mean (K,) and covariance (K, K) of what a linear layer of the block reads when the block runs on the states."""
+    """Mean (K,) and covariance (K, K) of the inputs of a linear layer of the block, which runs on the states."""
     K = linear.in_features
     count = 0
     total, squares = torch.zeros(K, dtype=torch.float64), torch.zeros(K, K, dtype=torch.float64)
 
     def look(_: nn.Linear, y: Tensor) -> None:
         nonlocal count
-        x = y[:, 0] if first_only else y.reshape(-1, K)
+        x = y[:, 0] if first_only else y.reshape(-1, K)  # (tokens, K)
         total.add_(x.sum(0))
         squares.add_(x.T @ x)
         count += len(x)

@@ -1,4 +1,4 @@
-"""How much the loss bends in each matrix of a model, on calibration texts with labels: what rounding it may cost."""
+"""Curvature of the loss in each matrix, on calibration texts: the sensitivity to rounding, for mixed precision."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,15 +20,16 @@ from penjing.training.predict import answering
 Scores = NDArray[np.float64]
 Matrix = nn.Linear | nn.Embedding
 BATCH = 32
-"""Texts of a batch at most."""
+"""The largest number of texts in a batch."""
 
 
 def sensitivities(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int = 0, probes: int = 4) -> dict[str, Scores]:
-    """The mean second derivative of a text's loss by the weights of each row: (rows,) by name, of linear layers and embeddings.
+    """Sensitivities of the rows of linear layers and embeddings: mean second derivatives of a text's loss, (rows,) by name.
 
-    It is that of the Hessian's Gauss-Newton part, from `probes` plain backward passes, with no label needed: no row is
-    negative, and the noise of a row does not come from all other rows as in `traces`. A group of rows (a head, words of
-    like frequency, the matrix) has the mean of its rows. Of tagging, tokens that are not answered from have no loss. Tables that are not looked up (positions) are not among them.
+    They are those of the Gauss-Newton part of the Hessian, from `probes` backward passes, without labels: no row is negative, and
+    the noise of a row does not come from all other rows as in `traces`. The sensitivity of a group of rows (a head, words of like
+    frequency, the matrix) is the mean of its rows. In tagging, tokens without a label have no loss. Tables that are not looked up
+    by ids (positions) are left out.
     """
     generator = torch.Generator().manual_seed(seed)
     names = {module: f"{name}.weight" for name, module in model.named_modules()}
@@ -54,20 +55,24 @@ def sensitivities(model: PenjingPreTrainedModel, task: Task, data: Examples, see
 
 
 def _add(total: Tensor, module: Matrix, x: Tensor, delta: Tensor) -> None:
-    """Add the squared gradients of a batch of texts to the rows of a linear layer, or of a table that x (B, S) looks up."""
+    """Add the squared gradients of a batch of texts to the totals of a matrix's rows.
+
+    x: (B, S, K) inputs of a linear layer, or (B, S) ids of an embedding. delta: (B, S, R) gradients of the outputs.
+    """
     if isinstance(module, nn.Embedding):
-        together = (x[:, :, None] == x[:, None]).to(delta) @ delta  # of each token, the gradients of all that are the same word
+        # (B, S, S) @ (B, S, R): to each token, the summed gradients of its word in the text
+        together = (x[:, :, None] == x[:, None]).to(delta) @ delta
         total.index_add_(0, x.flatten(), (together * delta).sum(-1).flatten().double())
     else:
-        x, delta = (each if each.ndim == 3 else each[:, None] for each in (x, delta))
+        x, delta = (y if y.ndim == 3 else y[:, None] for y in (x, delta))  # a head without tokens: S = 1
         total += row_squares(x @ x.transpose(1, 2), delta).sum(0).double()
 
 
 def traces(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int = 0, probes: int = 1) -> dict[str, float]:
-    """The mean second derivative by a matrix's weights, of every matrix by name: the Hessian's trace by its size (HAWQ-V2, section 3.1).
+    """Hessian traces, divided by the number of weights, of every matrix by name (Dong et al. 2020, HAWQ-V2, section 3.1).
 
     The loss is the cross-entropy with the labels. Each matrix is probed by itself, with `probes` products of every batch:
-    what all the others add to the noise of a common probe is tens of times what is estimated. Takes minutes for 100 texts.
+    in a common probe the noise of all other matrices is tens of times the estimate. Takes minutes for 100 texts.
     """
     generator = torch.Generator().manual_seed(seed)
     result = {}
@@ -80,9 +85,11 @@ def traces(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int 
 def eigenvalues(
     model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int = 0, slices: int = 4, iterations: int = 8
 ) -> dict[str, float]:
-    """|mean| + standard deviation, over slices of the texts, of the top eigenvalue of each matrix's Hessian (Q-BERT, equation 2).
+    """Top Hessian eigenvalues of every matrix by name, |mean| + standard deviation over slices of the texts.
 
-    Much slower than `sensitivities`: each matrix takes up to `iterations` products with the Hessian of every batch of its own.
+    Shen et al. 2020, Q-BERT, equation 2.
+
+    Much slower than `sensitivities`: each matrix takes up to `iterations` products with its own Hessian for every batch.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = np.random.default_rng(seed).permutation(len(data))
@@ -90,21 +97,21 @@ def eigenvalues(
     result = {}
     for name, w in matrices_of(model).items():
         starts = [torch.randn(w.shape, generator=generator) for _ in parts]
-        found = [
+        tops = [
             top_eigenvalue(partial(_product, model, task, part, w), start, iterations) / len(part)
             for part, start in zip(parts, starts, strict=True)
         ]
-        result[name] = abs(float(np.mean(found))) + float(np.std(found))
+        result[name] = abs(float(np.mean(tops))) + float(np.std(tops))
     return result
 
 
 def _product(model: PenjingPreTrainedModel, task: Task, data: Examples, w: Tensor, v: Tensor) -> Tensor:
-    """H·v in one matrix, of the summed loss of all texts."""
+    """The Hessian-vector product H·v in one matrix, of the summed loss of all texts."""
     return sum((product([v])[0] for product in _products(model, task, data, [w])), torch.zeros_like(v))
 
 
 def _products(model: PenjingPreTrainedModel, task: Task, data: Examples, weights: Sequence[Tensor]) -> Iterator[Product]:
-    """The product with the Hessian of the summed loss of each batch."""
+    """Hessian-vector products, one function per batch, of the batch's summed loss."""
     loss = label_loss(task, data)
     for rows, feeds in batches(model, data.encoded, BATCH, CURVATURE_TOKENS):
         with sdpa_kernel(SDPBackend.MATH):

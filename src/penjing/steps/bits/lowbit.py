@@ -1,4 +1,4 @@
-"""Training for stored quantization: teach a model while its weights have the few values that will be on disk."""
+"""Low-bit training for stored quantization: distillation while weights have the few values that will be on disk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,11 +31,11 @@ from penjing.training.loop import Hooks
 from penjing.training.taught import Taught
 
 REFRESHES = 20
-"""How often in a training the scales are found anew; between, each weight takes the nearest of the values that they give."""
+"""How often in a training the scales are fitted again; in between, each weight is rounded with the scales as they are."""
 CALIBRATED_ON = 256
-"""Texts that the ranges of the inputs start from."""
+"""Texts that the ranges of the inputs are calibrated on at the start."""
 RATE = 10.0
-"""The learning rate of scales and thresholds of inputs, in that of the weights."""
+"""The learning rate of scales and thresholds of inputs, as a multiple of the weights' own."""
 
 
 # -- weights -----------------------------------------------------------------------------------------------------
@@ -43,10 +43,10 @@ RATE = 10.0
 
 @final
 class Levels(nn.Module):
-    """The values that the groups of a matrix may have, and the nearest of them to each weight. All of it is in the state dict.
+    """The quantization levels of a matrix's groups, and the rounding of its weights to them. All state is in the state dict.
 
-    The scales are those of `quantize`. Finding them (the clip of the least squared error, say) takes many times as long as a step
-    of training, and they hardly move from one to the next: they are found anew now and then.
+    The scales are those of `quantize`. Fitting them (as by the clip of the least squared error) takes many times as long as a step
+    of training, and they hardly move from one step to the next, so they are fitted again only now and then.
     """
 
     scale: Tensor
@@ -66,22 +66,22 @@ class Levels(nn.Module):
         self.register_buffer("powers", torch.from_numpy(powers(scheme.bits)), persistent=False)
 
     def refresh(self, weight: Tensor) -> None:
-        """Find the scales of a weight that has moved."""
+        """Fit the scales to a weight that has changed."""
         for name, value in quantize(weight, self.scheme).parameters.items():
             cast(Tensor, getattr(self, name)).copy_(torch.from_numpy(value))
 
     def forward(self, weight: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(R, C) → the nearest values; `rows` (R,) says which of the matrix's these are, None all of them."""
+        """Weights (R, C) rounded to the nearest levels; rows (R,): their row numbers in the matrix, None: all rows."""
         return self._regrouped(weight, rows, self._values)
 
     def codes(self, weight: Tensor) -> Coded:
-        """What is stored of a weight."""
+        """The codes of a weight, as they are stored."""
         codes = self._regrouped(weight, None, self._codes).to(torch.uint8).cpu().numpy()
         buffers = {name: cast(Tensor, getattr(self, name)).cpu().numpy() for name in self.like.parameters}
         return replace(self.like, codes=codes, parameters=buffers)
 
     def _codes(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        if self.scheme.kind == "binary":  # as it is stored: sign(0) = 1
+        if self.scheme.kind == "binary":  # sign(0) = 1, as in the stored codes
             return (w >= 0).to(w)
         return fake.power_codes(w, scale, self.m) if self.scheme.kind == "log" else fake.grid_codes(w, scale, zero, self.top)
 
@@ -92,7 +92,7 @@ class Levels(nn.Module):
         return codes.sub_(zero).mul_(scale)
 
     def _regrouped(self, w: Tensor, rows: Tensor | None, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """`function` of the weights as (R, groups, g) and of what each group has; the last group of a row may be shorter."""
+        """`function` of the weights as (R, groups, g) and of their groups' scales and zeros; a row's last group may be shorter."""
         count, columns = w.shape
         size = min(self.scheme.group or columns, columns)
         short = -columns % size
@@ -101,16 +101,16 @@ class Levels(nn.Module):
         return result[:, :columns] if short else result
 
     def _shared(self, parameter: Tensor, rows: Tensor | None) -> Tensor:
-        """(R, groups, 1), or (1, 1, 1) where all share one."""
+        """A parameter of the groups as (R, groups, 1), or (1, 1, 1) where all share one."""
         if len(parameter) == 1:
             return parameter.view(1, 1, 1)
-        each = parameter.view(self.like.shape[0], -1, 1)
-        return each if rows is None else each[rows]
+        grouped = parameter.view(self.like.shape[0], -1, 1)
+        return grouped if rows is None else grouped[rows]
 
 
 @final
 class Codebook(nn.Module):
-    """A parametrization of one weight: entries of a table, which is what is trained; which weight has which entry stays.
+    """A codebook parametrization of one weight: the table is trained, the index of each weight stays.
 
     The gradient of an entry is the sum over its weights (Han et al. 2016, section 3.3). Tables have half precision, as on disk.
     """
@@ -134,19 +134,19 @@ class Codebook(nn.Module):
         return fake.looked_up(fake.straight_through(table, table.detach().half().float()), self.index)
 
     def codes(self, table: Tensor) -> Coded:
-        """What is stored."""
+        """The codes of a weight with the trained table, as they are stored."""
         values = table.detach().half().float().cpu().numpy()
         return replace(self.like, parameters={"table": values.reshape(self.like.parameters["table"].shape)})
 
 
 @final
 class Halves(nn.Module):
-    """A parametrization of one weight: the sum of two binary ones, split from a ternary one (Bai et al. 2021, section 3.2)."""
+    """A parametrization of one weight as the sum of two binary ones, split from a ternary one (Bai et al. 2021, section 3.2)."""
 
     def __init__(self, weight: Tensor, ternary: Tensor, group: int) -> None:
         super().__init__()
         self.start = split_ternary(weight, ternary, group)
-        self.levels = tuple(Levels(w, Scheme("binary", 1, group)) for w in self.start)  # modules of `each`
+        self.levels = tuple(Levels(w, Scheme("binary", 1, group)) for w in self.start)  # also registered in `each`
         self.each = nn.ModuleList(RoundedWeight(levels) for levels in self.levels)
 
     def right_inverse(self, weight: Tensor) -> Sequence[Tensor]:
@@ -157,21 +157,21 @@ class Halves(nn.Module):
         return cast(Tensor, a(first) + b(second))
 
     def refresh(self, *weights: Tensor) -> None:
-        """Find the scales of both."""
+        """Fit the scales of both halves."""
         for levels, weight in zip(self.levels, weights, strict=True):
             levels.refresh(weight)
 
     def codes(self, *weights: Tensor) -> Coded:
-        """The four sums ±α₁ ± α₂ of each group, as a codebook of 2 bits."""
+        """The codes of the sum: a 2-bit codebook of the four values ±α₁ ± α₂ of each group."""
         a, b = (levels.codes(weight) for levels, weight in zip(self.levels, weights, strict=True))
-        first, second = (np.outer(each.parameters["scale"], np.array([-0.5, 0.5], np.float32)) for each in (a, b))
+        first, second = (np.outer(half.parameters["scale"], np.array([-0.5, 0.5], np.float32)) for half in (a, b))
         table = (first[:, :, None] + second[:, None, :]).reshape(-1, 4)
         return Coded("codebook", 2, a.shape, a.group, 2 * a.codes + b.codes, {"table": table})
 
 
 @final
 class LowBitWeights:
-    """The weights of a model in few bits: rounded when this is made; `finish` leaves the values and gives their codes.
+    """The low-bit weights of a model: rounded from the constructor on; `finish` makes the values permanent and returns their codes.
 
     A row of the word embedding depends on itself and its scales alone, so only the rows that a batch reads are rounded.
     """
@@ -195,12 +195,12 @@ class LowBitWeights:
                 parametrize.register_parametrization(module, attribute, RoundedWeight(levels, self.before))
 
     def place(self, name: str) -> tuple[nn.Module, str]:
-        """The module and the attribute of a parameter."""
+        """The module and attribute name of a parameter."""
         owner, _, attribute = name.rpartition(".")
         return self.model.get_submodule(owner), attribute
 
     def before_step(self, step: int, total: int) -> None:
-        """Find the scales anew where it is time; in the last part of the training they stand still."""
+        """Fit the scales again, `REFRESHES` times; in the last part of the training they are frozen."""
         if step and step % max(1, total // REFRESHES) == 0 and step < FROZEN_FROM * total:
             for name in self.schemes:
                 rounding, weights = self._latent(name)
@@ -209,7 +209,7 @@ class LowBitWeights:
 
     @torch.no_grad()
     def split(self) -> None:
-        """Go on with two binary weights in the place of each ternary one."""
+        """Replace each ternary weight by two binary ones."""
         for name, scheme in self.schemes.items():
             if scheme.kind == "ternary":
                 rounding, (weight,) = self._latent(name)
@@ -219,7 +219,7 @@ class LowBitWeights:
 
     @torch.no_grad()
     def finish(self) -> dict[str, Coded]:
-        """Leave each weight as its rounded values; the codes of these by its name."""
+        """Replace each weight by its rounded values; returns their codes by name."""
         coded = {}
         for name in self.schemes:
             rounding, weights = self._latent(name)
@@ -228,7 +228,7 @@ class LowBitWeights:
         return coded
 
     def _latent(self, name: str) -> tuple[Levels | Codebook | Halves, tuple[Tensor, ...]]:
-        """What rounds a parameter, and the float weights (or the table) that it rounds."""
+        """The rounding module of a parameter, and the float weights (or the table) that it rounds."""
         module, attribute = self.place(name)
         if not parametrize.is_parametrized(module, attribute):
             return cast(Levels, module.levels), (getattr(module, attribute).detach(),)
@@ -240,7 +240,7 @@ class LowBitWeights:
         return cast(Codebook | Halves, chain[0]), weights
 
     def _remove(self, name: str, value: Tensor) -> None:
-        """Make a parameter a plain one, of this value."""
+        """Remove the rounding of a parameter, which becomes a plain one of this value."""
         module, attribute = self.place(name)
         if parametrize.is_parametrized(module, attribute):
             parametrize.remove_parametrizations(module, attribute)
@@ -252,8 +252,8 @@ class LowBitWeights:
 
 
 def _round_rows(module: nn.Module, inputs: tuple[Tensor], rows: Tensor) -> Tensor:
-    """Of an embedding that has `levels`: the rows that were looked up, rounded."""
-    flat = rows.detach().flatten(0, -2)
+    """Forward hook of an embedding that has `levels`: the looked-up rows, rounded."""
+    flat = rows.detach().flatten(0, -2)  # (B · S, E)
     levels = cast(Levels, module.levels)
     return fake.straight_through(rows, levels(flat, inputs[0].flatten()).view_as(rows))
 
@@ -263,7 +263,7 @@ def _round_rows(module: nn.Module, inputs: tuple[Tensor], rows: Tensor) -> Tenso
 
 @final
 class SignedInput(nn.Module):
-    """What a linear layer reads, as -α or α: the sign of what lies above a threshold, both learned."""
+    """Binary input of a linear layer, -α or α, by the sign of x - β; scale α and threshold β are learned (Liu et al. 2022, BiT)."""
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ class SignedInput(nn.Module):
 
 @final
 class SignedInputs:
-    """Binary inputs of the linear layers of a model: hung on when this is made, off by `finish`.
+    """Binary inputs of the linear layers of a model: attached by the constructor, removed by `finish`.
 
     Scales start from mean|x| over texts (Rastegari et al. 2016, section 3.2).
     """
@@ -293,10 +293,10 @@ class SignedInputs:
             self.hooks.append(layer.register_forward_pre_hook(lambda module, inputs: module.input(inputs[0])))
 
     def before_step(self, step: int, total: int) -> None:
-        """Nothing moves but by its gradient."""
+        """Nothing to do: scale and threshold change by their gradients alone."""
 
     def finish(self) -> None:
-        """Leave the layers as they were."""
+        """Remove the rounding of the inputs."""
         for hook in self.hooks:
             hook.remove()
         for layer in self.layers.values():
@@ -308,7 +308,7 @@ class SignedInputs:
 
 @final
 class LowBit(TrainingStep[TeachingEvidence]):
-    """Train for few bits on disk while `distill` teaches (Zhang et al. 2020, TernaryBERT; Han et al. 2016 for codebooks).
+    """The step of low-bit training while `distill` teaches (Zhang et al. 2020, TernaryBERT; Han et al. 2016 for codebooks).
 
     schemes: how each matrix is stored, by the parameter's name; the others stay float.
     activation_bits: of the inputs of the linear layers while training, 8 as TernaryBERT, 1 by signs with a learned scale and
@@ -323,9 +323,14 @@ class LowBit(TrainingStep[TeachingEvidence]):
     name = "low-bit"
 
     def __init__(
-        self, distill: Distill, schemes: Mapping[str, Scheme], activation_bits: int | None = None, *, squash: bool = False,
+        self,
+        distill: Distill,
+        schemes: Mapping[str, Scheme],
+        activation_bits: int | None = None,
+        *,
+        squash: bool = False,
         halves: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if activation_bits is not None and not 1 <= activation_bits <= 8:
             raise InputError(f"activation bits: {activation_bits} is out of range; give 1 to 8, or none for float")
         if halves and not any(scheme.kind == "ternary" for scheme in schemes.values()):
@@ -341,7 +346,7 @@ class LowBit(TrainingStep[TeachingEvidence]):
         return self.distill.observe(model, data)
 
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
-        """Train a copy of `model`, judged as it is rounded; gives it with the rounded values, and `coded`."""
+        """Train a copy of `model`, evaluated as rounded; the result has the rounded values, and their codes in `coded`."""
         student = copy_of(model)
         lesson = self.distill.lesson(evidence)
         inputs = self.inputs(student, evidence.data.encoded)
@@ -364,7 +369,7 @@ class LowBit(TrainingStep[TeachingEvidence]):
         return Taught(copy_of(student), history, coded=coded)
 
     def inputs(self, student: PenjingPreTrainedModel, encoded: Encoded) -> RoundedInputs | SignedInputs | None:
-        """The inputs of every linear layer but the last of the head, rounded from now on where that is wanted."""
+        """Round the inputs of every linear layer but the head's last, from now on; None: inputs stay in float."""
         if self.activation_bits is None:
             return None
         texts = encoded.take(encoded.sample(CALIBRATED_ON, self.distill.settings.schedule.seed))

@@ -1,4 +1,4 @@
-"""Quantization-aware training: teach a model while it computes in rounded numbers, exactly those that are exported as int8."""
+"""Quantization-aware training: distillation while the model computes with the rounded numbers of its int8 export."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal, final
@@ -25,18 +25,19 @@ from penjing.training.loop import Hooks
 from penjing.training.taught import Taught
 
 MOMENTUM = 0.99
-"""What a range keeps of itself at each step while it moves."""
+"""Decay of the exponential average of a range at each step."""
 TEXTS = 16
-"""Texts whose extremes are taken together: a range grows with their number, so it is that of `calibrate`'s batches."""
+"""Texts whose extremes are taken together, as in `calibrate`'s batches: a range grows with their number."""
 FROZEN_FROM = 0.8
-"""The part of the training after which ranges stand still, so that the weights settle on the numbers that are shipped."""
+"""The part of the training after which ranges are frozen, so that the weights settle on the numbers that are shipped."""
 
 
 @final
 class RoundedWeight(nn.Module):
-    """A parametrization of one weight: its rounded values; the gradient goes straight through to the float weight underneath.
+    """A parametrization of one weight by its rounded values, with the straight-through estimator of its gradient.
 
-    `before`, which has a gradient of its own, is applied first. Where no gradient is wanted (a model that is judged runs many batches) the values are kept until the weight changes.
+    `before`, which has a gradient of its own, is applied first. Without gradients (an evaluation runs many batches) the values are
+    cached until the weight changes.
     """
 
     def __init__(self, rounder: Callable[[Tensor], Tensor], before: Callable[[Tensor], Tensor] = lambda w: w) -> None:
@@ -59,10 +60,10 @@ class RoundedWeight(nn.Module):
 
 @final
 class RoundedInput(nn.Module):
-    """What a linear layer reads, rounded over [low, high]; in training the range follows the values of real tokens.
+    """Rounded input of a linear layer, over the range [low, high]; in training the range follows the values of real tokens.
 
-    With `dynamic` each text is rounded over its own extremes instead. With `first_only` the first token alone is rounded: it is the only
-    one that is computed where the model is run.
+    dynamic: each text is rounded over its own extremes instead. first_only: the first token alone is rounded, the only one that the
+    exported graph computes.
     """
 
     low: Tensor
@@ -92,9 +93,9 @@ class RoundedInput(nn.Module):
         return fake.affine(x, float(scale), int(zero), self.bits)
 
     def follow(self, x: Tensor) -> None:
-        """Take a batch's extremes, of so many texts at a time as `calibrate` does, into the exponential average (Jacob et al. 2018, 3.1)."""
+        """Update the range's exponential average by a batch's extremes, `TEXTS` texts at a time (Jacob et al. 2018, section 3.1)."""
         for name, sign in (("low", 1), ("high", -1)):
-            least = (x.amin(-1) if sign > 0 else -x.amax(-1)).float()
+            least = (x.amin(-1) if sign > 0 else -x.amax(-1)).float()  # (B, S)
             if self.mask is not None and self.mask.shape == least.shape:
                 least = least.masked_fill(~self.mask, torch.inf)
             ends = torch.stack([part.min() for part in least.split(TEXTS)])
@@ -103,37 +104,37 @@ class RoundedInput(nn.Module):
 
 @final
 class RoundedInputs:
-    """Rounded inputs of the linear layers of a model: hung on when this is made, off by `finish`."""
+    """Rounded inputs of the linear layers of a model: attached by the constructor, removed by `finish`."""
 
     def __init__(
         self, model: PenjingPreTrainedModel, ranges: Ranges, layers: dict[str, nn.Linear], bits: int = 8, dynamic: bool = False
-    ) -> None:  # fmt: skip
+    ) -> None:
         first_only = first_token_layers(blueprint_of(model), fused=dynamic)
         self.layers = layers
-        self.each = {name: RoundedInput(*ranges[name], bits, name in first_only, dynamic) for name in layers}
+        self.modules = {name: RoundedInput(*ranges[name], bits, name in first_only, dynamic) for name in layers}
         self.hooks = [model.base_model.register_forward_pre_hook(self.look, with_kwargs=True)]
         for name, layer in layers.items():
-            layer.add_module("input", self.each[name])
+            layer.add_module("input", self.modules[name])
             self.hooks.append(layer.register_forward_pre_hook(lambda module, inputs: module.input(inputs[0])))
 
     @property
     def ranges(self) -> Ranges:
-        """[low, high] of each as they are."""
-        return {name: (each.low.item(), each.high.item()) for name, each in self.each.items()}
+        """The present range (low, high) of each input."""
+        return {name: (module.low.item(), module.high.item()) for name, module in self.modules.items()}
 
     def look(self, _: nn.Module, __: tuple[Tensor, ...], inputs: Mapping[str, Tensor | None]) -> None:
-        """Remember which tokens of a batch are real."""
+        """Forward pre-hook of the model that takes the attention mask: which tokens of a batch are real."""
         mask = inputs.get("attention_mask")
-        for each in self.each.values():
-            each.mask = None if mask is None else mask.bool()
+        for module in self.modules.values():
+            module.mask = None if mask is None else mask.bool()
 
     def before_step(self, step: int, total: int) -> None:
-        """Let the ranges follow until the last part of the training."""
-        for each in self.each.values():
-            each.moving = step < FROZEN_FROM * total
+        """Let the ranges move until the last part of the training."""
+        for module in self.modules.values():
+            module.moving = step < FROZEN_FROM * total
 
     def finish(self) -> None:
-        """Leave the layers as they were."""
+        """Remove the rounding of the inputs."""
         for hook in self.hooks:
             hook.remove()
         for layer in self.layers.values():
@@ -142,16 +143,16 @@ class RoundedInputs:
 
 @final
 class FakeQuantization:
-    """A model that computes what its portable int8 file will (`dynamic`: its fused one): rounded when this is made, plain again after
-    `finish`.
+    """Fake quantization of a model: from the constructor until `finish` it computes as its int8 export will.
 
+    The export is the portable file, or with `dynamic` the fused one.
     Every linear layer but the last of the head and `float_layers` has weights rounded per output and its input per tensor; the
     word embedding is rounded per row. A row of it depends on itself alone, so only rows that a batch reads are rounded.
     """
 
     def __init__(
         self, model: PenjingPreTrainedModel, ranges: Ranges, bits: int, float_layers: Collection[str] = (), dynamic: bool = False
-    ) -> None:  # fmt: skip
+    ) -> None:
         left = FLOAT_ALWAYS.union(float_layers)
         self.layers = {name: layer for name, layer in linear_layers(model).items() if name not in left}
         self.inputs = RoundedInputs(model, ranges, self.layers, dynamic=dynamic)
@@ -161,7 +162,7 @@ class FakeQuantization:
         self.hook = word.register_forward_hook(lambda _, __, rows: fake.straight_through(rows, fake.symmetric_rows(rows)))
 
     def finish(self) -> None:
-        """Leave the float weights that the rounded ones come from."""
+        """Remove the rounding; the float weights underneath remain."""
         self.hook.remove()
         self.inputs.finish()
         for layer in self.layers.values():
@@ -170,19 +171,23 @@ class FakeQuantization:
 
 @final
 class QuantizationAware(TrainingStep[TeachingEvidence]):
-    """Train for int8 (Zafrir et al. 2019, Q8BERT) while `distill` teaches; what is observed, taught and recorded is all `distill`'s.
+    """The step of training for int8 while `distill` teaches (Zafrir et al. 2019, Q8BERT); evidence and losses are those of `distill`.
 
-    ranges_from: texts on which the ranges of the activations start, by `calibration` (measured: chosen on the texts held out). Ranges
-    of extremes then move with those of the training's batches; one that clips on purpose stays where it is.
+    ranges_from: texts that the ranges of the activations are calibrated on at the start, by `calibration` (measured: chosen on held-out
+    texts). Ranges of extremes then move with the training's batches; a range that clips on purpose stays.
     bits: of the weights, as `safe_weight_bits` says. dynamic: activations are rounded over each text's own extremes.
     """
 
     name = "qat"
 
     def __init__(
-        self, distill: Distill, ranges_from: Examples, bits: int = 8,
-        calibration: Calibration | Literal["measured"] = "mse", dynamic: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        distill: Distill,
+        ranges_from: Examples,
+        bits: int = 8,
+        calibration: Calibration | Literal["measured"] = "mse",
+        dynamic: bool = False,
+    ) -> None:
         self.distill = distill
         self.ranges_from = ranges_from
         self.bits = bits
@@ -194,7 +199,7 @@ class QuantizationAware(TrainingStep[TeachingEvidence]):
         return self.distill.observe(model, data)
 
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
-        """Train a copy of `model` in rounded numbers, judged in them too; gives its float weights, and the `ranges` to export with."""
+        """Train a copy of `model` in rounded numbers; the result has its float weights, and the `ranges` to export with."""
         if self.calibration == "measured":
             calibration, ranges = best_calibration(model, self.ranges_from, self.distill.dev, self.distill.task.answer_losses())
         else:

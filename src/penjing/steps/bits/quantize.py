@@ -1,4 +1,4 @@
-"""Real int8: calibrate the activations; the integers themselves are written at export."""
+"""Int8 quantization: calibration of the activations, or training for it; the integers are written at export."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,21 +29,24 @@ from penjing.training.taught import Taught
 
 CALIBRATIONS = ("measured", *get_args(Calibration))
 
-
 REAL = ("any", "dynamic", "static")
-"""Schemes of real int8."""
+"""Schemes of int8 that an engine computes in."""
 SENSITIVITY_TEXTS = 128
-"""Texts held out, at most, that int8 is held against float on."""
+"""The largest number of held-out texts that int8 is compared with float on."""
 
 
 @dataclass(frozen=True)
 class QuantizeSettings(Rider):
-    """Real int8, computed in integers by the engine.
+    """Settings of int8 quantization that the engine computes in.
 
     scheme: dynamic (activations rounded as they come), static (over calibrated ranges), any (whichever runs fastest and keeps the
-    quality). texts: how many training texts calibrate, by which calibration (measured: whichever moves the answers least). training: quantization-aware, from the float
-    teacher. divergence: nats that rounding may move the answers by on average; where it moves them further, the layers that do the
-    most harm are left in float. smooth: how much of the activations' outliers moves into the weights (SmoothQuant's α); 0: none.
+        quality).
+    texts: how many training texts calibrate.
+    calibration: method of the ranges; measured: whichever moves the answers least.
+    training: quantization-aware training, from the float teacher.
+    divergence: nats that rounding may move the answers by on average; where it moves them further, the layers that do the most harm
+        are left in float.
+    smooth: how much of the activations' outliers moves into the weights (SmoothQuant's α, Xiao et al. 2023); 0: none.
     """
 
     name = "quantize"
@@ -72,11 +75,11 @@ class QuantizeSettings(Rider):
 
     @property
     def rounding(self) -> Rounding | None:
-        """The scheme that forms must have; None: any."""
+        """The rounding scheme that deployment forms must have; None: any."""
         return None if self.scheme == "any" else cast(Rounding, self.scheme)
 
     def effects(self, taught: bool) -> Effects:
-        """Trained for, it takes the training over; smoothing gives weights new values."""
+        """Effects: with `training` it takes the training over; smoothing gives weights new values."""
         if self.training:
             return effects([Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.RANGES])
         return effects(undoes=[Trait.CODES, Trait.RANGES] if self.smooth else [])
@@ -88,7 +91,7 @@ class QuantizeSettings(Rider):
         return [*([SmoothWeights(self)] if self.smooth else []), Calibrate(self)]
 
     def around(self, distill: Distill, work: Work, context: Context) -> QuantizationAware:
-        """The integers emulated while it distils."""
+        """The step of quantization-aware training around `distill`."""
         return QuantizationAware(
             distill, context.calibration(work, self.texts), safe_weight_bits(), calibration=self.calibration, dynamic=self.scheme == "dynamic"
         )  # fmt: skip
@@ -99,7 +102,7 @@ class QuantizeSettings(Rider):
 
 @final
 class SmoothWeights(Stage[Note]):
-    """Outliers of the activations moved into the weights."""
+    """The stage of smoothing: outliers of the activations move into the weights."""
 
     name = "smooth"
     record = Note
@@ -121,7 +124,11 @@ class SmoothWeights(Stage[Note]):
 
 @dataclass(frozen=True)
 class RangesNote(Note):
-    """ranges: of each linear layer's input. float_layers: linear layers that stay in float. divergence: nats that the answers move by."""
+    """The record of a calibration.
+
+    ranges: activation ranges of the linear layers' inputs. float_layers: linear layers that stay in float. divergence: nats that the
+    answers move by.
+    """
 
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     float_layers: Sequence[str] = ()
@@ -130,7 +137,7 @@ class RangesNote(Note):
 
 @final
 class Calibrate(Stage[RangesNote]):
-    """Ranges of the activations, learned or calibrated, and the layers that rounding would harm too much."""
+    """The stage of calibration: activation ranges, learned or calibrated, and the layers that must stay in float."""
 
     name = "quantize"
     record = RangesNote
@@ -147,16 +154,20 @@ class Calibrate(Stage[RangesNote]):
         settings = self.settings
         model = work.model
         judging = context.judging(work)
-        seen = context.calibration(work, settings.texts)
-        apart = judging.take(np.arange(len(judging))[:SENSITIVITY_TEXTS])
+        calibration_texts = context.calibration(work, settings.texts)
+        held_out = judging.take(np.arange(len(judging))[:SENSITIVITY_TEXTS])
         answers = work.data.task.answer_losses()
         dynamic = settings.scheme == "dynamic"
         if settings.calibration != "measured":
             calibration = settings.calibration
-            ranges = Quantize(calibration).observe(model, seen)
+            ranges = Quantize(calibration).observe(model, calibration_texts)
         else:
-            calibration, ranges = ("mse", Quantize().observe(model, seen)) if dynamic else best_calibration(model, seen, apart, answers)
-        moved, left = left_float(model, apart, None if dynamic else ranges, settings.divergence, answers)
+            calibration, ranges = (
+                ("mse", Quantize().observe(model, calibration_texts))
+                if dynamic
+                else best_calibration(model, calibration_texts, held_out, answers)
+            )
+        moved, left = left_float(model, held_out, None if dynamic else ranges, settings.divergence, answers)
         note = f"{len(ranges)} inputs calibrated ({calibration}); the answers move by {moved:.4f} nats"
         note += f"; left in float: {', '.join(sorted(left))}" if left else ""
         return RangesNote(note, ranges=ranges, float_layers=sorted(left), divergence=moved)
@@ -167,7 +178,7 @@ class Calibrate(Stage[RangesNote]):
 
 @final
 class Quantize(Step[Ranges, Blueprint]):
-    """Post-training int8: weights per channel, activations per tensor over calibrated ranges."""
+    """The step of post-training int8: weights per channel, activations per tensor over calibrated ranges."""
 
     name = "quantize"
 
@@ -181,5 +192,5 @@ class Quantize(Step[Ranges, Blueprint]):
         return replace(blueprint, bits=8)
 
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: Ranges) -> PenjingPreTrainedModel:
-        """The model itself: its float weights stay trainable, the engine's file holds the integers."""
+        """The unchanged model: its float weights stay trainable, the engine's file holds the integers."""
         return model

@@ -1,4 +1,4 @@
-"""Which linear layers stay in float: measured by what rounding each of them alone does to the model's answers.
+"""Sensitivity of linear layers to int8, measured by rounding each alone; and the choice of layers that stay in float.
 
 Everything runs in PyTorch with the arithmetic of the exported integers: weights per output channel, activations per
 tensor over the calibrated range (static) or over the text's own (dynamic). The last linear layer of the head is float
@@ -31,9 +31,9 @@ from penjing.text.encoded import Encoded
 from penjing.training.predict import answering, logits_of
 
 CANDIDATES: tuple[Calibration, ...] = ("mse", "percentile", "moving-average")
-"""Calibrations that are tried where it is measured which is best: entropy never was, and min-max hardly differs from moving-average."""
+"""Calibration methods that are compared by measurement: entropy was never the best, min-max hardly differs from moving-average."""
 TOGETHER = (".query", ".key", ".value")
-"""Layers of an attention block that the fused graph rounds all or none of."""
+"""Linear layers of an attention block that the fused graph rounds only together."""
 
 
 def roundable(model: nn.Module) -> dict[str, nn.Linear]:
@@ -43,7 +43,7 @@ def roundable(model: nn.Module) -> dict[str, nn.Linear]:
 
 @contextmanager
 def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Ranges | None, weight_bits: int) -> Iterator[None]:
-    """Within, the named linear layers compute with rounded weights and inputs, as the exported int8 graph does.
+    """Context manager in which the named linear layers compute with rounded weights and inputs, as the exported int8 graph does.
 
     Args:
         ranges: of the static form; None rounds each text over its own range, as the dynamic form does.
@@ -74,7 +74,7 @@ def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Range
 def emulated(
     model: PenjingPreTrainedModel, texts: Encoded, ranges: Ranges | None, float_layers: Collection[str]
 ) -> list[NDArray[np.float32]]:
-    """The logits that the exported int8 graph is meant to give: every layer rounded but `float_layers`, and the word embedding.
+    """Emulated logits of the exported int8 graph: the word embedding and every layer but `float_layers` rounded.
 
     The dynamic graph takes query, key and value together: one of them in float leaves all three.
     """
@@ -86,7 +86,7 @@ def emulated(
 
 
 def _with_rounded_words(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
-    """A copy whose word embedding is that of every int8 form."""
+    """A copy of the model with the rounded word embedding of every int8 form."""
     copy = copy_of(model).eval()
     word = encoder_of(copy).embeddings.word.weight
     q, S = symmetric(word.detach().numpy(), axis=0)
@@ -96,19 +96,23 @@ def _with_rounded_words(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel
 
 @final
 class Divergence:
-    """The divergence of a model with some layers rounded from the float model, on the same texts.
+    """The divergence from the float model of the same model with some layers rounded, on the same texts.
 
-    The mean over texts (sequence), tokens that are answered from (token), or texts' starts and ends (question): KL(p ‖ q) of classes, p the
-    float model's; for a regression the squared difference.
+    KL(p ‖ q) of the classes in nats, p the float model's; for a regression the squared difference. It is a mean over texts (sequence),
+    tokens with a label (token), or texts' starts and ends (question).
 
     Args:
         answers: the losses of the task's answers (`Task.answer_losses`); None: of numbers where the model has one output, else of classes.
     """
 
     def __init__(
-        self, model: PenjingPreTrainedModel, examples: Examples, ranges: Ranges | None, weight_bits: int | None = None,
+        self,
+        model: PenjingPreTrainedModel,
+        examples: Examples,
+        ranges: Ranges | None,
+        weight_bits: int | None = None,
         answers: AnswerLosses | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.ranges = ranges
         self.weight_bits = safe_weight_bits() if weight_bits is None else weight_bits
         self.blueprint = blueprint_of(model)
@@ -122,14 +126,14 @@ class Divergence:
 
     @torch.inference_mode()
     def _logits(self, model: PenjingPreTrainedModel) -> list[Tensor]:
-        found = [(rows, _answer(model(**feeds))) for rows, feeds in self.batches]
-        return [self.read(z, rows) if self.blueprint.head.per_token else z for rows, z in found]
+        outputs = [(rows, _answer(model(**feeds))) for rows, feeds in self.batches]
+        return [self.read(z, rows) if self.blueprint.head.per_token else z for rows, z in outputs]
 
     def __call__(self, names: Collection[str]) -> float:
-        """Of the model with these layers in int8, the others in float."""
+        """The divergence of the model with these layers in int8, the others in float."""
         with rounded(self.model, names, self.ranges, self.weight_bits):
-            found = self._logits(self.model)
-        total = sum(float(self._one(p, q).sum()) for p, q in zip(self.expected, found, strict=True))
+            rounded_logits = self._logits(self.model)
+        total = sum(float(self._one(p, q).sum()) for p, q in zip(self.expected, rounded_logits, strict=True))
         return total / sum(self._one(p, p).numel() for p in self.expected)
 
     def _one(self, p: Tensor, q: Tensor) -> Tensor:
@@ -137,7 +141,7 @@ class Divergence:
 
 
 def _answer(output: Mapping[str, Tensor]) -> Tensor:
-    """(B, C) or (B, S, C) in float64."""
+    """The logits of an output, (B, C) or (B, S, C), in float64; of a span, its start and end as two classes."""
     value = output["logits"] if "logits" in output else torch.stack([output["start_logits"], output["end_logits"]], -1)
     return value.double()
 
@@ -145,31 +149,31 @@ def _answer(output: Mapping[str, Tensor]) -> Tensor:
 def best_calibration(
     model: PenjingPreTrainedModel, seen: Examples, apart: Examples, answers: AnswerLosses | None = None
 ) -> tuple[Calibration, Ranges]:
-    """Of `CANDIDATES` the one whose ranges, taken from the texts `seen`, move the answers on those `apart` least; and its ranges.
+    """The best calibration method of `CANDIDATES` and its ranges: those of `seen` that move the answers on the texts `apart` least.
 
     No method is the best for every model: clipping a few outliers helps one and ruins another.
     """
-    ranges = {way: calibrate(model, seen.encoded, way) for way in CANDIDATES}
+    ranges = {method: calibrate(model, seen.encoded, method) for method in CANDIDATES}
     divergence = Divergence(model, apart, None, answers=answers)
     moved = {}
-    for way, each in ranges.items():
-        divergence.ranges = each
-        moved[way] = divergence(divergence.layers)
-    best = min(CANDIDATES, key=lambda way: moved[way])
+    for method, method_ranges in ranges.items():
+        divergence.ranges = method_ranges
+        moved[method] = divergence(divergence.layers)
+    best = min(CANDIDATES, key=lambda method: moved[method])
     return best, ranges[best]
 
 
 def sensitivity(divergence: Divergence) -> dict[str, float]:
-    """What rounding each linear layer alone adds to the divergence; the worst first."""
+    """Sensitivities of linear layers: what rounding each alone adds to the divergence; the largest first."""
     none = divergence(())
-    found = {name: divergence((name,)) - none for name in divergence.layers}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    added = {name: divergence((name,)) - none for name in divergence.layers}
+    return dict(sorted(added.items(), key=lambda item: -item[1]))
 
 
 def left_float(
     model: PenjingPreTrainedModel, apart: Examples, ranges: Ranges | None, limit: float, answers: AnswerLosses | None = None
-) -> tuple[float, frozenset[str]]:  # fmt: skip
-    """What rounding every layer moves the answers by, and the layers to leave in float so that it is at most `limit` (see `Divergence`)."""
+) -> tuple[float, frozenset[str]]:
+    """The divergence with every layer rounded, and the layers to leave in float so that it is at most `limit` (see `Divergence`)."""
     divergence = Divergence(model, apart, ranges, answers=answers)
     moved = divergence(divergence.layers)
     return moved, frozenset() if moved <= limit else keep_float(sensitivity(divergence), divergence, limit)

@@ -1,4 +1,4 @@
-"""Smoothing: outliers of activations move into the weights, so that one scale per tensor fits the activations better.
+"""SmoothQuant: outliers of activations move into the weights, so that one scale per tensor fits the activations better.
 
 W·x = (W·diag(s))·(x/s) for every s > 0, one factor per input channel (Xiao et al. 2023, SmoothQuant, equation 3). It costs
 nothing where x/s comes out of the layer before by itself, and here that is so in two places:
@@ -24,9 +24,9 @@ from penjing.text.encoded import Encoded
 
 
 def smoothing_factors(x: Tensor, w: Tensor, alpha: float) -> Tensor:
-    """s_j = max|X_j|^α / max|W_j|^(1-α) (Xiao et al. 2023, equation 4).
+    """Smoothing factors s_j = max|X_j|^α / max|W_j|^(1-α) (Xiao et al. 2023, equation 4).
 
-    x: (K,) the largest |X_j| of each channel; w: (outputs, K) the layer's weights → (K,). 1 where either is all zeros.
+    x: (K,) the largest |X_j| of each input channel. w: (outputs, K) the layer's weights. Returns (K,), 1 where either is all zeros.
     """
     largest = w.abs().amax(0)
     s = x**alpha / largest ** (1 - alpha)
@@ -35,7 +35,7 @@ def smoothing_factors(x: Tensor, w: Tensor, alpha: float) -> Tensor:
 
 @torch.no_grad()
 def smooth(model: PenjingPreTrainedModel, encoded: Encoded, alpha: float = 0.5, batch: int = 16) -> PenjingPreTrainedModel:
-    """A new model of the same float function, whose channels are smoother where that is free (see above).
+    """A new model of the same float function, smoothed where the factors can be folded into the layer before (see above).
 
     Args:
         encoded: texts whose activations are looked at.
@@ -55,25 +55,25 @@ def smooth(model: PenjingPreTrainedModel, encoded: Encoded, alpha: float = 0.5, 
 
 
 def _foldable(model: PenjingPreTrainedModel) -> list[tuple[nn.Linear, nn.Linear, str]]:
-    """The layer that takes 1/s, the layer that takes s, and the name of the latter."""
-    found: list[tuple[nn.Linear, nn.Linear, str]] = []
+    """Pairs of linear layers that can be smoothed: the layer that takes 1/s, the layer that takes s, the name of the latter."""
+    pairs: list[tuple[nn.Linear, nn.Linear, str]] = []
     for i, layer in enumerate(layers_of(model)):
         if layer.attention.heads:
-            found.append((layer.attention.value, layer.attention.output, f"layers.{i}.attention.output"))
+            pairs.append((layer.attention.value, layer.attention.output, f"layers.{i}.attention.output"))
         if layer.feed_forward.up is not None and model.config.hidden_act == "relu":
-            found.append((layer.feed_forward.up, layer.feed_forward.down, f"layers.{i}.feed_forward.down"))
-    return found
+            pairs.append((layer.feed_forward.up, layer.feed_forward.down, f"layers.{i}.feed_forward.down"))
+    return pairs
 
 
 def _largest(model: PenjingPreTrainedModel, encoded: Encoded, batch: int) -> dict[str, Tensor]:
-    """max|X_j| of each input channel of each linear layer, over what the exported graph computes."""
+    """The largest |X_j| of each input channel (K,) of each linear layer, over the tokens that the exported graph computes."""
     first_only = first_token_layers(blueprint_of(model))
     largest: dict[str, Tensor] = {}
 
     def look(name: str, x: Tensor) -> None:
         read = x[:, :1] if name in first_only else x
-        found = read.abs().flatten(0, -2).amax(0)
-        largest[name] = torch.maximum(largest[name], found) if name in largest else found
+        peak = read.abs().flatten(0, -2).amax(0)  # (B, S, K) → (K,)
+        largest[name] = torch.maximum(largest[name], peak) if name in largest else peak
 
     with watching_inputs(linear_layers(model).items(), look):
         for _, feeds in batches(model, encoded, batch, masked=True):

@@ -1,4 +1,4 @@
-"""Stored quantization: weights in few bits on disk, floats again when they are loaded."""
+"""Stored quantization: weights in few bits on disk, decoded to floats when they are loaded."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,25 @@ from penjing.steps.teach.distillation import Rider
 from penjing.training.taught import Taught
 
 SMALL = ("embeddings.position.weight", "embeddings.token_type.weight", "embeddings.word_map.weight", "head.out.weight")
-"""Matrices that are a hundredth of the bytes and much of the quality: always 8 bits, a scale per row."""
+"""Matrices that are about 1 % of the bytes and matter much to the quality: always 8 bits, a scale per row."""
 MIXED = "mixed"
 ROUNDING_TEXTS = 256
-"""Training texts that rounding looks at."""
+"""Training texts that rounding is calibrated on."""
 CURVATURE = ("gauss-newton", "trace", "eigenvalue")
 
 
 @dataclass(frozen=True)
 class StoreSettings(Rider):
-    """How weights are stored.
+    """Settings of stored quantization: how weights are stored.
 
-    scheme: linear, affine, log, kmeans, ternary, binary; mixed: linear, of more bits where the Hessian says that it matters.
-    bits: of a weight, 4 or what the scheme has; with mixed, of the average one. group: entries of a row that share a scale or codebook; 0: the whole matrix
-    does. clip: the range of linear, affine and log. training: rounded while distilling too. activation_bits: of the inputs of linear
-    layers while distilling; 0: float. curvature: what mixed
-    weighs errors by: gauss-newton, trace, eigenvalue (see steps/hessian.py). squash, halves: see `LowBit`.
+    scheme: linear, affine, log, kmeans, ternary, binary; mixed: linear, with more bits where the Hessian says that it matters.
+    bits: bits of a weight, by default 4 or what the scheme has; with mixed, of the average weight.
+    group: entries of a row that share a scale or codebook; 0: the whole matrix shares one.
+    clip: the range of linear, affine and log.
+    training: weights are rounded during distillation too.
+    activation_bits: bits of the inputs of linear layers during distillation; 0: float.
+    curvature: how mixed weighs errors: gauss-newton, trace, eigenvalue (see `penjing.steps.bits.hessian`).
+    squash, halves: see `LowBit`.
     """
 
     name = "store"
@@ -77,11 +80,11 @@ class StoreSettings(Rider):
 
     @property
     def width(self) -> int:
-        """Bits of a weight."""
+        """Bits of a weight: those given, else 4 or the fewest of the scheme."""
         return self.bits if self.bits is not None else 4 if 4 in self._allowed else self._allowed[0]
 
     def effects(self, taught: bool) -> Effects:
-        """Rounding fills zeros; trained for, it takes the training over."""
+        """Effects: rounding undoes zeros; with `training` it takes the training over."""
         if self.training:
             return effects([Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.CODES], undoes=[Trait.ZEROS, Trait.RANGES])
         return effects(makes=[Trait.CODES], undoes=[Trait.ZEROS, Trait.RANGES])
@@ -96,7 +99,7 @@ class StoreSettings(Rider):
         return [AllotBits(self)]
 
     def around(self, distill: Distill, work: Work, context: Context) -> LowBit:
-        """The weights rounded while it distils."""
+        """The step of low-bit training around `distill`."""
         return LowBit(distill, work.schemes, self.activation_bits or None, squash=self.squash, halves=self.halves)
 
     def told(self, taught: Taught) -> str:
@@ -107,26 +110,26 @@ class StoreSettings(Rider):
 
 
 def scheme_of(name: str, width: int, scheme: Scheme) -> Scheme:
-    """How the matrix `name`, `width` entries a row, is stored where the others are as `scheme` says."""
+    """The storage scheme of the matrix `name`, of `width` entries a row: `scheme`, or 8 bits for the small matrices."""
     return Scheme("linear", 8, width) if name.endswith(SMALL) else scheme
 
 
 def uniform(model: PenjingPreTrainedModel, settings: StoreSettings) -> dict[str, Scheme]:
-    """One scheme for every matrix, but for the small ones."""
+    """Uniform storage: one scheme for every matrix but the small ones."""
     scheme = Scheme(cast(Kind, settings.scheme), settings.width, settings.group, settings.clip)
     return {name: scheme_of(name, model.get_parameter(name).shape[1], scheme) for name in matrices_of(model)}
 
 
 @dataclass(frozen=True)
 class BitsNote(Note):
-    """The scheme of each matrix."""
+    """The record of allotted bits: the storage scheme of each matrix."""
 
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
 
 
 @final
 class AllotBits(Stage[BitsNote]):
-    """The scheme of each matrix: one for all, or as many bits as its Hessian and the size that is asked allow."""
+    """The stage that allots bits to matrices: one scheme for all, or mixed precision by the Hessian and the requested size."""
 
     name = "bits"
     record = BitsNote
@@ -149,7 +152,7 @@ class AllotBits(Stage[BitsNote]):
 
 @final
 class StoreWeights(Stage[Note]):
-    """The weights rounded, at once."""
+    """The stage that rounds the weights at once, without a training."""
 
     name = "store"
     record = Note

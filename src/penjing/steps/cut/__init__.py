@@ -1,1 +1,1 @@
-"""Steps that cut: heads, neurons, layers, units, tokens, single weights."""
+"""Pruning steps: heads, neurons, layers, hidden units, tokens, single weights."""

@@ -1,4 +1,4 @@
-"""Criteria of importance: rows by name, and functions of one's own."""
+"""Importance criteria of pruning: the table by name, and functions of the user's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from penjing.steps.cut.importance import Importance
 from penjing.tasks.task import Examples, Task
 
 Score = Callable[[PenjingPreTrainedModel, Task, Examples, int], Importance]
-"""(model, task, data, seed) → what each part is worth."""
+"""(model, task, data, seed) → the importance of each part."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """How importance is found.
+    """A criterion of importance: its scoring function, and its source.
 
-    comparable: whether heads and neurons are scored on one scale, so that under a limit on the cost a head is weighed against neurons; else the same
-    part of both goes.
+    comparable: whether heads and neurons are scored on one scale, so that under a limit on the cost a head is weighed against neurons;
+    else the same part of both is cut.
     """
 
     score: Score
@@ -44,7 +44,7 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def criterion_of(given: str | Criterion | Score) -> Criterion:
-    """A row of the table by its name, a criterion of one's own, or one made of a function."""
+    """The criterion of a name in the table, of a user's function, or a `Criterion` as it is."""
     if isinstance(given, str):
         return CRITERIA[given]
     return given if isinstance(given, Criterion) else Criterion(given)

@@ -1,6 +1,6 @@
-"""Learned gates on heads, neurons and blocks: a criterion, weights of the heads, and pruning during training.
+"""Learned gates on heads, neurons and blocks: an importance criterion, weights of heads, and pruning during training.
 
-Everything that is learned here leaves no trace in the network: `fold` multiplies the gates into the weights, exactly.
+The gates leave no trace in the network: `fold` multiplies them into the weights, exactly.
 """
 
 from abc import ABC, abstractmethod
@@ -32,20 +32,23 @@ FINE, BLOCK = 2.5, 4.0
 """log α at the start: the deterministic gate is 1, and a sampled one below 1 in 29 % and 8 % of the draws."""
 
 JUDGED = 4
-"""Of so many texts one judges what is learned from the others."""
+"""One of this many texts is held out, to judge what is learned from the others."""
 RATE = 0.1
 """Learning rate of log α and of the multipliers, whatever the weights' own is: with Adam, log α crosses its range in 50 steps."""
 
 NOTHING = Hooks()
 QUADRATIC = 30.0
-"""λ₂ at the start. From 0 (Wang et al. 2020) the size swings far below its target in the few hundred steps that we take."""
+"""λ₂, the quadratic multiplier, at the start.
 
-Each = Sequence[Tensor]
+From 0 (Wang et al. 2020) the size swings far below its target in the few hundred steps of a training.
+"""
+
+LayerGates = Sequence[Tensor]
 """One tensor per layer, the gates of its heads or neurons: (count,), or (texts, count). Empty: all open."""
 
 
-def _closing(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> Iterator[tuple[nn.Linear, Tensor]]:
-    """The linear layer that closes each gated block, and the gate of each of its input features."""
+def _closing(model: PenjingPreTrainedModel, heads: LayerGates, neurons: LayerGates) -> Iterator[tuple[nn.Linear, Tensor]]:
+    """The closing linear layer of each gated block, and the gates of its input features."""
     layers = layers_of(model)
     for layer, gates in zip(layers, heads, strict=False):
         yield layer.attention.output, gates.repeat_interleave(layer.attention.width, -1)
@@ -54,19 +57,22 @@ def _closing(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> Itera
 
 
 @contextmanager
-def gated(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> Iterator[None]:
-    """Within it, heads' contexts and neurons' activations are multiplied by the gates."""
+def gated(model: PenjingPreTrainedModel, heads: LayerGates, neurons: LayerGates) -> Iterator[None]:
+    """Context manager in which heads' contexts and neurons' activations are multiplied by the gates."""
 
     def multiply(gates: Tensor, x: Tensor) -> Tensor:
-        return x * gates.to(x.dtype)[..., None, :]
+        return x * gates.to(x.dtype)[..., None, :]  # (B, S, K) * (B or none, 1, K)
 
     with replacing_inputs(((gates, linear) for linear, gates in _closing(model, heads, neurons)), multiply):
         yield
 
 
 @torch.no_grad()
-def fold(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> PenjingPreTrainedModel:
-    """A new model, in eval mode, that answers as `model` does when `gated`: the columns of the closing weights times the gates."""
+def fold(model: PenjingPreTrainedModel, heads: LayerGates, neurons: LayerGates) -> PenjingPreTrainedModel:
+    """A new model, in eval mode, with the gates folded into it: it answers as `model` does when `gated`.
+
+    The columns of the closing weights are multiplied by the gates.
+    """
     result = copy_of(model)
     for linear, gates in _closing(result, heads, neurons):
         linear.weight.mul_(gates.to(linear.weight.device))
@@ -74,7 +80,7 @@ def fold(model: PenjingPreTrainedModel, heads: Each, neurons: Each) -> PenjingPr
 
 
 class Gated(nn.Module, ABC):
-    """A module around `model` that takes and gives what it does, computed with gates."""
+    """The base class of a gated model: the inputs and outputs of `model`, computed with gates."""
 
     def __init__(self, model: PenjingPreTrainedModel) -> None:
         super().__init__()
@@ -82,29 +88,29 @@ class Gated(nn.Module, ABC):
         self.blueprint = blueprint_of(model)
 
     @abstractmethod
-    def gates(self, texts: int | None = None) -> tuple[Each, Each]:
-        """Those of the heads and of the neurons; with `texts`, sampled for each text where there is noise."""
+    def gates(self, texts: int | None = None) -> tuple[LayerGates, LayerGates]:
+        """The gates of the heads and of the neurons; with `texts`, sampled for each text where there is noise."""
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
-        """What `model` takes and gives; in training mode the gates are sampled for each text."""
-        texts = next(each for each in (*args, *inputs.values()) if isinstance(each, Tensor)).shape[0]
+        """The output of `model`; in training mode the gates are sampled for each text."""
+        texts = next(value for value in (*args, *inputs.values()) if isinstance(value, Tensor)).shape[0]
         with gated(self.model, *self.gates(texts if self.training else None)):
             return self.model(*args, **inputs)
 
     def folded(self) -> PenjingPreTrainedModel:
-        """A plain model with the logits that this one has in eval mode."""
+        """The gates folded: a plain model with the logits that this one has in eval mode."""
         return fold(self.model, *self.gates())
 
 
 @final
 class HeadWeights(Gated):
-    """A real number per head, 1 at the start: the heads' outputs are summed with learned weights."""
+    """Learned weights of the heads: a real number per head, 1 at the start, by which its output is multiplied."""
 
     def __init__(self, model: PenjingPreTrainedModel) -> None:
         super().__init__(model)
         self.weights = nn.ParameterList(torch.ones(layer.heads) for layer in self.blueprint.layers)
 
-    def gates(self, texts: int | None = None) -> tuple[Each, Each]:
+    def gates(self, texts: int | None = None) -> tuple[LayerGates, LayerGates]:
         return list(self.weights), []
 
 
@@ -139,28 +145,28 @@ class Gates(Gated):
         self.register_buffer("target", torch.ones(()))
         self.register_buffer("fixed", torch.tensor(False))
 
-    def gates(self, texts: int | None = None) -> tuple[Each, Each]:
+    def gates(self, texts: int | None = None) -> tuple[LayerGates, LayerGates]:
         if texts is None or self.fixed:
             flat = self._deterministic()
         else:
             sizes = [self.log_alpha.numel(), len(self.counts)]
             noise = torch.rand(texts, sum(sizes)).clamp(1e-6, 1 - 1e-6)  # on the CPU, whose random state a training saves
-            fine, block = noise.to(self.log_alpha.device).split(sizes, -1)
+            fine, block = noise.to(self.log_alpha.device).split(sizes, -1)  # (texts, heads + neurons), (texts, blocks)
             flat = sample(self.log_alpha, fine) * sample(self.log_alpha_block, block)[:, self.block]
-        each = flat.split(self.counts, -1)
+        parts = flat.split(self.counts, -1)
         layers = len(self.blueprint.layers)
-        return each[:layers], each[layers:]
+        return parts[:layers], parts[layers:]
 
     def _deterministic(self) -> Tensor:
         flat = deterministic(self.log_alpha) * deterministic(self.log_alpha_block)[self.block]
         return flat.detach() if self.fixed else flat
 
     def open_probability(self) -> Tensor:
-        """P(block) · P(fine) of every head and then every neuron."""
+        """The probability of being open, P(block) · P(fine), of every head and then every neuron."""
         return open_probability(self.log_alpha) * open_probability(self.log_alpha_block)[self.block]
 
     def expected_part(self) -> Tensor:
-        """The expected part of the encoder's MACs that stays; differentiable."""
+        """The expected part of the encoder's MACs that is kept; differentiable."""
         return (self.open_probability() * self.macs).sum() / self.macs.sum().clamp_min(1)
 
     def penalty(self) -> Tensor:
@@ -172,18 +178,18 @@ class Gates(Gated):
 
     @torch.no_grad()
     def fix(self, part: float) -> None:
-        """From now on the deterministic gates, of which those least likely open are closed until `part` of the MACs is left."""
+        """Fix the gates at their deterministic values, and close those least likely open until `part` of the MACs is left."""
         if self.fixed:
             return
         kept = torch.where(self._deterministic() > 0, self.macs, 0).double()
         order = self.open_probability().argsort(stable=True)
-        left = kept.sum() - kept[order].cumsum(0) + kept[order]  # before each of them would be closed
+        left = kept.sum() - kept[order].cumsum(0) + kept[order]  # MACs left before this gate is closed
         self.log_alpha[order[left > part * float(self.macs.sum())]] = -torch.inf
         self.fixed.fill_(True)
 
     def selection(self) -> Selection:
-        """What has a deterministic gate above zero."""
-        heads, neurons = ([tuple(gate.nonzero()[:, 0].tolist()) for gate in each] for each in self.gates())
+        """The selection of the heads and neurons whose deterministic gate is above zero."""
+        heads, neurons = ([tuple(gate.nonzero()[:, 0].tolist()) for gate in layers] for layers in self.gates())
         return Selection(tuple(LayerSelection(i, *kept) for i, kept in enumerate(zip(heads, neurons, strict=True))))
 
 
@@ -192,17 +198,21 @@ WARM_UP = 0.2
 
 
 def target_part(done: float, part: float, warmup: float = WARM_UP) -> float:
-    """The part of the MACs that is aimed at when the part `done` of the steps is over: linear from 1 to `part` until `warmup`."""
+    """The target part of the MACs when the part `done` of the steps is over: linear from 1 to `part` until `warmup`.
+
+    Xia et al. 2022, section 3.1.
+    """
     return 1 - (1 - part) * (min(1.0, done / warmup) if warmup else 1.0)
 
 
 def learned_gates(
     model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int, *, steps: int = 200, part: float = 0.5
 ) -> Importance:
-    """The criterion "gates": what gates learn to keep of a frozen model, at `part` of its MACs, so that its answers stay.
+    """The criterion "gates": gates learned on a frozen model, at `part` of its MACs, so that its answers change least.
 
     The loss is the KL divergence from the whole model's answers, no label is read. A score is a head's or neuron's probability
-    of being open times its part of the MACs: one scale, on which all scores together are the part that is expected to stay.
+    of being open times its part of the MACs: one scale, on which the scores sum to the expected part that is kept (Louizos et al. 2018;
+    Xia et al. 2022, section 3.1).
     """
     gates = Gates(copy_of(model), length_of(data)).to(model.device)
 
@@ -211,14 +221,14 @@ def learned_gates(
 
     _train(gates, logits_of(model, data.encoded), task, data, seed, steps, RATE, Hooks(before_step, gates.penalty))
     scores = (gates.open_probability().detach().double() * gates.macs / gates.macs.sum()).cpu().split(gates.counts)
-    each = [score.numpy() for score in scores]
-    return Importance(each[: len(each) // 2], each[len(each) // 2 :])
+    blocks = [score.numpy() for score in scores]
+    return Importance(blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :])
 
 
 def learn_head_weights(
     model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int, *, teacher: PenjingPreTrainedModel, steps: int = 200
 ) -> PenjingPreTrainedModel:
-    """A new model whose heads are summed with the weights that bring its answers nearest to the teacher's, folded.
+    """A new model with learned head weights folded in: those that bring its answers nearest to the teacher's.
 
     The teacher is the model before it was cut: nearest to its own answers, every weight would stay 1. They are learned on three
     quarters of the texts; where they do not lower the divergence on the others, or there are too few to tell, they stay 1 too.
@@ -226,11 +236,11 @@ def learn_head_weights(
     if len(data) < JUDGED:
         return copy_of(model)
     number = np.arange(len(data))
-    apart, learned = (data.take(number[rows]) for rows in (number % JUDGED == 0, number % JUDGED > 0))
+    held_out, learned = (data.take(number[rows]) for rows in (number % JUDGED == 0, number % JUDGED > 0))
     weights = HeadWeights(copy_of(model)).to(model.device)
     _train(weights, logits_of(teacher, learned.encoded), task, learned, seed, steps, RATE / 10)
-    reference = logits_of(teacher, apart.encoded)
-    return min(copy_of(model), weights.folded(), key=lambda each: divergence_of(each, apart, reference, task.answer_losses()))
+    reference = logits_of(teacher, held_out.encoded)
+    return min(copy_of(model), weights.folded(), key=lambda candidate: divergence_of(candidate, held_out, reference, task.answer_losses()))
 
 
 def _train(gates: Gated, reference: Logits, task: Task, data: Examples, seed: int, steps: int, peak: float, hooks: Hooks = NOTHING) -> None:
@@ -268,5 +278,5 @@ def _batches(encoded: Encoded, seed: int) -> Iterator[NDArray[np.int64]]:
 
 
 def length_of(data: Examples) -> int:
-    """The median length, at which MACs are counted."""
+    """The median length in tokens, at which MACs are counted."""
     return int(np.median(data.encoded.lengths))

@@ -1,4 +1,4 @@
-"""Structured pruning while the model is taught."""
+"""Gradual structured pruning, by learned gates during distillation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from penjing.training.taught import Taught
 
 @dataclass(frozen=True)
 class GradualSettings(Rider):
-    """The part of the encoder's MACs that is kept, and when, as parts of the steps."""
+    """Settings of gradual pruning: the part of the encoder's MACs that is kept, and when, as parts of the steps."""
 
     name = "gradual"
     paper = "Xia et al. 2022 (CoFi), section 3.1"
@@ -32,9 +32,9 @@ class GradualSettings(Rider):
 
     part: float = option(0.5, "Part of the encoder's multiply-accumulates that is kept.")
     warmup: float = WARM_UP
-    """The target falls linearly from 1 to `part` until then (Xia et al. 2022, section 3.1)."""
+    """The part of the steps over which the target falls linearly from 1 to `part` (Xia et al. 2022, section 3.1)."""
     prune_until: float = 0.6
-    """Then the gates are fixed, and the weights alone are trained on."""
+    """The part of the steps after which the gates are fixed, and the weights alone are trained on."""
 
     def __post_init__(self) -> None:
         if not 0 < self.part <= 1:
@@ -43,7 +43,7 @@ class GradualSettings(Rider):
             raise InputError(f"gradual: 0 <= warmup <= prune_until <= 1 must hold, got {self.warmup} and {self.prune_until}")
 
     def effects(self, taught: bool) -> Effects:
-        """It takes the training over."""
+        """Effects: it takes the training over."""
         return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.CUTS])
 
     def trains(self, taught: bool) -> bool:
@@ -64,16 +64,16 @@ class GradualSettings(Rider):
         return {"macs": self.part}
 
     def around(self, distill: Distill, work: Work, context: Context) -> "GradualPrune":
-        """The part that is kept is of the teacher's costs at its own lengths."""
-        own, theirs = context.lengths(work)
+        """The pruning step around `distill`; `part` counts in the teacher's MACs, at the teacher's lengths in tokens."""
+        length, teacher_length = context.lengths(work)
         blueprint = blueprint_of(context.teacher)
-        longer = blueprint.macs(theirs) / blueprint.macs(own)
-        return GradualPrune(distill, replace(self, part=min(1.0, self.part * longer)), own)
+        longer = blueprint.macs(teacher_length) / blueprint.macs(length)
+        return GradualPrune(distill, replace(self, part=min(1.0, self.part * longer)), length)
 
 
 @final
 class GradualPrune(TrainingStep[TeachingEvidence]):
-    """Structured pruning while `distill` teaches the model (Xia et al. 2022, section 3.1).
+    """The step of structured pruning while `distill` teaches the model (Xia et al. 2022, section 3.1).
 
     Gates and weights are trained together until `prune_until`; then the gates are fixed, at most `part` of the MACs stays, and
     the weights are trained on. MACs are counted for texts of `length` tokens. The layers all stay, a closed block as its bias and norm.
@@ -91,10 +91,9 @@ class GradualPrune(TrainingStep[TeachingEvidence]):
         return self.distill.observe(model, data)
 
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
-        """Train a copy of `model` and cut it; `selection` says what was kept."""
-        how = self.distill
+        """Train a copy of `model` and cut it; the result's `selection` is what was kept."""
         gradual = self.gradual
-        lesson = how.lesson(evidence)
+        lesson = self.distill.lesson(evidence)
         gates = Gates(copy_of(model), self.length)
 
         def before_step(step: int, total: int) -> None:
@@ -102,9 +101,9 @@ class GradualPrune(TrainingStep[TeachingEvidence]):
             if step + 1 >= gradual.prune_until * total:
                 gates.fix(gradual.part)
 
-        factor = RATE / how.settings.schedule.learning_rate
+        factor = RATE / self.distill.settings.schedule.learning_rate
         hooks = Hooks(before_step, gates.penalty, rates={"log_alpha": factor, "multipliers": factor}, judge_from=gradual.prune_until)
         history = lesson.teach(gates, hooks)
-        gates.fix(gradual.part)  # a schedule that was cut short may not have come to it
+        gates.fix(gradual.part)  # a schedule that was cut short may have ended before
         selection = gates.selection()
         return Taught(cut(gates.folded(), selection), history, selection=selection)

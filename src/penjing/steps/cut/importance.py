@@ -1,4 +1,7 @@
-"""What each head, neuron and hidden unit is worth: every criterion behind one signature, `(model, task, data, seed) -> Importance`."""
+"""Importance scores of heads, neurons and hidden units, for pruning.
+
+Every criterion has the signature `(model, task, data, seed) -> Importance`; the formulas are those of `penjing.maths.importance`.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,17 +25,17 @@ from penjing.training.predict import answering, pad_rows
 
 Scores = NDArray[np.float64]
 CHUNKS = 48
-"""Neurons are eliminated in so many rounds."""
+"""Rounds in which a layer's neurons are eliminated."""
 BATCH = 32
-"""Texts of a batch at most."""
+"""The largest number of texts in a batch."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Scores, higher where more would be lost.
+    """Importance scores, higher where more would be lost.
 
-    `heads`, `neurons`: one array per layer. `removed`: layers in the order in which they are missed least, empty where
-    nobody asked. `hidden`: of the residual width's units, likewise.
+    heads, neurons: one array per layer. removed: numbers of layers, the least missed first; empty where the order was not measured.
+    hidden: scores of the hidden units (the residual width); empty where they have none.
     """
 
     heads: list[Scores]
@@ -41,15 +44,17 @@ class Importance:
     hidden: Scores = field(default_factory=lambda: np.zeros(0))
 
     def to_dict(self) -> Json:
-        """A JSON object."""
+        """The scores as a JSON object."""
         return {
-            "heads": [a.tolist() for a in self.heads], "neurons": [a.tolist() for a in self.neurons],
-            "removed": self.removed, "hidden": self.hidden.tolist(),
-        }  # fmt: skip
+            "heads": [a.tolist() for a in self.heads],
+            "neurons": [a.tolist() for a in self.neurons],
+            "removed": self.removed,
+            "hidden": self.hidden.tolist(),
+        }
 
     @classmethod
     def from_dict(cls, fields: Json) -> "Importance":
-        """Read `to_dict`'s object."""
+        """The importance of a JSON object that `to_dict` made."""
         heads, neurons = ([np.array(a) for a in fields[name]] for name in ("heads", "neurons"))
         return cls(heads, neurons, list(fields["removed"]), np.array(fields["hidden"]))
 
@@ -58,7 +63,7 @@ class Importance:
 
 
 def random(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Uniform random numbers: what any criterion has to beat."""
+    """The criterion "random": uniform random numbers, which any criterion has to beat."""
     generator = np.random.default_rng(seed)
     blueprint = blueprint_of(model)
     heads, neurons = ([generator.random(getattr(layer, kind)) for layer in blueprint.layers] for kind in ("heads", "neurons"))
@@ -66,12 +71,12 @@ def random(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int)
 
 
 def magnitude_l1(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Sum of the absolute weights (Li et al. 2017, section 3.1)."""
+    """The criterion "magnitude-l1": the sum of the absolute weights (Li et al. 2017, section 3.1)."""
     return _of_weights(model, lambda weight: weight.abs())
 
 
 def magnitude_l2(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Root of the sum of the squared weights."""
+    """The criterion "magnitude": the root of the sum of the squared weights."""
     squares = _of_weights(model, lambda weight: weight.square())
     return Importance([np.sqrt(a) for a in squares.heads], [np.sqrt(a) for a in squares.neurons], [], np.sqrt(squares.hidden))
 
@@ -87,13 +92,14 @@ def _of_weights(model: PenjingPreTrainedModel, value: Callable[[Tensor], Tensor]
             attention = layer.attention
             feed_forward = layer.feed_forward
             parts = [attention.query, attention.key, attention.value] if attention.heads else []
+            # (heads · width,)
             features = sum((value(part.weight).sum(1) + value(part.bias) for part in parts), value(attention.output.weight).sum(0))
             heads.append(features.view(-1, blueprint.head_width).sum(1).double().numpy())
-            each = value(feed_forward.down.weight).sum(0)
+            neuron = value(feed_forward.down.weight).sum(0)  # (neurons,)
             if feed_forward.up is not None:
-                each = each + value(feed_forward.up.weight).sum(1) + value(feed_forward.up.bias)
+                neuron = neuron + value(feed_forward.up.weight).sum(1) + value(feed_forward.up.bias)
                 hidden += value(feed_forward.up.weight).sum(0)
-            neurons.append(each.double().numpy())
+            neurons.append(neuron.double().numpy())
             hidden += value(feed_forward.down.weight).sum(1) + value(attention.output.weight).sum(1)
             for part in parts:
                 hidden += value(part.weight).sum(0)
@@ -104,10 +110,10 @@ def _of_weights(model: PenjingPreTrainedModel, value: Callable[[Tensor], Tensor]
 
 
 def activation(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Mean norm of what each head, neuron and hidden unit gives, over texts and tokens (as Muralidharan et al. 2024, section 2.2)."""
+    """The criterion "activation": mean norm of outputs, over texts and tokens (as Muralidharan et al. 2024, section 2.2)."""
 
     def norms(a: Tensor, width: int) -> Tensor:
-        return a.view(*a.shape[:2], -1, width).norm(dim=-1).mean(1)
+        return a.view(*a.shape[:2], -1, width).norm(dim=-1).mean(1)  # (B, S, groups · width) → (B, groups)
 
     with torch.no_grad():
         seen = _observe(model, task, data, lambda a, _, width: norms(a, width), loss=None)
@@ -115,25 +121,25 @@ def activation(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: 
 
 
 def gradient(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Expected sensitivity to the gate, |Σ a·g|, normalised in each layer (Michel et al. 2019, section 4.1)."""
+    """The criterion "gradient": expected sensitivity to the gate, |Σ a·g|, normalised per layer (Michel et al. 2019, section 4.1)."""
     return _importance(model, _observe(model, task, data, _gates, label_loss(task, data)), formulas.sensitivity)
 
 
 def fisher(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Diagonal of the Fisher information of the gates (Kwon et al. 2022, section 4.1)."""
+    """The criterion "fisher": the diagonal of the Fisher information of the gates (Kwon et al. 2022, section 4.1)."""
     return _importance(model, _observe(model, task, data, _gates, label_loss(task, data)), formulas.fisher)
 
 
 def block_fisher(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Greedy elimination by the Fisher information of all gates of a block together (Kwon et al. 2022, section 4.2)."""
+    """The criterion "block-fisher": greedy elimination by a block's full Fisher information (Kwon et al. 2022, section 4.2)."""
     seen = _observe(model, task, data, _gates, label_loss(task, data))
     return _importance(model, seen, lambda G: formulas.eliminate(G.T @ G / len(G)))
 
 
 def taylor(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """First-order Taylor expansion of the loss in the weights: Σ (w·g)², g of a batch's mean loss (Molchanov et al. 2019, equation 8).
+    """The criterion "taylor": first-order Taylor expansion of the loss in the weights, Σ (w·g)² (Molchanov et al. 2019, equation 8).
 
-    The mean over batches, which differ in size, weighs each by its texts.
+    g is the gradient of a batch's mean loss. In the mean over batches, a batch counts by its number of texts.
     """
     sums: list[Importance] = []
 
@@ -142,16 +148,16 @@ def taylor(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int)
 
     _observe(model, task, data, _gates, label_loss(task, data), after_batch=collect)
     heads, neurons = (
-        [np.sum([getattr(each, kind)[i] for each in sums], axis=0) / len(data) for i in range(len(layers_of(model)))]
+        [np.sum([getattr(batch, kind)[i] for batch in sums], axis=0) / len(data) for i in range(len(layers_of(model)))]
         for kind in ("heads", "neurons")
     )
-    return Importance(heads, neurons, [], np.sum([each.hidden for each in sums], axis=0) / len(data))
+    return Importance(heads, neurons, [], np.sum([batch.hidden for batch in sums], axis=0) / len(data))
 
 
 def relevance(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Layer-wise relevance propagation from the answer given down to each head and neuron (Voita et al. 2019, section 4.1).
+    """The criterion "lrp": layer-wise relevance propagation to heads and neurons (Voita et al. 2019, section 4.1).
 
-    What starts is the logit that wins, of tagging at every token that is answered from; the rules are those of `relevance_rules`.
+    It starts from the largest logit, in tagging that of every token with a label; the rules are those of `relevance_rules`.
     """
     read = answering(data)
 
@@ -164,9 +170,9 @@ def relevance(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: i
 
 
 def reconstruction(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int) -> Importance:
-    """Elimination with the optimal-brain-surgeon correction of what is left (Kurtić et al. 2023, ZipLM, section 3.1).
+    """The criterion "obs": elimination with the optimal-brain-surgeon correction (Kurtić et al. 2023, ZipLM, section 3.1).
 
-    The error at a block's output counts by the second moments of the gradient there, so that blocks compare.
+    The error at a block's output is weighted by the second moments of the gradient there, so that blocks are comparable.
     """
     blueprint = blueprint_of(model)
     moments = _moments(model, task, data)
@@ -183,7 +189,7 @@ def reconstruction(model: PenjingPreTrainedModel, task: Task, data: Examples, se
     return Importance(heads, neurons, [], fisher(model, task, data, seed).hidden)
 
 
-# -- how they look -------------------------------------------------------------------------------------------------
+# -- observation --------------------------------------------------------------------------------------------------
 
 Key = tuple[int, str]
 """The number of a layer, and the kind of its groups."""
@@ -198,7 +204,7 @@ def _gates(a: Tensor, g: Tensor | None, width: int) -> Tensor:
 
 
 def label_loss(task: Task, data: Examples) -> Loss:
-    """Cross-entropy with the gold labels, summed, so that each text's gradient is its own."""
+    """The loss of gold labels: cross-entropy, summed, so that a text's gradient does not depend on its batch."""
     targets = task.targets(data)
 
     def loss(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
@@ -216,14 +222,15 @@ def _observe(
     loss: Loss | None,
     after_batch: Callable[[int], None] = lambda texts: None,
 ) -> dict[Key, Tensor]:
-    """`look(activations, gradients, width)` of the heads' contexts, the neurons' activations and the hidden states.
+    """Statistics `look(activations, gradients, width)` of the heads' contexts, the neurons' activations and the hidden states.
 
-    Returns (texts, groups) by (layer, kind); "hidden" is under layer -1, summed over the places where the stream is read.
+    Returns:
+        (texts, groups) by (layer, kind); "hidden" is under layer -1, summed over all places where the residual stream is read.
     """
     blueprint = blueprint_of(model)
     widths = {"heads": blueprint.head_width, "neurons": 1, "hidden": 1}
     seen: list[tuple[Key, Tensor]] = []
-    found: dict[Key, list[Tensor]] = {}
+    statistics: dict[Key, list[Tensor]] = {}
 
     def keep(key: Key, tensor: Tensor) -> None:
         if tensor.shape[-1]:
@@ -247,11 +254,11 @@ def _observe(
                     value = look(a.detach(), a.grad, widths[key[1]])
                     total[key] = value if key not in total else total[key] + value
                 for key, value in total.items():
-                    found.setdefault(key, []).append(value)
+                    statistics.setdefault(key, []).append(value)
                 after_batch(len(rows))
     finally:
         model.zero_grad()
-    return {key: torch.cat(values) for key, values in found.items()}
+    return {key: torch.cat(values) for key, values in statistics.items()}
 
 
 def _importance(model: PenjingPreTrainedModel, seen: dict[Key, Tensor], reduce: Callable[[Tensor], Tensor]) -> Importance:
@@ -263,7 +270,7 @@ def _importance(model: PenjingPreTrainedModel, seen: dict[Key, Tensor], reduce: 
 
 
 def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[BlockKey, tuple[Tensor, Tensor]]:
-    """A and C of the layer that closes each block: second moments of its inputs and of the gradient at its outputs.
+    """Second moments of each block's closing layer: A (K, K) of its inputs, C (H, H) of the gradient at its outputs.
 
     Where the head reads the first token alone, the last layer's other tokens do not count.
     """
@@ -298,7 +305,7 @@ def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[
 
 @contextmanager
 def relevance_rules(model: PenjingPreTrainedModel) -> Iterator[None]:
-    """Within, gradient × activation is the relevance of layer-wise relevance propagation (rule LRP-0).
+    """Context manager in which gradient × activation is the relevance of layer-wise relevance propagation (rule LRP-0).
 
     Attention's weights, the norms' deviations and the ratios activation(x) / x are taken as constants, so that every
     layer, and the head, is linear in what it passes on: without biases no relevance is lost (Voita et al. 2019,

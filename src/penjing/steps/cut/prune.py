@@ -1,4 +1,4 @@
-"""Cut heads, neurons, layers and hidden units: what each is worth (observe), which go (plan, injected), the cut and its repair (apply)."""
+"""Structured pruning of heads, neurons, layers and hidden units: importance (observe), selection (plan), cut and repair (apply)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ from penjing.text.encoded import Encoded
 from penjing.training.predict import divergence_of, logits_of
 
 ORDER_TEXTS = 256
-"""Texts at most that the order of the layers is found on: every layer left is tried each time."""
+"""The largest number of texts for the order of the layers: in every round each layer left is tried."""
 
 
 KEEP = ("measured", "uniform", "first", "last")
@@ -36,7 +36,7 @@ KEEP = ("measured", "uniform", "first", "last")
 
 @dataclass(frozen=True)
 class PruneSettings(Settings):
-    """What is cut, by what importance, on how many training texts; where nothing is asked, the budget decides what is cut.
+    """Settings of structured pruning: what is cut, by what importance; where nothing is given, the budget decides.
 
     macs, latency: the part of the encoder's multiply-accumulates, or of the measured latency, that is kept.
     heads, neurons, blocks (attention or feed-forward, whole), hidden: the part of them that is kept. layers: how many are kept.
@@ -87,24 +87,24 @@ class PruneSettings(Settings):
 
     @staticmethod
     def importances() -> tuple[str, ...]:
-        """The criteria by name."""
+        """The names of the importance criteria."""
         return tuple(CRITERIA)
 
     @property
     def criterion(self) -> Criterion:
-        """How importance is found; gates are learned for the part that is asked."""
+        """The importance criterion; gates are learned for the part of the MACs that is asked."""
         if self.importance == "gates" and self.macs:
             return replace(CRITERIA["gates"], score=partial(gates.learned_gates, part=self.macs))
         return criterion_of(self.importance)
 
     @property
     def limited(self) -> bool:
-        """Whether a limit on the cost is set here."""
+        """Whether these settings limit the cost."""
         return self.macs is not None or self.latency is not None
 
     @property
     def cuts(self) -> bool:
-        """Whether it is stated here what of the encoder is cut."""
+        """Whether these settings, and not the budget, decide what is cut from the encoder."""
         return any(getattr(self, name) is not None for name in ("macs", "latency", "heads", "neurons", "blocks", "layers", "hidden"))
 
     def effects(self, taught: bool) -> Effects:
@@ -124,19 +124,25 @@ class PruneSettings(Settings):
 
 @final
 class Prune(Step[Importance, Selection]):
-    """Structured pruning.
+    """The step of structured pruning.
 
-    `criterion` says what each part is worth, `choose` turns a blueprint and that into the selection that is kept (all of it,
-    unless given: `search` makes plans), and what is left is repaired on the texts of `calibration` by `method`. It is also found which `removed` layers are missed least (None:
-    their whole order).
+    criterion: scores the parts. choose: makes the selection that is kept of a blueprint and the importance; by default everything (plans
+    are made by `search`). calibration, method: texts and method of the repair. removed: how many least missed layers are put in order;
+    None: all but one.
     """
 
     name = "prune"
 
     def __init__(
-        self, task: Task, criterion: Score, calibration: Encoded, method: Repair = "weights", removed: int | None = None, seed: int = 0,
+        self,
+        task: Task,
+        criterion: Score,
+        calibration: Encoded,
+        method: Repair = "weights",
+        removed: int | None = None,
+        seed: int = 0,
         choose: Callable[[Blueprint, Importance], Selection] = lambda blueprint, _: Selection.all(blueprint),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.task = task
         self.criterion = criterion
         self.choose = choose
@@ -162,9 +168,9 @@ class Prune(Step[Importance, Selection]):
 
 
 def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: int | None = None) -> list[int]:
-    """`count` layers (None: all but one) in the order in which leaving them out changes the model's answers least, greedily.
+    """The order of the layers for removal, the least missed first: `count` of them (None: all but one), greedily.
 
-    Each time the layer goes whose absence gives the smallest KL divergence from the whole model's answers.
+    In each round the layer is removed whose absence gives the smallest KL divergence from the whole model's answers.
     """
     blueprint = blueprint_of(model)
     whole = Selection.all(blueprint)
@@ -185,7 +191,7 @@ def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: in
 
 
 def pruner(settings: PruneSettings, work: Work, context: Context, texts: int = 0) -> Prune:
-    """The step that these settings ask for, repairing on so many texts (0: as the settings say)."""
+    """The pruning step of these settings, with repair on `texts` texts (0: as many as the settings say)."""
     depth = len(blueprint_of(work.model).layers)
     measured = depth - (settings.layers or depth) if settings.keep == "measured" else 0
     return Prune(
@@ -196,7 +202,7 @@ def pruner(settings: PruneSettings, work: Work, context: Context, texts: int = 0
 
 @dataclass(frozen=True)
 class ImportanceNote(Note):
-    """The fields of `Importance`."""
+    """The record of importance scores: the fields of `Importance`."""
 
     heads: Sequence[Sequence[float]] = ()
     neurons: Sequence[Sequence[float]] = ()
@@ -206,7 +212,7 @@ class ImportanceNote(Note):
 
 @final
 class ObserveImportance(Stage[ImportanceNote]):
-    """What each head, neuron, unit and layer is worth."""
+    """The stage that scores heads, neurons, hidden units and layers."""
 
     name = "observe"
     record = ImportanceNote
@@ -220,11 +226,11 @@ class ObserveImportance(Stage[ImportanceNote]):
 
     def make(self, work: Work, context: Context, folder: Path) -> ImportanceNote:
         settings = self.settings
-        found = pruner(settings, work, context).observe(work.model, context.calibration(work, settings.texts))
-        order = f"; layers missed least first: {found.removed}" if found.removed else ""
-        heads, neurons = ([scores.tolist() for scores in layers] for layers in (found.heads, found.neurons))
+        importance = pruner(settings, work, context).observe(work.model, context.calibration(work, settings.texts))
+        order = f"; layers missed least first: {importance.removed}" if importance.removed else ""
+        heads, neurons = ([scores.tolist() for scores in layers] for layers in (importance.heads, importance.neurons))
         note = f"{told(settings.importance)} on {settings.texts} texts{order}"
-        return ImportanceNote(note, heads=heads, neurons=neurons, removed=found.removed, hidden=found.hidden.tolist())
+        return ImportanceNote(note, heads=heads, neurons=neurons, removed=importance.removed, hidden=importance.hidden.tolist())
 
     def load(self, work: Work, context: Context, record: ImportanceNote, folder: Path) -> Work:
         heads, neurons = ([np.array(scores) for scores in layers] for layers in (record.heads, record.neurons))
@@ -233,14 +239,14 @@ class ObserveImportance(Stage[ImportanceNote]):
 
 @dataclass(frozen=True)
 class PlanNote(Note):
-    """The selection that is kept."""
+    """The record of a plan: the selection that is kept."""
 
     selection: Selection = field(default_factory=lambda: Selection(()))
 
 
 @final
 class PlanCut(Stage[PlanNote]):
-    """What is kept: for the budget, or as the settings say."""
+    """The stage that plans the selection: for the budget, or as the settings say."""
 
     name = "plan"
     record = PlanNote
@@ -261,14 +267,14 @@ class PlanCut(Stage[PlanNote]):
 
 @dataclass(frozen=True)
 class CutNote(Note):
-    """errors: of each block's output before and after its repair."""
+    """The record of a cut. errors: relative squared error of each block's output, before and after its repair."""
 
     errors: Sequence[tuple[float, float]] = ()
 
 
 @final
 class Cut(Stage[CutNote]):
-    """The exact cut, and the repair of what is left."""
+    """The stage that cuts the model exactly to the selection, and repairs what is left."""
 
     name = "prune"
     record = CutNote

@@ -1,4 +1,4 @@
-"""Repair without training: what is left of each block takes over what was cut, by least squares on calibration texts."""
+"""Reconstruction after a cut, without training: each block is refitted by least squares on calibration texts."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -22,7 +22,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Squared error at the output of each block on the calibration texts, as a part of the target's: [before, after] of each."""
+    """Relative squared errors of the blocks' outputs on the calibration texts: (before, after) of each block."""
 
     errors: list[tuple[float, float]]
 
@@ -31,14 +31,15 @@ class Reconstruction:
 def repair(
     model: PenjingPreTrainedModel, teacher: PenjingPreTrainedModel, selection: Selection, encoded: Encoded, method: Repair = "weights"
 ) -> tuple[PenjingPreTrainedModel, Reconstruction]:
-    """A new model whose blocks give what the teacher's gave: `model` is `cut(teacher, selection)`.
+    """A new model whose blocks are refitted to the teacher's outputs (layer-wise reconstruction, as in ZipLM, Kurtić et al. 2023).
 
-    Block after block, on the cut model's own states: so a block also makes up for what those before it lost. The sum
+    Blocks are fitted in order, on the cut model's own states, so a block also makes up for errors of those before it. The sum
     before a block's norm is fitted to the teacher's; where layers were cut behind it, to that of the last of these, whose
-    norm it takes over. What layers before the first kept one gave, that one makes up for. Where the head reads the first
+    norm it takes over. The first kept layer also makes up for layers that were cut before it. Where the head reads the first
     token alone, the last layer is fitted on that.
 
     Args:
+        model: `cut(teacher, selection)`.
         method: "weights" refits the matrix and bias that close a block (the update of ZipLM, Kurtić et al. 2023);
             "scales" one factor per head and neuron (Kwon et al. 2022, section 4.3); "none" nothing.
     """
@@ -49,10 +50,10 @@ def repair(
     teacher_layers = layers_of(teacher)
     blueprint = blueprint_of(model)
     hidden = None if selection.hidden is None else torch.tensor(selection.hidden)
-    states = embedded(result, encoded, BATCH)  # (B, S, H) of each batch, as everything below
+    states = embedded(result, encoded, BATCH)  # one (B, S, H) per batch, as everything below
     targets = embedded(teacher, encoded, BATCH)
-    for gone in teacher_layers[: min((kept.layer for kept in selection.layers), default=0)]:
-        targets = [gone(x, None) for x in targets]
+    for removed in teacher_layers[: min((kept.layer for kept in selection.layers), default=0)]:
+        targets = [removed(x, None) for x in targets]
     errors = []
     for j, kept in enumerate(selection.layers):
         until = selection.layers[j + 1].layer if j + 1 < len(selection.layers) else len(teacher_layers)
@@ -89,7 +90,7 @@ def repair(
 
 
 class BlockRun(NamedTuple):
-    """What is seen of a block that runs: what its closing layer reads (B, S, K), its output and the sum before its norm, both (B, S, H)."""
+    """Activations of a block: the inputs of its closing layer (B, S, K), its output and the sum before its norm, both (B, S, H)."""
 
     features: Tensor
     output: Tensor
@@ -97,7 +98,7 @@ class BlockRun(NamedTuple):
 
 
 def _run(block: Block, x: Tensor) -> BlockRun:
-    """Run a block on the states x (B, S, H)."""
+    """The activations of a block on the states x (B, S, H)."""
     seen: dict[str, Tensor] = {}
     with watching_inputs((("features", block.closing), ("total", block.norm)), seen.__setitem__):
         output = run_block(block, x)
@@ -105,7 +106,7 @@ def _run(block: Block, x: Tensor) -> BlockRun:
 
 
 def _fit(block: Block, states: list[Tensor], targets: list[Tensor], width: int, method: Repair, first_only: bool) -> tuple[float, float]:
-    """Refit the closing layer of `block` in place; the relative squared error before and after."""
+    """Refit the closing layer of `block` in place; returns its relative squared error before and after."""
     closing = block.closing
     K, H = closing.in_features, closing.out_features
     A = torch.zeros(K + 1, K + 1)
@@ -114,14 +115,14 @@ def _fit(block: Block, states: list[Tensor], targets: list[Tensor], width: int, 
     total = 0.0
     for x, target in zip(states, targets, strict=True):
         features, _, given = _run(block, x)
-        a, s, t = ((y[:, 0] if first_only else y.flatten(0, 1)) for y in (features, given, target))
-        a = torch.cat([a, a.new_ones(len(a), 1)], 1)
-        R = t - s
+        a, s, t = ((y[:, 0] if first_only else y.flatten(0, 1)) for y in (features, given, target))  # (N, K), (N, H), (N, H)
+        a = torch.cat([a, a.new_ones(len(a), 1)], 1)  # (N, K + 1): the last column is the bias's
+        R = t - s  # (N, H)
         A += a.T @ a
         B += R.T @ a
         missing += float(R.square().sum())
         total += float(t.square().sum())
-    W = torch.cat([closing.weight, closing.bias[:, None]], 1)
+    W = torch.cat([closing.weight, closing.bias[:, None]], 1)  # (H, K + 1), as D below
     if method == "scales":
         if not K:
             return missing / total, missing / total

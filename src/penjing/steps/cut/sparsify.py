@@ -1,4 +1,4 @@
-"""Set single weights to zero: at once without data, or while the model is taught."""
+"""Unstructured pruning: single weights set to zero, at once without data or by masks during distillation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,19 +28,19 @@ from penjing.training.taught import Taught
 
 IMPORTANCES = ("magnitude", "random", "movement", "regrow")
 UNTRAINED = ("magnitude", "random")
-"""Those that need no training."""
+"""Importances that need no training."""
 SCHEDULES = ("one-shot", "iterative", "gradual")
 MOMENTUM = 0.9
-"""What the average gradient keeps of itself at each step, for `regrow`."""
+"""Decay of the exponential average of the gradient at each step, for `regrow`."""
 TIE_BREAK = 1e-6
-"""Movement scores begin at so much of |w|: before anything is learned the ranking is that of the magnitudes."""
+"""Movement scores start at this multiple of |w|: before anything is learned the ranking is that of the magnitudes."""
 
 Matrix = nn.Linear | nn.Embedding
 
 
 @dataclass(frozen=True)
 class SparsifySettings(Rider):
-    """How many weights become zero, which, and when.
+    """Settings of unstructured pruning: how many weights become zero, which, and when.
 
     sparsity: part of the weights that is zero at the end.
     importance: what ranks the weights. `magnitude` |w| (Han et al. 2015, section 3); `random`; `movement` a learned score
@@ -85,7 +85,7 @@ class SparsifySettings(Rider):
             raise InputError(f"regrow: {self.regrow} is out of range; give the part of the kept weights that moves, from 0 to 1")
 
     def effects(self, taught: bool) -> Effects:
-        """It takes the training over; what needs none may do without."""
+        """Effects: it takes the training over; magnitude and random at once need no training."""
         untrained = self.schedule == "one-shot" and self.importance in UNTRAINED
         if taught or not untrained:
             return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.ZEROS])
@@ -105,11 +105,11 @@ class SparsifySettings(Rider):
         return {"sparsity": self.sparsity}
 
     def around(self, distill: Distill, work: Work, context: Context) -> "Sparsify":
-        """Masks while it distils."""
+        """The step that masks weights around `distill`."""
         return Sparsify(distill, self)
 
     def sparsity_after(self, step: float, total: float) -> float:
-        """The sparsity wanted once `step` of `total` steps are done."""
+        """The scheduled sparsity once `step` of `total` steps are done."""
         if self.schedule == "one-shot":
             return self.sparsity
         if self.schedule == "iterative":
@@ -127,13 +127,17 @@ def masked_modules(model: PenjingPreTrainedModel, embeddings: bool = False) -> l
 
 
 def sparsity_of(model: PenjingPreTrainedModel, embeddings: bool = False) -> float:
-    """The part of the weights of these matrices that is zero; 0 where there are none."""
+    """The sparsity of a model: the part of the prunable weights that is zero; 0 where it has none."""
     weights = [m.weight for m in masked_modules(model, embeddings)]
     return sum(int((w == 0).sum()) for w in weights) / max(1, sum(w.numel() for w in weights))
 
 
 def sparsity_for(blueprint: Blueprint, size: float, embeddings: bool = False) -> float:
-    """The sparsity at which a model of this blueprint is stored in `size` bytes, a bitmap and the values left of each matrix."""
+    """The sparsity at which a model of this blueprint is stored in `size` bytes: a bitmap and the values left of each matrix.
+
+    Raises:
+        InputError: the weights that stay dense are larger.
+    """
     layers = blueprint.with_layers(())
     weights = blueprint.matrices - layers.matrices + (blueprint.vocabulary * blueprint.word_width if embeddings else 0)
     left = size - 4 * (blueprint.parameters - weights) - weights / 8
@@ -159,7 +163,7 @@ def sparsify(model: PenjingPreTrainedModel, settings: SparsifySettings, seed: in
 
 
 def fixed_scores(weights: list[Tensor], importance: str, seed: int) -> list[Tensor]:
-    """|w|, or for `random` a number for each weight that is always the same for a seed."""
+    """Importance scores that need no training: |w|, or for `random` numbers drawn from the seed."""
     if importance == "magnitude":
         return [w.abs() for w in weights]
     generator = torch.Generator().manual_seed(seed)
@@ -171,7 +175,7 @@ def fixed_scores(weights: list[Tensor], importance: str, seed: int) -> list[Tens
 
 @final
 class Mask(nn.Module):
-    """A parametrization of one weight: the weight where it is kept, else zero. All that it remembers is in the state dict.
+    """A parametrization of one weight: the weight where it is kept, else zero. Its whole state is in the state dict.
 
     The dense weight stays underneath. Where it is masked its gradient is zero, so only weight decay (and what is left of the
     optimizer's momentum) moves it.
@@ -189,7 +193,7 @@ class Mask(nn.Module):
         self.scores = nn.Parameter(TIE_BREAK * weight.detach().abs()) if importance == "movement" else None
 
     def forward(self, weight: Tensor) -> Tensor:
-        """W → W' = W ⊙ M; ∂L/∂S = ∂L/∂W' ⊙ W, straight through the ranking (Sanh et al. 2020, equations 2 and 3)."""
+        """The masked weight W' = W ⊙ M; ∂L/∂S = ∂L/∂W' ⊙ W, straight through the ranking (Sanh et al. 2020, equations 2 and 3)."""
         effective = torch.where(self.mask, weight, 0.0)
         if self.scores is not None:
             effective = effective + (self.scores - self.scores.detach()) * weight.detach()
@@ -198,14 +202,14 @@ class Mask(nn.Module):
         return effective
 
     def average(self, gradient: Tensor) -> None:
-        """Take the dense gradient ∂L/∂W' into its exponential average."""
+        """Add the dense gradient ∂L/∂W' to its exponential average."""
         assert self.momentum is not None
         self.momentum.lerp_(gradient, 1 - MOMENTUM)
 
 
 @final
 class Masking:
-    """The masks of a model in training: put on when this is made, moved by `before_step`, and baked in by `finish`."""
+    """The masks of a model in training: registered by the constructor, updated by `before_step`, made permanent by `finish`."""
 
     def __init__(self, model: PenjingPreTrainedModel, settings: SparsifySettings, seed: int) -> None:
         self.settings = settings
@@ -217,23 +221,23 @@ class Masking:
 
     @property
     def reached(self) -> float:
-        """The sparsity of the masks as they are."""
+        """The sparsity of the present masks."""
         return next((float(m.sparsity) for m in self.masks), self.settings.sparsity)
 
     def before_step(self, step: int, total: int) -> None:
-        """Update the masks where it is time: every so many steps while anything moves, and at once when the rise is over."""
-        s = self.settings
+        """Update the masks on schedule: every `every` steps while anything moves, and at the step that reaches the final sparsity."""
+        settings = self.settings
         reached = self.reached
-        wanted = s.sparsity_after(step + 1, total)
-        # Before the first step no gradient is known yet that could say where to regrow.
-        moved = cosine_decay(step, s.end * total, s.regrow) if s.importance == "regrow" and step else 0.0
-        moving = wanted != reached or s.importance == "movement" or moved > 0
-        if (moving and step % s.every == 0) or (wanted == s.sparsity != reached):
+        wanted = settings.sparsity_after(step + 1, total)
+        # Before the first step there is no gradient yet to regrow by.
+        moved = cosine_decay(step, settings.end * total, settings.regrow) if settings.importance == "regrow" and step else 0.0
+        moving = wanted != reached or settings.importance == "movement" or moved > 0
+        if (moving and step % settings.every == 0) or (wanted == settings.sparsity != reached):
             self.update(wanted, moved)
 
     @torch.no_grad()
     def update(self, sparsity: float, moved: float = 0.0) -> None:
-        """Set the masks to a sparsity; for `regrow`, the part `moved` of what is kept goes elsewhere and starts at zero."""
+        """Set the masks to a sparsity; for `regrow`, the part `moved` of the kept weights moves to new places, starting at zero."""
         scope = self.settings.scope
         weights: list[Tensor] = [cast(Any, m).parametrizations.weight.original for m in self.matrices]
         if self.settings.importance == "regrow":
@@ -263,7 +267,7 @@ class Masking:
 
 @final
 class Sparsify(TrainingStep[TeachingEvidence]):
-    """Prune single weights while `distill` teaches the model; what is observed, taught and recorded is all `distill`'s."""
+    """The step of unstructured pruning while `distill` teaches the model; evidence and training are those of `distill`."""
 
     name = "sparsify"
 
@@ -276,7 +280,7 @@ class Sparsify(TrainingStep[TeachingEvidence]):
         return self.distill.observe(model, data)
 
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
-        """Train a copy of `model` under masks; it is judged only once the sparsity asked is reached."""
+        """Train a copy of `model` under masks; weights are compared only once the requested sparsity is reached."""
         student = copy_of(model)
         settings = self.settings
         masking = Masking(student, settings, self.distill.settings.schedule.seed)
@@ -289,7 +293,7 @@ class Sparsify(TrainingStep[TeachingEvidence]):
 
 @final
 class SparsifyAtOnce(Stage[Note]):
-    """The least important weights to zero, without a training."""
+    """The stage of unstructured pruning at once, without a training."""
 
     name = "sparsify"
     record = Note

@@ -1,4 +1,4 @@
-"""Leave out the tokens that the user's texts never produce, or the rarest of them."""
+"""Vocabulary pruning: leave out the tokens that the user's texts never produce, or the rarest ones."""
 
 import json
 import tempfile
@@ -35,7 +35,7 @@ from penjing.text.vocabulary import choose_tokens, write_pruned
 from penjing.training.predict import logits_of
 
 WHOLE_TEXT = 1_000_000
-"""Tokens: a text is counted whole; a word that is cut off may be spelled differently."""
+"""Tokens of a text that are counted, in effect all: a word that is cut off may be spelled differently."""
 
 Counts = NDArray[np.int64]
 
@@ -43,7 +43,11 @@ Counts = NDArray[np.int64]
 @final
 @dataclass(frozen=True)
 class VocabularySettings(Settings):
-    """part: of the tokens that is kept; 0: every token that the training texts produce. corpus: a file of further texts, a line each, that count."""
+    """Settings of vocabulary pruning.
+
+    part: part of the tokens that is kept; 0: every token that the training texts produce. corpus: a file of further texts, one a line,
+    whose tokens count.
+    """
 
     name = "vocabulary"
     paper = "Abdaoui et al. 2020"
@@ -74,7 +78,9 @@ class VocabularySettings(Settings):
 
 @final
 class PruneVocabulary(Step[Counts, Selection]):
-    """Keep the part `part` of the tokens, the most frequent (None: every one that the texts produce), and what spells the rest.
+    """The step of vocabulary pruning: keep the part `part` of the tokens, the most frequent, and those that spell the rest.
+
+    part: None: every token that the texts produce.
 
     The tokenizer's files are rewritten to match by `penjing.text.vocabulary.write_pruned`. `corpus` is a file of further texts that
     count, one per line.
@@ -89,10 +95,10 @@ class PruneVocabulary(Step[Counts, Selection]):
         self.corpus = corpus
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Counts:
-        """How often the texts produce each token (V,)."""
+        """Token counts of the texts (V,)."""
         counts = np.bincount(Encoder(self.task, self.tokenizer, WHOLE_TEXT)(data.inputs)[0].ids, minlength=model.config.vocab_size)
         for lines in _lines(self.corpus) if self.corpus else ():
-            ids = [np.array(each.ids, np.int64) for each in self.tokenizer.encode_batch(lines)]
+            ids = [np.array(encoding.ids, np.int64) for encoding in self.tokenizer.encode_batch(lines)]
             counts += np.bincount(np.concatenate(ids), minlength=len(counts))
         return counts
 
@@ -105,7 +111,7 @@ class PruneVocabulary(Step[Counts, Selection]):
 
 
 def _lines(corpus: Path) -> Iterator[list[str]]:
-    """The file's lines, ten thousand at a time."""
+    """The lines of a text file, ten thousand at a time."""
     try:
         with open(corpus, encoding="utf-8") as file:
             while lines := list(islice(file, 10_000)):
@@ -116,14 +122,14 @@ def _lines(corpus: Path) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class VocabularyNote(Note):
-    """tokens: the numbers of those that are kept."""
+    """The record of vocabulary pruning. tokens: ids of the kept tokens."""
 
     tokens: Sequence[int] = ()
 
 
 @final
 class CutVocabulary(Stage[VocabularyNote]):
-    """Leave out tokens; the tokenizer is rewritten to match, and the rest of the job works on texts as it encodes them."""
+    """The stage of vocabulary pruning: it rewrites the tokenizer to match, and later stages use texts that it encodes."""
 
     name = "vocabulary"
     record = VocabularyNote

@@ -1,1 +1,1 @@
-"""Steps that give a model another form."""
+"""Steps that factorise a model's matrices."""

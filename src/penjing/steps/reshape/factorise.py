@@ -1,4 +1,4 @@
-"""Store the word embedding as the product of two small matrices."""
+"""Factorisation of the word embedding into the product of two small matrices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ Counts = NDArray[np.int64]
 @final
 @dataclass(frozen=True)
 class FactoriseSettings(Settings):
-    """rank: of the word embedding; 0: what the size that is asked leaves room for."""
+    """Settings of factorisation. rank: of the word embedding; 0: the rank that the requested size leaves room for."""
 
     name = "factorise"
     paper = "Acharya et al. 2019; Hsu et al. 2022 (FWSVD)"
@@ -48,13 +48,13 @@ class FactoriseSettings(Settings):
 
     @property
     def cuts(self) -> bool:
-        """What the size decides is not asked by hand."""
+        """Whether the rank is given, and not decided by the requested size."""
         return self.rank > 0
 
 
 @final
 class FactoriseWords(Stage[Note]):
-    """The word embedding as two factors."""
+    """The stage that factorises the word embedding."""
 
     name = "factorise"
     record = Note
@@ -63,7 +63,7 @@ class FactoriseWords(Stage[Note]):
         self.settings = settings
 
     def rank(self, work: Work, context: Context) -> int:
-        """The rank that is asked, or what the size leaves room for."""
+        """The requested rank, or that which the requested size leaves room for."""
         return self.settings.rank or context.planner.rank(work, context)
 
     def wanted(self, work: Work, context: Context) -> bool:
@@ -83,9 +83,9 @@ class FactoriseWords(Stage[Note]):
 
 @final
 class Factorise(Step[Counts, Blueprint]):
-    """Give the word table a rank; with `weighted`, the error of a token counts as often as the texts hold it.
+    """The step of factorisation; with `weighted`, the error of a token counts as often as the texts contain it.
 
-    Nothing is refitted here: `distill` trains both matrices afterwards.
+    Nothing is refitted here: `distill` trains both factors afterwards.
     """
 
     name = "factorise"
@@ -95,21 +95,21 @@ class Factorise(Step[Counts, Blueprint]):
         self.weighted = weighted
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Counts:
-        """How often the model reads each token in the texts (V,)."""
+        """Token counts of the texts (V,)."""
         return np.bincount(data.encoded.ids, minlength=model.config.vocab_size)
 
     def plan(self, blueprint: Blueprint, evidence: Counts) -> Blueprint:
-        """The rank; `apply` refuses one that the table does not have."""
+        """The blueprint with the rank; `apply` refuses a rank that the table does not have."""
         return replace(blueprint, rank=self.rank)
 
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: Counts) -> PenjingPreTrainedModel:
-        """One is added to each count: a token that other texts may hold counts a little."""
+        """The factorised model. One is added to each count: a token that other texts may contain counts a little."""
         return factorise(model, plan.rank, torch.from_numpy(evidence + 1).double() if self.weighted else None)
 
 
 @torch.no_grad()
 def factorise(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None = None) -> PenjingPreTrainedModel:
-    """A new model whose word table is a product (V, rank) · (rank, E): of all of that rank the nearest, and at rank E exact.
+    """A new model with a factorised word table (V, rank) · (rank, E), the nearest of that rank; exact at rank E.
 
     weights: (V,), how much the squared error of each token's row counts, for example how often texts hold it; None: all the same
     (Acharya et al. 2019; Hsu et al. 2022, FWSVD). A table that has a rank already is multiplied out first.

@@ -1,1 +1,1 @@
-"""Steps that teach."""
+"""Steps that train a model: knowledge distillation, of one task or several."""

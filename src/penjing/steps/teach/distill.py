@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import final
 
@@ -13,6 +13,7 @@ from torch import nn
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.files.options import option
+from penjing.files.whole import Json
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
 from penjing.model.watch import encoder_of
@@ -34,16 +35,24 @@ STATES_FIRST = 0.6
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """What is taught, and the schedule; by default what was best of all presets (`states` in presets.py).
+    """Settings of distillation: losses, layer map and schedule; by default the best of all presets (`states`).
 
-    losses: weights of those on answers (`ANSWERS`), on the gold labels (hard) and on states (`STATE_LOSSES`), by name; in place of a name a
-    loss of one's own may stand, a `StateLoss` or a function of the student's and the teacher's logits. temperature: of
-    answers. alpha: of the student's entropy in kl-entropy. layer_map: which layers are matched (`MAPS`, or pairs as "1:2,2:4").
-    relation_heads: of relations; 0: as `Objective` says. levels: matched layers that levels takes; 0: all. anneal: from the teacher's
-    answers to the gold labels, linearly (Clark et al. 2019: teacher annealing). states_first: part of the steps that teach states
-    alone, the others answers alone (Jiao et al. 2020); 0: both throughout; None: `STATES_FIRST` where both are taught. general_epochs:
-    over plain text before all that, states alone. noise, draws: on the word embeddings, of the student's texts and of the teacher's,
-    whose answers are the mean of the draws. Of tagging those tokens alone are taught answers that are answered from (`answered_tokens`).
+    losses: the weight of each loss by name: on answers (`ANSWERS`), on the gold labels (hard), on states (`STATE_LOSSES`); in place of
+        a name, a loss of the user's own: a `StateLoss`, or a function of the student's and the teacher's logits.
+    temperature: of the answers' softmax (Hinton et al. 2015, section 2).
+    alpha: weight of the student's entropy in kl-entropy.
+    layer_map: which layers are matched (`MAPS`, or pairs as "1:2,2:4").
+    relation_heads: heads of the loss relations; 0: as `Objective` says.
+    levels: how many matched layers the loss levels takes; 0: all.
+    anneal: go linearly from the teacher's answers to the gold labels (Clark et al. 2019: teacher annealing).
+    states_first: part of the steps that teach states alone, the others answers alone (Jiao et al. 2020, TinyBERT); 0: both throughout;
+        None: `STATES_FIRST` where both are taught.
+    general_epochs: epochs over plain text before all that, states alone.
+    noise, draws: Gaussian noise on the word embeddings, in their standard deviations, for student and teacher; the teacher's answers
+        are the mean over the draws.
+    dropout: of the student in training.
+
+    In tagging, answers are taught at the tokens that a label is read from (`answered_tokens`) alone.
     """
 
     schedule: Schedule = field(default_factory=lambda: Schedule(learning_rate=1e-4, least_steps=1500, patience=100))
@@ -88,7 +97,11 @@ class DistillSettings:
             raise InputError("anneal: it goes from the teacher's answers to the labels; give losses of both, as kl=1,hard=1")
 
     def check_fits(self, depth: int, teacher: Blueprint) -> None:
-        """Refuse what a student of `depth` layers, or its teacher, has not so many of, before anything is done."""
+        """Check the settings against a student of `depth` layers and its teacher, before anything is done.
+
+        Raises:
+            InputError: the relation heads, the mapped layers or the levels do not fit.
+        """
         widest = teacher.head_width * max((layer.heads for layer in teacher.layers), default=0)
         if self.relation_heads > widest:
             raise InputError(f"relation_heads: {self.relation_heads} does not divide {widest} (teacher); give a divisor")
@@ -97,24 +110,29 @@ class DistillSettings:
         elif self.levels > depth + 1:
             raise InputError(f"levels: {self.levels} are more than the {depth + 1} that are matched; give at most as many")
 
+    def to_json(self) -> Json:
+        """The settings as a JSON object; losses of one's own by their names."""
+        named = {loss_name(loss): weight for loss, weight in self.losses.items()}
+        return asdict(self) | {"losses": named}
+
     @property
     def curriculum(self) -> Curriculum:
-        """The losses, and when each is taught."""
+        """The curriculum: the losses, and when each of them is taught."""
         return Curriculum(self.losses, self.temperature, self.alpha, self.states_part, self.anneal)
 
     @property
     def lesson(self) -> LessonSettings:
-        """The settings of the training itself."""
+        """The settings of the training loop."""
         return LessonSettings(self.schedule, self.curriculum, self.general_epochs, self.noise, self.dropout)
 
     @property
     def states(self) -> dict[Loss, float]:
-        """The losses on states."""
+        """The losses on hidden states, with their weights."""
         return Curriculum(self.losses).states
 
     @property
     def answers(self) -> dict[Loss, float]:
-        """The losses on answers and labels."""
+        """The losses on answers and labels, with their weights."""
         return Curriculum(self.losses).answers
 
     @property
@@ -127,7 +145,7 @@ class DistillSettings:
 
 @dataclass(frozen=True)
 class Teachers:
-    """The teacher, whose encoder states are learned from too, and further ones, whose answers are averaged with the teacher's."""
+    """The teacher, whose hidden states are learned from too, and further teachers, whose answers are averaged with its own."""
 
     teacher: PenjingPreTrainedModel
     others: Sequence[PenjingPreTrainedModel] = ()
@@ -135,9 +153,9 @@ class Teachers:
 
 @dataclass(frozen=True)
 class Place:
-    """The folder where the training state lives until the caller removes it, and the folder of the teacher's cached outputs.
+    """Folders of a training: `folder` for its state, until the caller removes it; `cache` for the teacher's outputs.
 
-    cache: None: in `folder`.
+    cache: None: inside `folder`.
     """
 
     folder: Path
@@ -152,10 +170,10 @@ class Place:
 @final
 @dataclass(frozen=True)
 class Distill(TrainingStep[TeachingEvidence]):
-    """Knowledge distillation (Hinton et al. 2015), with whatever losses the settings say.
+    """The step of knowledge distillation (Hinton et al. 2015), with the losses of the settings.
 
-    dev: texts that the best weights are chosen by. selection: what the student has of the teacher, layers and hidden units; None where it
-    came from elsewhere. general: plain texts to learn states on first.
+    dev: held-out texts that the best weights are chosen by. selection: the layers and hidden units that the student has of the teacher;
+    None where it came from elsewhere. general: plain texts to learn states on first.
     """
 
     name = "distill"
@@ -193,7 +211,7 @@ class Distill(TrainingStep[TeachingEvidence]):
         return Noise(self.settings.noise, self.settings.draws, self.settings.temperature)
 
     def objective(self, student: nn.Module) -> Objective | None:
-        """The losses on states, for this student."""
+        """The objective on hidden states for this student; None where no state is taught."""
         settings = self.settings
         if not settings.states:
             return None
@@ -201,7 +219,7 @@ class Distill(TrainingStep[TeachingEvidence]):
         teacher = encoder_of(self.teachers.teacher)
         kept = None if self.selection is None else [layer.layer for layer in self.selection.layers]
         pairs = layer_map(settings.layer_map, len(own.config.layers), len(teacher.config.layers), kept)
-        with torch.random.fork_rng():  # what is drawn is the same in a run that goes on
+        with torch.random.fork_rng():  # the same random numbers in a resumed run
             torch.manual_seed(settings.schedule.seed)
             return Objective(
                 settings.states, pairs, own, teacher, heads=settings.relation_heads, levels=settings.levels,
@@ -209,7 +227,7 @@ class Distill(TrainingStep[TeachingEvidence]):
             )  # fmt: skip
 
     def teach(self, model: PenjingPreTrainedModel, evidence: TeachingEvidence) -> Taught:
-        """Train a copy of `model`."""
+        """Train a copy of `model`, on plain texts first where there are any."""
         student = copy_of(model)
         lesson = self.lesson(evidence)
         objective = self.objective(student)
@@ -220,7 +238,5 @@ class Distill(TrainingStep[TeachingEvidence]):
         return Taught(copy_of(student), history)
 
     def lesson(self, evidence: TeachingEvidence) -> Lesson:
-        """The lesson that the evidence makes."""
-        return Lesson(
-            self.task, evidence, self.dev, self.objective, self.settings.lesson, self.place.folder / "state.pt", self.progress
-        )  # fmt: skip
+        """The training of one student, made from the evidence."""
+        return Lesson(self.task, evidence, self.dev, self.objective, self.settings.lesson, self.place.folder / "state.pt", self.progress)

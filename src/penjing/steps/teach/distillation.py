@@ -1,13 +1,14 @@
-"""The training of a recipe: distillation by itself, or with what another step does meanwhile."""
+"""The training stage of a recipe: distillation, by itself or with pruning or quantization during the training."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, final
 
+from penjing.files.whole import Json
 from penjing.model.coded import Coded
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.packing import PACKED, load_coded
@@ -22,42 +23,42 @@ from penjing.training.taught import Taught
 from penjing.training.texts import TextSettings
 
 ALSO = "also"
-"""The folder of the models of further tasks that share the encoder."""
+"""Name of the folder of companion models: further tasks that share the encoder."""
 
 
 class TeachingStep(Protocol):
-    """A step that trains."""
+    """The interface of a training step."""
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Any:
-        """The teacher's outputs on the texts."""
+        """The evidence: the teacher's outputs on the texts."""
 
     def teach(self, model: PenjingPreTrainedModel, evidence: Any) -> Taught:
         """Train a copy of the model."""
 
 
 class Rider(Settings):
-    """Settings of a step that may go on during the recipe's training, and takes it over then."""
+    """The base class of settings whose step can run during the recipe's training, around its distillation."""
 
     teaching: ClassVar[str]
-    """What the training's stage is called then."""
+    """The name of the training's stage then."""
 
     @abstractmethod
     def around(self, distill: Distill, work: Work, context: Context) -> TeachingStep:
-        """The step that teaches as `distill` does, and does its own meanwhile."""
+        """The training step that wraps `distill` and prunes or quantizes meanwhile."""
 
     def before(self) -> Sequence[Stage[Any]]:
-        """Stages that have to come before the training."""
+        """Stages that must run before the training."""
         return []
 
     def told(self, taught: Taught) -> str:
-        """What to tell of the training."""
+        """The training's part of the note."""
         return f"{taught.history.steps} steps"
 
 
 @final
 @dataclass(frozen=True)
 class Distillation(Settings):
-    """`how`: what is taught, and the schedule. `texts`: which texts are learned from."""
+    """Settings of the recipe's training. how: losses and schedule. texts: which texts are learned from."""
 
     name = "distill"
     paper = "Hinton et al. 2015; each preset names its own"
@@ -66,12 +67,19 @@ class Distillation(Settings):
     how: DistillSettings = field(default_factory=DistillSettings)
     texts: TextSettings = field(default_factory=TextSettings)
 
+    def to_json(self) -> Json:
+        """The settings as a JSON object; losses of one's own by their names."""
+        return {"how": self.how.to_json(), "texts": asdict(self.texts)}
+
     def effects(self, taught: bool) -> Effects:
-        """A training, which gives every weight a new value."""
+        """Effects of a training: it gives every weight a new value."""
         return effects(needs=(), makes=[Trait.TRAINING], undoes=list(REWRITES))
 
     def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
-        """One, with what comes before it for the step that takes the training over; none where that step has stages of its own."""
+        """The training's stage, after those that the step which takes it over needs first.
+
+        None where that step has training stages of its own.
+        """
         takers = [item for item in recipe if item.trains(True)]
         if any(not isinstance(item, Rider) for item in takers):
             return []
@@ -81,7 +89,7 @@ class Distillation(Settings):
 
 @dataclass(frozen=True)
 class TaughtNote(Note):
-    """history: of the training. ranges: of the inputs of the linear layers, where it was trained in int8."""
+    """The record of a training: its history; the input ranges of linear layers, where it was trained in int8; if codes exist."""
 
     history: History = field(default_factory=History)
     ranges: Mapping[str, tuple[float, float]] | None = None
@@ -90,7 +98,10 @@ class TaughtNote(Note):
 
 @final
 class Teach(Stage[TaughtNote]):
-    """Teach the model what its base answers. The teacher's outputs and the state of the training live in partial/ until the stage is whole."""
+    """The training stage: the base teaches the model.
+
+    The teacher's outputs and the state of the training live in partial/ until the stage is whole.
+    """
 
     record = TaughtNote
 
@@ -100,7 +111,7 @@ class Teach(Stage[TaughtNote]):
         self.name = rider.teaching if rider else settings.name
 
     def wanted(self, work: Work, context: Context) -> bool:
-        """An untouched model, in float, would be taught by itself, unless something else than its own answers is taught."""
+        """False for an untouched float model that would be its own teacher, and be taught nothing but its own answers."""
         more = context.material
         other = more.student or more.companions or more.teachers or more.general or more.unlabelled
         how = self.settings.how
@@ -116,10 +127,10 @@ class Teach(Stage[TaughtNote]):
             if companions:
                 step = Multitask(distill, companions)
             taught = step.teach(work.model, step.observe(work.model, train))
-        told = self.rider.told(taught) if self.rider else f"{taught.history.steps} steps"
+        note = self.rider.told(taught) if self.rider else f"{taught.history.steps} steps"
         if companions:
-            told += "; " + ", ".join(teaching.keep_companions(folder / ALSO, taught.others))
-        kept = context.keep(replace(work, model=taught.model), folder, told, taught.coded)
+            note += "; " + ", ".join(teaching.keep_companions(folder / ALSO, taught.others))
+        kept = context.keep(replace(work, model=taught.model), folder, note, taught.coded)
         for state in context.run.partial.glob("state*.pt"):
             state.unlink()
         return TaughtNote(kept.note, kept.quality, kept.bytes, taught.history, taught.ranges, taught.coded is not None)

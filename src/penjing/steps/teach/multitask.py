@@ -1,4 +1,4 @@
-"""One encoder for several tasks, each with a head and a teacher of its own."""
+"""Multi-task distillation: one encoder for several tasks, each with a head and a teacher of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from penjing.training.taught import Taught
 
 @dataclass(frozen=True)
 class Companion:
-    """Another task: how it is taught, on which texts, and the student whose head it starts from."""
+    """A further task of multi-task distillation: its distillation, its texts, and the student whose head it starts from."""
 
     distill: Distill
     data: Examples
@@ -30,7 +30,7 @@ class Companion:
 
 @final
 class Shared(nn.Module):
-    """Students of several tasks around the first one's encoder."""
+    """A module of several tasks' students that share the first one's encoder."""
 
     def __init__(self, students: Sequence[PenjingPreTrainedModel]) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Shared(nn.Module):
             other.encoder = first.encoder
 
     def forward(self, task: int, **feeds: Tensor) -> Any:
-        """The output of the student of that task."""
+        """The output of the student of the task with this number."""
         return self.students[task](**feeds)
 
 
@@ -59,30 +59,30 @@ class Multitask(TrainingStep[Sequence[TeachingEvidence]]):
     companions: Sequence[Companion]
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Sequence[TeachingEvidence]:
-        """The outputs of every teacher on its own task's texts; the main task's first."""
+        """The outputs of every teacher on its own task's texts; those of the main task come first."""
         others = [companion.distill.observe(companion.student, companion.data) for companion in self.companions]
         return [self.distill.observe(model, data), *others]
 
     def teach(self, model: PenjingPreTrainedModel, evidence: Sequence[TeachingEvidence]) -> Taught:
-        """Train copies of all students together."""
+        """Train copies of all students together, by batches that mix their tasks."""
         students = [copy_of(model), *(copy_of(companion.student) for companion in self.companions)]
         teaching = [self.distill, *(companion.distill for companion in self.companions)]
         lessons = [distill.lesson(observed) for distill, observed in zip(teaching, evidence, strict=True)]
         first = lessons[0]
         shared = Shared(students)
         objectives = [distill.objective(student) for distill, student in zip(teaching, students, strict=True)]
-        # what is learned to compare widths is trained, and kept, with the students
+        # the objectives' learned projections between widths are trained, and saved, with the students
         shared.add_module("objectives", nn.ModuleList(objective or nn.Identity() for objective in objectives))
         starts = np.cumsum([0, *(len(lesson.data) for lesson in lessons)])  # task k has the rows from starts[k] to starts[k + 1]
 
         def loss(module: nn.Module, batch: Batch) -> Tensor:
             terms = []
             for k, lesson in enumerate(lessons):
-                mine = np.flatnonzero((starts[k] <= batch.rows) & (batch.rows < starts[k + 1]))  # places in the batch
-                if len(mine):
-                    feeds = {name: value[mine] for name, value in batch.feeds.items()}
-                    own = Batch(feeds, batch.rows[mine] - starts[k], batch.done)
-                    terms.append(len(mine) / len(batch.rows) * lesson.loss(students[k], own, objectives[k]))
+                places = np.flatnonzero((starts[k] <= batch.rows) & (batch.rows < starts[k + 1]))  # of task k in the batch
+                if len(places):
+                    feeds = {name: value[places] for name, value in batch.feeds.items()}
+                    own = Batch(feeds, batch.rows[places] - starts[k], batch.done)
+                    terms.append(len(places) / len(batch.rows) * lesson.loss(students[k], own, objectives[k]))
             return sum(terms[1:], terms[0])
 
         def mean_quality(module: nn.Module) -> float:

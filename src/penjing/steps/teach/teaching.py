@@ -1,4 +1,4 @@
-"""How a student is taught: where it starts, on which texts, by which teachers."""
+"""The inputs of distillation: the student's start, the training texts, the teachers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -29,17 +29,17 @@ from penjing.training.teacher import teacher_outputs
 from penjing.training.texts import Texts, TextSettings
 
 SHARED = ("hidden", "head_width", "positions", "token_types", "embedding", "layers")
-"""What the blueprints of models that are to share an encoder have in common."""
+"""Fields of the blueprint that must agree between models that share an encoder."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What distillation takes beside the training data.
+    """Models and texts of distillation beside the training data.
 
-    student: a model to start from, in place of the teacher's layers. teachers: further ones, of the same labels and tokenizer.
-    general: plain texts to learn states on first. unlabelled: texts that the teacher answers, beside the training texts. masked_lm:
-    the language model that augments texts. companions: further tasks that share the encoder, each with its teacher. cache: where the
-    teacher's outputs are kept for the next run; None: nowhere.
+    student: a model to start from, in place of the teacher's layers. teachers: further teachers, of the same labels and tokenizer.
+    general: plain texts to learn states on first. unlabelled: texts that the teacher labels, beside the training texts. masked_lm:
+    the masked language model that augments texts. companions: further tasks that share the encoder, each with its teacher. cache: the
+    folder that keeps the teacher's outputs for the next run; None: not kept.
     """
 
     student: Path | None = None
@@ -53,8 +53,11 @@ class Material:
 
 @dataclass(frozen=True)
 class Teaching:
-    """`data` is as `teacher` encodes it; `distillation` and `wanted` are the settings of the losses and of the texts; `partial` is where a
-    step keeps its state while it works."""
+    """The teaching of a student: data, teacher, settings and further material of a distillation.
+
+    data: encoded by the teacher's tokenizer. distillation: settings of the losses. wanted: settings of the texts. partial: the folder
+    of the training's state.
+    """
 
     data: Data
     teacher: PenjingPreTrainedModel
@@ -66,22 +69,22 @@ class Teaching:
 
     @property
     def texts(self) -> Texts:
-        """The training texts."""
+        """The training texts, split into those to learn from and those held out."""
         return Texts(self.data, self.teacher, self.seed)
 
     @property
     def settings(self) -> DistillSettings:
-        """Those of distillation, with the seed."""
+        """The settings of distillation, with the seed."""
         assert self.distillation
         return replace(self.distillation, schedule=replace(self.distillation.schedule, seed=self.seed))
 
     @property
     def cache(self) -> Path:
-        """Where the teacher's outputs are kept."""
+        """The folder of the teacher's cached outputs."""
         return self.material.cache or self.partial / "teacher"
 
     def student(self) -> PenjingPreTrainedModel:
-        """What is cut and taught: the teacher, or the student that is given."""
+        """The model that is cut and trained: the teacher, or the given student."""
         path = self.material.student
         if path is None:
             return self.teacher
@@ -93,9 +96,9 @@ class Teaching:
         return read(path, head=data.task.head, labels=data.task.labels)
 
     def split(self) -> tuple[Examples, Examples]:
-        """The texts that the weights are chosen by, and those that are learned from, as the recipe says.
+        """The development texts that the best weights are chosen by, and the texts that are learned from.
 
-        The former are training texts that are held out, so that the evaluation data judges the result fairly.
+        The former are held-out training texts, so that the evaluation data judges the result fairly.
         """
         material = self.material
         dev = self.texts.weights
@@ -115,7 +118,7 @@ class Teaching:
         return dev, self.texts.drawn(train, self.wanted, logits, material.unlabelled, cast(PenjingForMaskedLM | None, masked))
 
     def distill(self, dev: Examples, selection: Selection | None = None, progress: Progress = silent) -> Distill:
-        """The step that teaches a student of this selection, the one that is given, or (None) one that is no BERT."""
+        """The distillation step of a student cut by this selection, of the given student, or (None) of one that is no BERT."""
         material = self.material
         task = self.data.task
         if material.general and (material.companions or not self.settings.states):
@@ -126,20 +129,20 @@ class Teaching:
         )  # fmt: skip
 
     def others(self) -> list[PenjingPreTrainedModel]:
-        """The further teachers."""
+        """The further teachers, read and checked."""
         task = self.data.task
-        found = []
+        teachers = []
         for path in self.material.teachers:
             self._check(path, "teacher", task)
-            found.append(read(path, head=task.head, labels=task.labels))
-        return found
+            teachers.append(read(path, head=task.head, labels=task.labels))
+        return teachers
 
     def _origin(self, selection: Selection | None) -> Selection | None:
-        """What the student has of the teacher; None where a student is given (nothing is cut then), or it is no BERT."""
+        """The selection of the teacher that the student is; None where a student is given (nothing is cut then), or is no BERT."""
         return None if self.material.student else selection
 
     def companions(self, selection: Selection) -> list[Companion]:
-        """Further tasks that share the encoder: each with its teacher, its texts, and the head that it starts from."""
+        """The further tasks that share the encoder: each with its teacher, its texts, and the head that it starts from."""
         return [self._companion(path, data, selection) for path, data in self.material.companions]
 
     def _companion(self, path: Path, data: Data, selection: Selection) -> Companion:
@@ -154,23 +157,27 @@ class Teaching:
         train = texts.labelled(texts.learned)
         given = self.material.student
         student = self._given(given, data) if given else cut(teacher, selection)
-        distill = Distill(
-            data.task, Teachers(teacher), self.settings, dev, Place(self.partial, self.cache), self._origin(selection)
-        )  # fmt: skip
+        distill = Distill(data.task, Teachers(teacher), self.settings, dev, Place(self.partial, self.cache), self._origin(selection))
         return Companion(distill, train, student)
 
     def keep_companions(self, folder: Path, students: Sequence[PenjingPreTrainedModel]) -> list[str]:
-        """Write the other tasks' models, and say how good each is on its evaluation data."""
-        said = []
+        """Write the other tasks' models; returns a note of the quality of each on its evaluation data."""
+        notes = []
         for i, (model, (path, data)) in enumerate(zip(students, self.material.companions, strict=True)):
             write(model, folder / f"{i + 1}-{data.task.name}", tokenizer=path)
             teacher = read(path, head=data.task.head, labels=data.task.labels)
-            before, after = (evaluator(data.task, data.eval)(each) for each in (teacher, model))
-            said.append(f"{data.task.name} {before:.2f} -> {after:.2f}")
-        return said
+            before, after = (evaluator(data.task, data.eval)(judged) for judged in (teacher, model))
+            notes.append(f"{data.task.name} {before:.2f} -> {after:.2f}")
+        return notes
 
     def _check(self, path: Path, option: str, task: Task, taught: bool = True) -> None:
-        """Refuse a model that cannot stand beside the teacher: other tokens, too few positions, another head or other labels."""
+        """Check that a model goes with the teacher: the same tokens, enough positions, the same head and labels.
+
+        taught: whether it answers the task, so that its head and labels count.
+
+        Raises:
+            InputError: it does not.
+        """
         self._same_tokens(path, option)
         checkpoint = open_checkpoint(path)
         positions = checkpoint.positions
@@ -190,12 +197,12 @@ class Teaching:
             )
 
     def _same_tokens(self, path: Path, option: str) -> None:
-        """Refuse a model whose tokenizer makes other tokens of the evaluation data than the teacher's."""
+        """Check that a model's tokenizer makes the teacher's tokens of the evaluation data; else `InputError`."""
         encoded = replace(self.data.encoder, tokenizer=tokenizer_of(path))(self.data.eval.inputs)[0]
         if not np.array_equal(encoded.ids, self.data.eval.encoded.ids):
             raise InputError(f"{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary")
 
 
 def shown(progress: Callable[[str], Any] | None, title: str) -> Any:
-    """A context whose value is told how far a training is: a bar of this title, or nobody."""
+    """A context manager that gives the progress callback of a training: a bar of this title, or a silent one."""
     return progress(title) if progress else nullcontext(silent)

@@ -1,4 +1,4 @@
-"""The base of the steps that train: distillation, by itself or while a model is cut or rounded."""
+"""The base class of training steps: distillation, by itself or while a model is pruned or quantized."""
 
 from abc import abstractmethod
 from typing import Generic
@@ -10,14 +10,14 @@ from penjing.training.taught import Taught
 
 
 class TrainingStep(Step[Evidence, Blueprint], Generic[Evidence]):
-    """A step that trains a copy of the model; what it plans is the blueprint as it is."""
+    """The base class of a step that trains a copy of the model; its plan is the unchanged blueprint."""
 
     def plan(self, blueprint: Blueprint, evidence: Evidence) -> Blueprint:
-        """The identity: what training changes of the blueprint is known only afterwards."""
+        """The unchanged blueprint: what training changes of it is known only afterwards."""
         return blueprint
 
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: Evidence) -> PenjingPreTrainedModel:
-        """The model that `teach` gives."""
+        """The trained model that `teach` returns."""
         return self.teach(model, evidence).model
 
     @abstractmethod
