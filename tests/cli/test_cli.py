@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,12 @@ from conftest import tiny_teacher
 
 from penjing import cli
 from penjing.cli import view
-from penjing.tasks.sources import Reading, load_data
+from penjing.engines.clock.machine import machine
+from penjing.engines.clock.measurement import Figures
+from penjing.job.evaluation import Benchmark, BenchRow
+from penjing.tasks.sources import load_data
+from penjing.text.reading import Reading
+from penjing.training.finetune import Split
 
 
 @pytest.fixture
@@ -63,11 +69,11 @@ def test_what_the_best_weights_are_chosen_by_is_what_compress_judges_by_and_is_n
     (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     seen: list[Any] = []
 
-    def finetune(model: str, task: Any, train: Any, dev: Any, *given: Any, **options: Any) -> tuple[Any, float]:
-        seen.extend((train.inputs, dev.inputs))
+    def finetune(model: str, task: Any, split: Split, *given: Any, **options: Any) -> tuple[Any, float]:
+        seen.extend((split.train.inputs, split.dev.inputs))
         return SimpleNamespace(best=0.0, steps=0, seconds=0.0), 0.0
 
-    monkeypatch.setattr("penjing.training.finetune.finetune", finetune)
+    monkeypatch.setattr("penjing.job.api.finetune", finetune)
     given = ("--model", place / "teacher", "--task", "classification", "--train", place / "train.jsonl", "--eval", place / "data.jsonl")
     _run(monkeypatch, capsys, "train", *given, "--out", place / "trained")
     train, dev = seen
@@ -140,12 +146,12 @@ def test_bench_measures_side_by_side(place: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_table_holds_in_80_columns_and_cuts_no_name() -> None:
     name = "models/" + "a-long-name-" * 20
-    row = {"folder": f"{name}\x1b", "form": "onnxruntime fused int8", "latency_ms": 123.456, "latency_p95_ms": 234.5, "latency_p99_ms": 345.6,
-           "end_to_end_ms": None, "throughput_per_s": 12345.6, "cold_start_s": 12.3, "peak_mb": 1234.5, "speedup": 12.345,
-           "speedup_range": [0.998, 12.3], "disturbance": ""}  # fmt: skip
-    busy = row | {"speedup": None, "disturbance": "other work took half of a processor"}
-    lines = view._bench_text([row, busy], "a title").splitlines()
-    assert lines[:3] == [f"1: {name}\\x1b, onnxruntime fused int8", f"2: {name}\\x1b, onnxruntime fused int8", "a title"]
+    figures = Figures(123.456, 234.5, 345.6, None, 12345.6, 12.3, 0.3, 1234.5, True)
+    row = BenchRow(f"{name}\x1b", "onnxruntime fused int8", figures, "", 12.345, (0.998, 12.3))
+    busy = replace(row, speedup=None, disturbance="other work took half of a processor")
+    lines = view._bench_text(Benchmark(2, 1, 24.0, 44.0, machine(), {}, (row, busy))).splitlines()
+    title = "batch 1, 2 threads, 24 tokens (median); faster than row 1"
+    assert lines[:3] == [f"1: {name}\\x1b, onnxruntime fused int8", f"2: {name}\\x1b, onnxruntime fused int8", title]
     header, first, second, unsteady = lines[3:]
     assert len(header) == len(first) == len(second) <= 80 and "0.998-12.3" in first and "12.35x" in first and "  -  " in second
     assert unsteady.startswith("2 is not steady") and unsteady.endswith("half of a processor")

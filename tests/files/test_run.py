@@ -91,7 +91,7 @@ def test_a_second_run_is_refused_and_told_who_holds_the_folder_until_that_one_is
     out = tmp_path / "out"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout and first.stdout.readline() == "held\n"
-        said = rf"--out: a run is writing in .*out already \(process {first.pid} of .*, since 20.*\); wait for it or stop it"
+        said = rf"^out: a run is writing in .*out already \(process {first.pid} of .*, since 20.*\); wait for it or stop it"
         with pytest.raises(InputError, match=said), claimed(out, ASKED):
             pass
         (tmp_path / "link").symlink_to(out)
@@ -143,11 +143,11 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_done(tmp_pat
     if sys.platform == "linux":
         cases[Path("/proc/penjing")] = "cannot be made"
     for out, said in cases.items():
-        with pytest.raises(InputError, match=f"--out: .*{said}"), claimed(out, ASKED):
+        with pytest.raises(InputError, match=f"^out: .*{said}"), claimed(out, ASKED):
             pytest.fail(f"{out} was taken")
-    with pytest.raises(InputError, match=r"--cache: .*file is a file"):
-        writable(tmp_path / "file", "--cache")
-    writable(tmp_path / "cache", "--cache")
+    with pytest.raises(InputError, match=r"^cache: .*file is a file"):
+        writable(tmp_path / "file", "cache")
+    writable(tmp_path / "cache", "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -160,7 +160,7 @@ def test_a_link_that_leads_nowhere_is_followed(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_found_out_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "full", lambda folder: True)
-    with pytest.raises(InputError, match=r"--out: the disk of .* is full"), claimed(tmp_path / "out", ASKED):
+    with pytest.raises(InputError, match=r"^out: the disk of .* is full"), claimed(tmp_path / "out", ASKED):
         pytest.fail("it was taken")
     assert not (tmp_path / "out").exists()
 

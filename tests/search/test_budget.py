@@ -16,13 +16,14 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.engines.clock.trial import Trial
 from penjing.engines.form import EAGER
 from penjing.errors import InputError
+from penjing.files.records import from_json, to_json
 from penjing.model.surgery import cut
+from penjing.search.budget import WIDTH, Bench, Limits, Planned, by_hand, choose, describe, for_budget, for_depth
 from penjing.search.costs import CostTable
-from penjing.search.budget import WIDTH, Bench, by_hand, choose, describe, for_budget, for_depth
 from penjing.selection import Selection
-from penjing.steps.cut.criteria import IMPORTANCE
+from penjing.steps.cut.criteria import CRITERIA
 from penjing.steps.cut.importance import Importance
-from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.cut.prune import PlanNote, PruneSettings
 from penjing.tasks.sequence import Classification
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
@@ -31,7 +32,7 @@ LENGTH = 9
 WHOLE = Blueprint(100, 32, 2, 48, 48, 8, (Layer(6, 128),) * 4, "sequence", 2)
 NARROW_EMBEDDING = dataclasses.replace(WHOLE, embedding=24)
 PARTS = st.sampled_from([0.05, 0.3, 0.5, 0.75, 0.99, 1.0])
-NAMES = sorted(set(IMPORTANCE) - {"gates"})
+NAMES = sorted(set(CRITERIA) - {"gates"})
 TRIAL = Trial(Classification(["a", "b"]), threads=1, seed=0, segments=False, max_length=32, wait_s=0, tell=str)
 
 
@@ -105,8 +106,8 @@ def test_a_plan_by_hand_counts_the_texts_of_both_tokenizers() -> None:
     blueprint = Blueprint(40, 64, 2, 16, 16, 4, (Layer(4, 64), Layer(4, 64)), "sequence", 2)
     longer, shorter = (Encoded.of([[1] * length], [[0] * length]) for length in (40, 20))
     bench = Bench(penjing_model(blueprint), Path(), EAGER, {}, longer, shorter, TRIAL)
-    record = by_hand(PruneSettings(macs=0.9), bench, importance(blueprint))
-    assert Selection.from_dict(record["selection"]).plan(blueprint).macs(40) <= 0.9 * blueprint.macs(20)
+    planned = by_hand(PruneSettings(macs=0.9), bench, importance(blueprint))
+    assert planned.selection.plan(blueprint).macs(40) <= 0.9 * blueprint.macs(20)
 
 
 @pytest.mark.parametrize("width", [4, 12, 20, 48])
@@ -128,7 +129,7 @@ def test_a_part_of_the_latency_is_kept(name: str) -> None:
     limit = table.cost(WHOLE)
     selection = choose(PruneSettings(latency=0.5, importance=name), WHOLE, importance(WHOLE), LENGTH, (table, 0.5 * limit))
     assert 0.4 * table.cost(WHOLE) < table.cost(selection.plan(WHOLE)) <= 0.5 * table.cost(WHOLE)
-    with pytest.raises(InputError, match=r"--latency: 0.1 cannot be reached even with every block empty; give more"):
+    with pytest.raises(InputError, match=r"^latency: 0.1 cannot be reached even with every block empty; give more"):
         choose(PruneSettings(latency=0.1, importance=name), WHOLE, importance(WHOLE), LENGTH, (table, 0.1 * limit))
 
 
@@ -152,15 +153,16 @@ def test_a_part_of_the_depth_is_whole_layers() -> None:
         assert {layer.layer for layer in selection.layers} == set(range(4)) - set(scores.removed[: 4 - count])
 
 
-def test_a_plan_by_hand_is_a_record_that_says_what_is_kept() -> None:
+def test_a_plan_by_hand_is_a_note_and_what_is_kept_which_is_told_as_json() -> None:
     blueprint = Blueprint(40, 12, 2, 16, 16, 4, (Layer(4, 16), Layer(4, 16)), "sequence", 2)
     encoded = Encoded.of([[1] * 3, [1] * 9, [1] * 12], [[0] * 3, [0] * 9, [0] * 12])
     bench = Bench(penjing_model(blueprint), Path(), EAGER, {}, encoded, encoded, TRIAL)
     scores, settings = importance(blueprint), PruneSettings(macs=0.5, layers=1, hidden=0.5)
-    record = json.loads(json.dumps(by_hand(settings, bench, scores)))
-    selection = Selection.from_dict(record["selection"])
-    assert selection == choose(settings, blueprint, scores, 9)  # the median length
-    assert record["note"] == describe(selection, blueprint) == "8 of 16 hidden units, 1 of 2 layers: 4h/16n"
+    planned = by_hand(settings, bench, scores)
+    record = from_json(PlanNote, json.loads(json.dumps(to_json(PlanNote(planned.note, selection=planned.selection)))), "a stage")
+    assert record.selection == planned.selection == choose(settings, blueprint, scores, 9)  # the median length
+    assert record.note == describe(record.selection, blueprint) == "8 of 16 hidden units, 1 of 2 layers: 4h/16n"
+    assert planned.possible and planned.table is None
 
 
 # -- for a budget --------------------------------------------------------------------------------------------------
@@ -187,16 +189,22 @@ class Clock(Bench):
         return 3.0, 2.0, self.times(self.tried[-1])
 
 
-def planned(times: Callable[[Blueprint], float], base_ms: float = BASE_MS) -> tuple[Blueprint, dict[str, Any], list[Blueprint]]:
-    """The plan for `LIMIT_MS` where whole models take these times, its record, and all plans that were timed."""
+def limits(latency_ms: float = LIMIT_MS, size: float = float("inf")) -> Limits:
+    """What may be taken of either, in float32."""
+    return Limits(3.0, lambda eager: latency_ms, size, 32)
+
+
+def planned(times: Callable[[Blueprint], float], base_ms: float = BASE_MS) -> tuple[Blueprint, Planned, list[Blueprint]]:
+    """The plan for `LIMIT_MS` where whole models take these times, what was chosen from, and all plans that were timed."""
     bench = Clock(penjing_model(THREE), Path(), EAGER, {}, DATA.encoded, DATA.encoded, TRIAL, times, base_ms=base_ms)
-    record = for_budget(bench, importance(THREE), 3.0, lambda eager: LIMIT_MS, float("inf"), 32, DATA, lambda kept: cut(bench.model, kept))
-    return Selection.from_dict(record["selection"]).plan(THREE), record, bench.tried
+    found = for_budget(bench, importance(THREE), limits(), DATA, lambda kept: cut(bench.model, kept))
+    assert found.table == bench.blocks() and all(tried.divergence >= 0 for tried in found.candidates)
+    return found.selection.plan(THREE), found, bench.tried
 
 
 def test_a_plan_with_room_is_taken_at_once_and_one_without_is_tightened() -> None:
-    first, record, tried = planned(lambda plan: 0.9)
-    assert tried == [first] and record["possible"]
+    first, found, tried = planned(lambda plan: 0.9)
+    assert tried == [first] and found.possible
     plan, _, tried = planned(lambda plan: 1.05 if plan == first else 0.9)
     assert tried == [first, plan] and plan.macs(9) < first.macs(9)
 
@@ -205,23 +213,23 @@ def test_a_plan_with_room_is_taken_at_once_and_one_without_is_tightened() -> Non
 def test_a_plan_that_meets_the_limit_is_kept_where_nothing_fits_a_tighter_aim(smallest_ms: float) -> None:
     """The least plan costs 0.9 of the limit: the first takes 0.99 of it, and what 0.99 is to be brought down to is below the least."""
     first = planned(lambda plan: 0.9, base_ms=0.9)[0]
-    plan, record, tried = planned(lambda plan: 0.99 if plan == first else smallest_ms, base_ms=0.9)
-    assert plan == tried[0] == first and record["possible"]
+    plan, found, tried = planned(lambda plan: 0.99 if plan == first else smallest_ms, base_ms=0.9)
+    assert plan == tried[0] == first and found.possible
 
 
 def test_of_plans_that_all_meet_the_limit_that_which_changes_the_answers_least_is_taken() -> None:
     """Every plan takes 0.99 of the limit, so each try aims lower than the one before, for nothing."""
-    plan, record, tried = planned(lambda plan: 0.99)
-    assert len(tried) > 1 and record["possible"]
+    plan, found, tried = planned(lambda plan: 0.99)
+    assert len(tried) > 1 and found.possible
     assert plan.macs(9) == max(each.macs(9) for each in tried)
 
 
 def test_where_nothing_is_fast_enough_the_fastest_is_taken_and_it_is_said() -> None:
-    plan, record, tried = planned(lambda plan: 2.0, base_ms=1.1)
-    assert tried == [plan] and not record["possible"] and plan.layers == (Layer(1, 64),)
+    plan, found, tried = planned(lambda plan: 2.0, base_ms=1.1)
+    assert tried == [plan] and not found.possible and plan.layers == (Layer(1, 64),)
     times = iter((1.2, 1.1, 1.15, 1.12))
-    plan, record, tried = planned(lambda plan: next(times), base_ms=0.3)
-    assert plan == tried[1] and len(tried) == 4 and record["possible"]
+    plan, found, tried = planned(lambda plan: next(times), base_ms=0.3)
+    assert plan == tried[1] and len(tried) == 4 and found.possible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,11 +251,11 @@ def test_on_a_busy_machine_nothing_is_cut_blindly(whole_models: bool) -> None:
     bench = Busy(penjing_model(THREE), Path(), EAGER, {}, DATA.encoded, DATA.encoded, TRIAL, whole_models=whole_models)
 
     def planned_for(limit: float, limit_bytes: float) -> Blueprint:
-        found = for_budget(bench, importance(THREE), 3.0, lambda eager: limit, limit_bytes, 32, DATA, lambda kept: cut(bench.model, kept))
-        return Selection.from_dict(found["selection"]).plan(THREE)
+        found = for_budget(bench, importance(THREE), limits(limit, limit_bytes), DATA, lambda kept: cut(bench.model, kept))
+        return found.selection.plan(THREE)
 
     assert planned_for(LIMIT_MS, float("inf")) == THREE and bool(bench.tried) == whole_models
     settings = PruneSettings(latency=0.9)
-    assert Selection.from_dict(by_hand(settings, bench, importance(THREE))["selection"]).plan(THREE) == THREE
+    assert by_hand(settings, bench, importance(THREE)).selection.plan(THREE) == THREE
     # A size needs no clock.
     assert planned_for(float("inf"), 0.8 * THREE.bytes).bytes <= 0.8 * THREE.bytes

@@ -16,6 +16,9 @@ from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import MIXED, StoreSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.sparsify import SparsifySettings
+from penjing.steps.cut.vocabulary import VocabularySettings
+from penjing.steps.reshape.factorise import FactoriseSettings
+from penjing.steps.teach.distillation import Distillation
 from penjing.tasks.sequence import Classification
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
@@ -26,19 +29,25 @@ BASE = Blueprint(30000, 512, 2, 384, 384, 32, (Layer(12, 1536),) * 6, "sequence"
 def test_a_size_that_int8_meets_changes_nothing() -> None:
     for budget in (Budget(), Budget(size_mb=30)):
         assert within(Recipe(), budget, BASE, 700_000, 8) == Recipe()
-    assert within(Recipe(), Budget(size_mb=30), BASE, 700_000, 32).store  # in float32 it is 90
+    assert within(Recipe(), Budget(size_mb=30), BASE, 700_000, 32).get(StoreSettings)  # in float32 it is 90
 
 
 def test_a_smaller_size_leaves_tokens_out_and_stores_few_bits() -> None:
     found = within(Recipe(), Budget(size_mb=8), BASE, 700_000, 8)
-    assert found.prune == PruneSettings(vocabulary=0.0) and found.store == StoreSettings(MIXED, training=True)
-    assert within(Recipe(distill=None), Budget(size_mb=8), BASE, 700_000, 8).store == StoreSettings(MIXED)
+    assert found.get(PruneSettings) == PruneSettings() and found.get(VocabularySettings) == VocabularySettings(0.0)
+    assert found.get(StoreSettings) == StoreSettings(MIXED, training=True) and found.get(FactoriseSettings) == FactoriseSettings()
+    assert [item.name for item in found.steps] == ["vocabulary", "prune", "factorise", "distill", "store", "quantize"]
+    untaught = Recipe().without(Distillation)
+    assert within(untaught, Budget(size_mb=8), BASE, 700_000, 8).get(StoreSettings) == StoreSettings(MIXED)
     own = StoreSettings("kmeans", 3)
-    assert within(Recipe(store=own), Budget(size_mb=8), BASE, 0, 8).store == own
-    assert within(Recipe(prune=None), Budget(size_mb=8), BASE, 0, 8).prune is None
+    assert within(Recipe().with_(own), Budget(size_mb=8), BASE, 0, 8).get(StoreSettings) == own
+    kept = within(Recipe().without(PruneSettings), Budget(size_mb=8), BASE, 0, 8)
+    assert kept.get(PruneSettings) is None and kept.get(VocabularySettings) is None and kept.get(StoreSettings)
+    few = Recipe().with_(VocabularySettings(0.5))
+    assert within(few, Budget(size_mb=8), BASE, 0, 8).get(VocabularySettings) == VocabularySettings(0.5)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(sparsify=SparsifySettings(0.5)), Recipe(quantize=QuantizeSettings(training=True))])
+@pytest.mark.parametrize("recipe", [Recipe().with_(SparsifySettings(0.5)), Recipe().with_(QuantizeSettings(training=True))])
 def test_what_was_asked_otherwise_stays(recipe: Recipe) -> None:
     assert within(recipe, Budget(size_mb=1), BASE, 0, 8) == recipe
 

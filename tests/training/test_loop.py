@@ -11,7 +11,7 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.text.encoded import Encoded
 from penjing.training import loop
 from penjing.training.batching import length_batches
-from penjing.training.loop import Schedule, fit, rate
+from penjing.training.loop import Hooks, Schedule, fit, rate
 from penjing.training.predict import labels_loss
 
 SMALL = Blueprint(60, 24, 2, 16, 16, 8, (Layer(2, 32), Layer(2, 32)), "sequence", 2)
@@ -102,3 +102,40 @@ def test_the_rate_warms_up_and_decays() -> None:
     rates = [rate(step, 100, 0.1) for step in range(100)]
     assert max(rates) == 1.0 and rates[0] == pytest.approx(0.1) and rates[-1] < 0.02
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_training_leaves_the_callers_random_state_as_it_was(encoded: Encoded, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    _train(encoded, tmp_path / "state.pt")  # sets the seed 7 before it trains
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_few_texts_get_more_epochs_and_many_texts_few_evaluations() -> None:
+    schedule = Schedule(epochs=3, least_steps=1500, batch_size=32)
+    assert schedule.total(64) == 2 * 20 and schedule.total(3200) == 1500 and schedule.total(32_000) == 3000
+    assert schedule.every(32_000) == 1000 // 2 and schedule.every(64) == 1 and schedule.every(640) == 400 // 40
+
+
+def test_minutes_that_are_over_end_a_training_after_the_steps_that_are_timed(encoded: Encoded, tmp_path: Path) -> None:
+    targets = [np.array([0])] * len(encoded)
+    schedule = Schedule(epochs=20, batch_size=8, minutes=1e-9)
+    history = fit(penjing_model(SMALL), encoded, labels_loss(targets), lambda m: 0.0, schedule, tmp_path / "state.pt")
+    assert history.steps == loop.TIMED_STEPS
+
+
+def test_hooks_see_every_step_and_their_loss_counts(encoded: Encoded, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    losses: list[float] = []
+    targets = [np.array([0])] * len(encoded)
+
+    def run(hooks: Hooks, name: str) -> None:
+        fit(
+            penjing_model(SMALL), encoded, labels_loss(targets), lambda m: 0.0, Schedule(epochs=1, batch_size=8), tmp_path / name, hooks,
+            lambda done, total, **figures: losses.append(figures["loss"]),
+        )  # fmt: skip
+
+    run(Hooks(before_step=lambda step, total: seen.append((step, total))), "a.pt")
+    run(Hooks(extra_loss=lambda: torch.tensor(10.0)), "b.pt")
+    assert seen == [(step, 8) for step in range(8)]
+    assert losses[8] == pytest.approx(losses[0] + 10)

@@ -20,7 +20,7 @@ def root() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command; whatever it ends with is one line, and the exit status that the contract says."""
+    """Run the command line; errors end it with one line and the documented exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as \uXXXX
             stream.reconfigure(errors="backslashreplace")

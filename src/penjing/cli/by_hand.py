@@ -44,7 +44,7 @@ def distill(model: Model, out: Out, options: Options, as_json: AsJson = False) -
 
 
 def reported(text: Callable[[Report, Path], str], out: Path, as_json: bool, work: Callable[[Options], Report]) -> None:
-    """Do the work, which is given how the command line speaks, and tell its report; a budget that was not met is an error of its own."""
+    """Run a job and print its report; a budget that was not met is an error of its own."""
     report = work({"tell": tell, "progress": lambda title: training_bar(console, title), "command": shlex.join(["penjing", *sys.argv[1:]])})
     say(to_json(report), as_json, text(report, out))
     if report.met is False:

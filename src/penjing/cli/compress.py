@@ -1,4 +1,4 @@
-"""The main job: compress, demo."""
+"""Commands of the main job: compress, demo."""
 
 import sys
 from contextlib import redirect_stdout
@@ -13,8 +13,10 @@ from penjing.job.asked import Budget
 from penjing.job.reading import Compressing
 from penjing.text.reading import Reading
 
-DEMO_SPEEDUP, DEMO_DROP = 6.0, 2.0
-"""What the demo asks: times faster than eager PyTorch, and points that may be lost."""
+DEMO_SPEEDUP = 6.0
+"""The demo's budget: times faster than eager PyTorch."""
+DEMO_DROP = 2.0
+"""The demo's budget: points that may be lost."""
 
 
 @app.command(cls=Panels)

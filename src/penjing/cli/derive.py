@@ -1,4 +1,4 @@
-"""Options from the fields of dataclasses: names, help, ranges and panels stand beside the settings, and nowhere else."""
+"""Command-line options derived from dataclass fields, whose metadata hold their names, help, ranges and panels."""
 
 import re
 import types
@@ -34,7 +34,7 @@ class Panels(TyperCommand):
     """A command whose help shows its options in panels, in 80 columns."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments first, then the options of each panel."""
+        """The help: arguments first, then the options of each panel."""
         formatter.width = min(formatter.width, WIDTH)
         rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{title: [] for title in TITLES.values()}}
         for parameter in self.get_params(ctx):
@@ -57,7 +57,11 @@ def takes(*kinds: Any, without: Collection[str] = ()) -> Callable[[Callable[...,
     several = {name for name, (kind, field) in described.items() if _several(typing.get_type_hints(kind)[field.name])}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in signature(command).parameters.values() if each.name != "options"]
+        own = [
+            parameter.replace(kind=Parameter.KEYWORD_ONLY)
+            for parameter in signature(command).parameters.values()
+            if parameter.name != "options"
+        ]
 
         @wraps(command)
         def taking(**given: Any) -> None:
@@ -73,8 +77,8 @@ def takes(*kinds: Any, without: Collection[str] = ()) -> Callable[[Callable[...,
 
 
 def _in_order(parameters: Sequence[Parameter]) -> list[Parameter]:
-    """Those without a default first, as Python wants it."""
-    return sorted(parameters, key=lambda each: each.default is not Parameter.empty)
+    """Parameters in an order that Python accepts: those without a default first."""
+    return sorted(parameters, key=lambda parameter: parameter.default is not Parameter.empty)
 
 
 def _parameter(kind: Any, field: Any) -> Parameter:
@@ -109,7 +113,7 @@ def _help(described: Option) -> str:
 
 
 def _options_of(wanted: Any) -> Sequence[Any]:
-    """The kinds of a union, but None."""
+    """The types of a union, without None."""
     kinds = typing.get_args(wanted) if typing.get_origin(wanted) in (Union, types.UnionType) else (wanted,)
     return [kind for kind in kinds if kind is not type(None)]
 
@@ -131,7 +135,7 @@ def _metavar(wanted: Any) -> str | None:
 
 
 def _typer_type(wanted: Any, default: Any) -> Any:
-    """What Typer is told: numbers are parsed by `number`; whatever else a caller may pass as an object is a text here."""
+    """The type of an option for Typer: numbers are parsed by `number`; other objects are text on the command line."""
     kinds = _options_of(wanted)
     if _several(wanted):
         return list[str] | None
@@ -140,7 +144,7 @@ def _typer_type(wanted: Any, default: Any) -> Any:
 
 
 def by_name(options: Mapping[str, Any], *names: str) -> Options:
-    """Some of the options."""
+    """The options of these names."""
     return {name: options[name] for name in names if name in options}
 
 

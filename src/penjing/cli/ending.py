@@ -34,7 +34,7 @@ UsageError: Any = typer.BadParameter.__base__
 
 
 class Stopped(BaseException):
-    """A signal asked the program to end. It is no `Exception`, so that nobody takes it for a failure to go on from."""
+    """Raised when a signal asks the program to end; no `Exception`, so that no handler takes it for a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped ({signal.Signals(number).name})")
@@ -43,7 +43,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Meanwhile a signal raises `Stopped`, so that what is half-written is removed and processes that were started are ended.
+    """Context manager in which a signal raises `Stopped`: half-written files are removed, and started processes ended.
 
     Code in other languages may make an error of its own out of it on the way, which is taken back here.
     """
@@ -76,7 +76,7 @@ def stoppable() -> Iterator[None]:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """One line on standard error, and out."""
+    """Print one line on standard error, and end with an exit status."""
     try:
         if sys.stderr:
             print(f"penjing: {one_line(message)}", file=sys.stderr)
@@ -86,25 +86,25 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def one_line(text: str) -> str:
-    """Without line breaks, and without characters that a terminal would take for commands."""
+    """Text as one line: without line breaks and control characters of a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def unread() -> NoReturn:
-    """Out, quietly: nobody reads what is printed any more."""
+    """End quietly with an exit status: the reader of the output is gone."""
     _mute()
     sys.exit(CLOSED)
 
 
 def _mute() -> None:
-    """What is left to be written at the exit goes nowhere, rather than into an error."""
+    """Redirect the rest of the output to nowhere, rather than end in an error."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def explained(error: Exception) -> tuple[str, int]:
-    """The line that an error ends the program with, and its exit status."""
+    """The message and exit status of an error that ends the program."""
     if isinstance(error, PenjingError):
         return str(error), error.exit_status
     return _explained(error), InputError.exit_status
@@ -117,7 +117,7 @@ def _explained(error: Exception) -> str:
         return f"the package {error.name} is not installed; pip install 'penjing[compress,demo]'"
     if (disk := full_disk(error)) is not None:
         return f"the disk is full{disk and f' ({disk})'}; nothing half-written was left: free some space and run the same command"
-    if isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY):
+    if isinstance(error, MemoryError) or any(message in str(error) for message in NO_MEMORY):
         return "the memory is full; lower --batch-size or --max-length, or take a machine with more, and run the same command"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{_named(error.filename)} is not there, or not any more; put it back, or give another"
@@ -129,12 +129,12 @@ def _explained(error: Exception) -> str:
 
 
 def _named(file: Any) -> str:
-    """A file's name, which the system may have given as a number or as bytes."""
+    """The name of a file, which the system may have given as a number or as bytes."""
     return os.fsdecode(file) if isinstance(file, bytes) else str(file)
 
 
 def _usage(error: Any) -> str:
-    """What is wrong with the options, as Typer says it, behind the option's name; and where all of them stand."""
+    """The message on wrong options: the option's name, Typer's message, and a pointer to the help."""
     parameter = getattr(error, "param", None)
     message = error.format_message()
     if parameter is not None:
@@ -158,8 +158,8 @@ def full_disk(error: BaseException | None) -> str | None:
 
 
 def _reported(error: Exception) -> str:
-    """An error that nobody foresaw: all that whoever mends it needs goes into a file, and the line names it."""
-    said = f"{type(error).__name__}: {str(error)[:200]}"
+    """Report an unforeseen error: a traceback goes into a file, which the message names."""
+    fault = f"{type(error).__name__}: {str(error)[:200]}"
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="penjing-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
@@ -167,5 +167,5 @@ def _reported(error: Exception) -> str:
             file.write(f"penjing {__version__}, Python {sys.version}, {sys.platform}\n{shlex.join(sys.argv)}\n\n")
             file.writelines(traceback.format_exception(error))
     except OSError:
-        return f"a fault of Penjing's own ({said}); please report it"
-    return f"a fault of Penjing's own ({said}); please report it with {file.name}"
+        return f"a fault of Penjing's own ({fault}); please report it"
+    return f"a fault of Penjing's own ({fault}); please report it with {file.name}"

@@ -25,4 +25,4 @@ def _text(rows: list[dict[str, str]]) -> str:
             lines += ["", group]
         lines.append(f"  {row['name']}: {row['paper']}" if row["paper"] else f"  {row['name']}")
         lines += textwrap.wrap(row["when"], WIDTH, initial_indent="      ", subsequent_indent="      ")
-    return "\n".join(line for each in lines[1:] for line in (textwrap.wrap(each, WIDTH, subsequent_indent="      ") or [""]))
+    return "\n".join(line for text in lines[1:] for line in (textwrap.wrap(text, WIDTH, subsequent_indent="      ") or [""]))

@@ -1,4 +1,4 @@
-"""Options that are numbers: of their kind, finite and within their range, or one line before anything is done."""
+"""Numeric options: parsed as integers or finite floats within a range, with a one-line error otherwise."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every command shares: the application, its commands by module, and how it speaks."""
+"""The shared parts of all commands: the application, lazily imported commands, common options, and output."""
 
 import importlib
 import json
@@ -39,15 +39,15 @@ class Commands(TyperGroup):
     """The commands, each imported when it is called: what they compute with takes seconds to import."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of the table."""
+        """The names of the commands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """One of them; None where there is none of the name."""
+        """The command of a name; None where there is none."""
         return command_named(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Name and line of each."""
+        """The list of commands in the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
@@ -62,7 +62,7 @@ def command_named(name: str) -> Any:
     if name not in COMMANDS:
         return None
     importlib.import_module(f"penjing.cli.{COMMANDS[name][0]}")
-    info = next(each for each in app.registered_commands if (each.name or getattr(each.callback, "__name__", "")) == name)
+    info = next(entry for entry in app.registered_commands if (entry.name or getattr(entry.callback, "__name__", "")) == name)
     return typer.main.get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None)
 
 
@@ -70,13 +70,15 @@ def command_named(name: str) -> Any:
 
 
 def tell(text: str) -> None:
-    """A line for the person who waits."""
+    """Print a line for the user who waits."""
     console.print(dashed(text), soft_wrap=True, highlight=False, markup=False)
 
 
 def dashed(text: str) -> str:
-    """A message of the library in the words of the command line: fields that are options of the command that runs, at the begin ("epochs: 0 is…")
-    or in `marks`, as their options."""
+    """A library message with field names replaced by options of the running command.
+
+    Fields are named at the beginning ("epochs: 0 is…") or in `marks`.
+    """
     options = _options_of(next((word for word in sys.argv[1:] if word in COMMANDS), ""))
 
     def flag(name: str) -> str:
@@ -91,14 +93,14 @@ def dashed(text: str) -> str:
 
 @cache
 def _options_of(command: str) -> Mapping[str, str]:
-    """The option of each field that a command takes; where an option has another name than its field, both are known."""
-    found = command_named(command)
-    flags = {parameter.name: parameter.opts[0] for parameter in found.params if parameter.opts[0].startswith("--")} if found else {}
+    """The options of a command by field; where an option has another name than its field, both are known."""
+    running = command_named(command)
+    flags = {parameter.name: parameter.opts[0] for parameter in running.params if parameter.opts[0].startswith("--")} if running else {}
     return flags | {flag.removeprefix("--").replace("-", "_"): flag for flag in flags.values()}
 
 
 def say(result: Json, as_json: bool, text: str) -> None:
-    """The result for a machine, or for a person."""
+    """Print the result: as JSON, or as text."""
     if as_json:
         say_json(result)
     else:
@@ -106,7 +108,7 @@ def say(result: Json, as_json: bool, text: str) -> None:
 
 
 def say_json(result: Json) -> None:
-    """One JSON object; with every character that is not ASCII escaped, where the output's encoding lacks one of them."""
+    """Print one JSON object; with non-ASCII characters escaped, where the output's encoding lacks one of them."""
     text = json.dumps(result, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -139,7 +141,8 @@ def claims(own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return decorate
 
 
-DATA, OUTPUT = "Data", "Output"
+DATA = "Data"
+OUTPUT = "Output"
 Model = Annotated[str, typer.Option("--model", help="Folder or hub id of the model.", rich_help_panel=DATA, metavar="<text>")]
 Out = Annotated[Path, typer.Option("--out", parser=named_folder, metavar="<folder>", help="Folder to write.", rich_help_panel=OUTPUT)]
 Pickle = Annotated[bool, typer.Option("--pickle", help="Read pytorch_model.bin where there are no safetensors.", rich_help_panel=DATA)]

@@ -1,4 +1,4 @@
-"""A report told in lines, for every command that makes one."""
+"""Summaries of a report in lines of text, for the commands that write one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def compressed(report: Report, out: Path) -> str:
-    """A compression in a few lines."""
+    """The summary of `compress`."""
     from penjing.report.verdict import untouched
 
     lines = [f"{faster(report)}, {smaller(report)}", lost(report), scores(report), places(out)]
@@ -25,7 +25,7 @@ def compressed(report: Report, out: Path) -> str:
 
 
 def distilled(report: Report, out: Path) -> str:
-    """What is left of the teacher's quality, size and time."""
+    """The summary of `distill`: quality, size and time against the teacher's."""
     result = report.result
     teacher = report.teacher
     lines = [
@@ -38,7 +38,7 @@ def distilled(report: Report, out: Path) -> str:
 
 
 def pruned(report: Report, out: Path) -> str:
-    """What was cut and lost, and what it brings: the clock against the uncut model in the same form, then against eager PyTorch."""
+    """The summary of `prune`: cuts, loss, and speed-ups over the uncut model in the same form and over eager PyTorch."""
     parameters = report.result.parameters / report.teacher.parameters
     macs = "" if report.result.macs is None else f"{report.result.macs:.2f} of the multiply-accumulates and "
     lines = [lost(report), f"{macs}{parameters:.2f} of the parameters are left", *map(_shape, report.shapes), faster(report)]
@@ -52,7 +52,7 @@ def pruned(report: Report, out: Path) -> str:
 
 
 def quantized(report: Report, out: Path) -> str:
-    """What was lost, and what it brings: bytes where it is stored, the clock where it is real."""
+    """The summary of `quantize`: loss, and bytes of a stored scheme or the speed-up of an int8 one."""
     result = report.result
     lines = [lost(report), f"the whole deployment: {smaller(report)}", faster(report)]
     if report.stored:
@@ -73,7 +73,7 @@ def quantized(report: Report, out: Path) -> str:
 
 
 def lost(report: Report) -> str:
-    """Quality before and after, and what may have been lost."""
+    """The line on quality: before and after, with the interval of the loss."""
     judged = report.result.judged
     before = report.teacher.baseline.quality.quality
     low, high = judged.drop_ci95
@@ -84,7 +84,7 @@ def lost(report: Report) -> str:
 
 
 def faster(report: Report) -> str:
-    """The latency against eager PyTorch, engine alone and end to end; no speed-up where the machine was too busy for one."""
+    """The line on latency against eager PyTorch, engine alone and end to end; no speed-up where the machine was too busy."""
     result = report.result
     after = report.result.figures
     eager = report.teacher.baseline.figures
@@ -100,7 +100,7 @@ def faster(report: Report) -> str:
 
 
 def scores(report: Report) -> str:
-    """What the temperature of the scores does."""
+    """The line on the calibration of scores by the temperature."""
     temperature = report.scores.temperature
     before = report.scores.before.ece
     after = report.scores.after.ece
@@ -110,19 +110,19 @@ def scores(report: Report) -> str:
 
 
 def places(out: Path) -> str:
-    """Where to find what was made."""
+    """The line on the written folders."""
     return f"model: {out / 'model'}   engine: {out / 'engine'}   report: {out / 'report.html'}"
 
 
 def smaller(report: Report) -> str:
-    """The deployment's size."""
+    """The line on the deployment's size."""
     before, after = report.teacher.baseline.bytes, report.result.bytes
     ratio = f"{before / after:.1f}x smaller" if before >= after else f"{after / before:.1f}x larger"
     return f"{ratio} ({before / 1e6:.1f} -> {after / 1e6:.1f} MB)"
 
 
 def missed(report: Report, out: Path) -> str:
-    """Which gates were not passed, and what to do, where the budget was not met."""
+    """The message on a missed budget: the failed gates, and what to do."""
     gates = [gate for gate in report.gates if gate.decides and not gate.passed]
     failed = ", ".join(
         f"{gate.name} {'unknown' if gate.value is None else format(gate.value, '.2f')} (limit {gate.limit:g})" for gate in gates

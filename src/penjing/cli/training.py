@@ -1,4 +1,4 @@
-"""Making a teacher: train."""
+"""The command that fine-tunes a teacher: train."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from penjing.text.reading import Reading
 
 @dataclass(frozen=True)
 class Training:
-    """How a teacher is trained."""
+    """Options of `train`: the schedule."""
 
     epochs: int = option(3, "Epochs, at most: training stops where nothing gets better.", least=1, most=10_000, panel="training")
     batch_size: int = option(32, "Texts of a step.", least=1, most=100_000, panel="training")
@@ -36,14 +36,14 @@ def train(model: Model, out: Out, options: Options, pickle: Pickle = False, as_j
 
 
 def trained(model: str, out: Path, options: Options, pickle: bool = False) -> Json:
-    """Train, and what became of it."""
+    """Train a teacher; returns its quality and history as JSON."""
     with training_bar(console, "train") as progress:
-        found = api.train(model, out, **options, pickle=pickle, tell=tell, progress=progress)
+        teacher = api.train(model, out, **options, pickle=pickle, tell=tell, progress=progress)
     return {
         "out": str(out),
-        "metric": found.metric,
-        "quality": found.quality,
-        "held_out": {"examples": found.held_out, "quality": found.history.best},
-        "steps": found.history.steps,
-        "seconds": found.history.seconds,
+        "metric": teacher.metric,
+        "quality": teacher.quality,
+        "held_out": {"examples": teacher.held_out, "quality": teacher.history.best},
+        "steps": teacher.history.steps,
+        "seconds": teacher.history.seconds,
     }

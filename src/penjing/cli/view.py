@@ -1,4 +1,4 @@
-"""Looking at models: eval, bench, inspect."""
+"""Commands that look at models: eval, bench, inspect."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -41,18 +41,19 @@ def eval(
 ) -> None:
     """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
     looking, reading = _parts(options)
-    found = evaluate(folder, data, teacher=teacher, looking=looking, reading=reading, tell=tell)
-    say(to_json(found), as_json, _quality_text(found))
+    evaluation = evaluate(folder, data, teacher=teacher, looking=looking, reading=reading, tell=tell)
+    say(to_json(evaluation), as_json, _quality_text(evaluation))
 
 
-def _quality_text(found: Evaluation) -> str:
-    low, high = found.quality.quality_ci95
+def _quality_text(evaluation: Evaluation) -> str:
+    quality = evaluation.quality
+    scores = evaluation.scores
+    low, high = quality.quality_ci95
     lines = [
-        f"{found.metric} {found.quality.quality:.2f} (95 %: {low:.2f} ... {high:.2f}) on {found.examples} examples, {found.form}",
-        f"scores: expected calibration error {found.scores.ece:.3f}, Brier {found.scores.brier:.3f} (temperature {found.temperature:.2f})",
+        f"{evaluation.metric} {quality.quality:.2f} (95 %: {low:.2f} ... {high:.2f}) on {evaluation.examples} examples, {evaluation.form}",
+        f"scores: expected calibration error {scores.ece:.3f}, Brier {scores.brier:.3f} (temperature {evaluation.temperature:.2f})",
     ]
-    quality = found.quality
-    flipped = found.flipped
+    flipped = evaluation.flipped
     if isinstance(quality, PairedQuality) and flipped is not None:
         low, high = quality.drop_ci95
         lines.append(
@@ -81,23 +82,23 @@ def bench(
     """Latency, end to end too, throughput, cold start and memory side by side: each in a process of its own, in turn, on the texts' own
     lengths. What other work disturbed is measured again; where that does not help, a row is not steady and no speed-up is claimed."""
     looking, reading = _parts(options)
-    found = measured(folders, data, rounds=rounds, looking=looking, reading=reading, tell=tell)
-    say(to_json(found), as_json, _bench_text(found))
+    benchmark = measured(folders, data, rounds=rounds, looking=looking, reading=reading, tell=tell)
+    say(to_json(benchmark), as_json, _bench_text(benchmark))
 
 
 COLUMNS = ("", "p50 ms", "p95", "p99", "end2end", "texts/s", "faster", "range", "start s", "MB")
 
 
-def _bench_text(found: Benchmark) -> str:
-    """The names in full, a plain table by their numbers, which a file and 80 columns hold as it is, and what was not steady."""
-    rows: list[Sequence[str]] = [COLUMNS, *(_bench_row(i, row) for i, row in enumerate(found.results, 1))]
+def _bench_text(benchmark: Benchmark) -> str:
+    """The text of a benchmark: full names, a plain table in 80 columns by their numbers, and what was not steady."""
+    rows: list[Sequence[str]] = [COLUMNS, *(_bench_row(i, row) for i, row in enumerate(benchmark.results, 1))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    names = [f"{i}: {one_line(row.folder)}, {row.form}" for i, row in enumerate(found.results, 1)]
-    title = f"batch 1, {found.threads} threads, {found.lengths_p50:.0f} tokens (median); faster than row 1"
+    names = [f"{i}: {one_line(row.folder)}, {row.form}" for i, row in enumerate(benchmark.results, 1)]
+    title = f"batch 1, {benchmark.threads} threads, {benchmark.lengths_p50:.0f} tokens (median); faster than row 1"
     table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     unsteady = [
         f"{i} is not steady, and no speed-up is claimed of it or over it: {row.disturbance}"
-        for i, row in enumerate(found.results, 1)
+        for i, row in enumerate(benchmark.results, 1)
         if row.disturbance
     ]
     return "\n".join([*names, title, *table, *unsteady])
@@ -122,9 +123,9 @@ def inspect(folder: Folder, as_json: AsJson = False) -> None:
     from penjing.job.inspection import inspection, inspection_lines
     from penjing.report.drawing import inspect_text
 
-    found = inspection(folder)
+    description = inspection(folder)
     if as_json:
-        say_json(found)
+        say_json(description)
         return
-    print(inspection_lines(found), end="\n\n")
-    Console().print(inspect_text(Blueprint.from_dict(found["blueprint"])))
+    print(inspection_lines(description), end="\n\n")
+    Console().print(inspect_text(Blueprint.from_dict(description["blueprint"])))

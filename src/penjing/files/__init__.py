@@ -1,1 +1,1 @@
-"""Files that are whole or not there, and the resumable folder."""
+"""Atomic files and folders, JSON records, and the resumable folder of a job."""

@@ -1,4 +1,4 @@
-"""What a field of settings tells of itself: help, range and allowed names, for the command line and for YAML."""
+"""Metadata of settings fields: help, range and allowed names, for the command line and for YAML."""
 
 import dataclasses
 import math
@@ -8,15 +8,15 @@ from typing import Any
 
 KEY = "option"
 PANELS = ("data", "budget", "method", "training", "machine", "output")
-"""The groups in which the command line shows options."""
+"""The help panels in which the command line groups options."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """Of one field.
+    """The metadata of one field.
 
-    least, most: of a number; least None: it has to be above 0. allowed: names; empty: any. name: of the option on the command line, where it is not the
-    field's own. panel: one of `PANELS`. required: whether the command line asks for it.
+    least, most: range of a number; least None: it must be above 0. allowed: names; empty: any. name: of the option on the command line,
+    where it is not the field's own. panel: one of `PANELS`. required: whether the command line requires it.
     """
 
     help: str = ""
@@ -29,7 +29,7 @@ class Option:
 
 
 def option(default: Any, help: str = "", **details: Any) -> Any:
-    """A field of a dataclass with this default, or `default_factory` where it is a function, and what `Option` says of it."""
+    """A dataclass field with this default (a function is its `default_factory`) and the metadata of an `Option`."""
     metadata = {KEY: Option(help, **details)}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -37,14 +37,14 @@ def option(default: Any, help: str = "", **details: Any) -> Any:
 
 
 def option_of(field: "dataclasses.Field[Any]") -> Option | None:
-    """What a field tells of itself; None where it tells nothing."""
-    found = field.metadata.get(KEY)
-    return found if isinstance(found, Option) else None
+    """The metadata of a field; None where it has none."""
+    described = field.metadata.get(KEY)
+    return described if isinstance(described, Option) else None
 
 
 def like(kind: Any, name: str, /, default: Any = dataclasses.MISSING, **changes: Any) -> Any:
-    """A field like that of another dataclass, with another default or other details where they are given."""
-    field = next(each for each in dataclasses.fields(kind) if each.name == name)
+    """A dataclass field like that of another class, with another default or other metadata where they are given."""
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
     described = dataclasses.replace(option_of(field) or Option(), **changes)
     metadata = {KEY: described}
     if default is not dataclasses.MISSING:

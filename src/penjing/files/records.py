@@ -1,6 +1,6 @@
-"""JSON of records: a frozen dataclass becomes a JSON object, and an object becomes the dataclass again or an error.
+"""JSON records: a frozen dataclass is written as a JSON object, which is read back strictly as the dataclass.
 
-The fields of a record are its keys; what its annotations say is what may stand there. Metadata of a field change that:
+The fields of a record are its keys; its annotations are the types of the values. Metadata of a field change that:
 
     value: float = field(metadata=named("quality"))     another key
     times: Times = field(metadata=MERGED)               the keys of the inner record stand beside this record's own
@@ -49,8 +49,11 @@ def to_json(record: object) -> Json:
 
 
 def from_json(kind: type[T], value: object, where: str) -> T:
-    """The record of class `kind` that a JSON object holds; an `InputError`, which begins with `where`, names the key that is missing,
-    unknown or of another type."""
+    """The record of class `kind` in a JSON object.
+
+    Raises:
+        InputError: its message begins with `where`, and names the key that is missing, unknown or of another type.
+    """
     return cast(T, _read(kind, value, where))
 
 
@@ -80,12 +83,12 @@ def _written(value: object) -> Any:
 
 def _object_of(record: Any) -> Json:
     pairs = list(_version_of(type(record)))
-    for each in dataclasses.fields(record):
-        value = getattr(record, each.name)
-        if each.metadata.get("merged"):
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if field.metadata.get("merged"):
             pairs += [] if value is None else _object_of(value).items()
-        elif value is not None or not each.metadata.get("optional"):
-            pairs.append((_key(each), {} if value is None and each.metadata.get("empty") else _written(value)))
+        elif value is not None or not field.metadata.get("optional"):
+            pairs.append((_key(field), {} if value is None and field.metadata.get("empty") else _written(value)))
     result = dict(pairs)
     assert len(result) == len(pairs), f"{type(record).__name__}: a key stands twice in {[key for key, _ in pairs]}"
     return result
@@ -108,7 +111,7 @@ def _says_its_own(kind: Any) -> bool:
 
 
 def _read(kind: Any, value: object, where: str) -> Any:
-    """`value` as what the annotation `kind` says."""
+    """A JSON value read as the annotation `kind`."""
     if kind in (Any, object):
         return value
     origin = get_origin(kind)
@@ -129,7 +132,7 @@ def _read(kind: Any, value: object, where: str) -> Any:
 
 
 def _read_union(options: Collection[Any], value: object, where: str) -> Any:
-    """The first of the options that the value is; where None is one of two, the error of the other."""
+    """A value read as the first option of a union that fits; where none does, the error of the last."""
     if value is None and type(None) in options:
         return None
     others = [option for option in options if option is not type(None)]
@@ -150,17 +153,17 @@ def _read_record(kind: Any, given: Mapping[str, object], where: str) -> Any:
         _checked(given.get(key), given.get(key) == version, f"version {version}", f"{where}, {key}")
     hints = _hints(kind)
     values = dict[str, Any]()
-    for each in dataclasses.fields(kind):
-        hint = hints[each.name]
-        if each.metadata.get("merged"):
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if field.metadata.get("merged"):
             inner = _record_in(hint)
             own = {key: given[key] for key in given if key in _keys(inner)}
-            values[each.name] = None if not own and inner is not hint else _read_record(inner, own, where)
+            values[field.name] = None if not own and inner is not hint else _read_record(inner, own, where)
             continue
-        value = given.get(_key(each), None if each.metadata.get("optional") else ABSENT)
+        value = given.get(_key(field), None if field.metadata.get("optional") else ABSENT)
         if value is ABSENT:
-            raise InputError(f"{where}: {_key(each)} is missing")
-        values[each.name] = None if value == {} and each.metadata.get("empty") else _read(hint, value, f"{where}, {_key(each)}")
+            raise InputError(f"{where}: {_key(field)} is missing")
+        values[field.name] = None if value == {} and field.metadata.get("empty") else _read(hint, value, f"{where}, {_key(field)}")
     return kind(**values)
 
 
@@ -209,10 +212,10 @@ _SIMPLE: dict[Any, Callable[[Any, str], Any]] = {
     Path: lambda value, where: Path(_checked(value, type(value) is str, "a path", where)),
     type(None): lambda value, where: _checked(value, value is None, "null", where),
 }
-"""How the kinds of value are read that JSON has itself."""
+"""Readers of the types that JSON has itself."""
 
 
-# -- what a record class says ----------------------------------------------------------------------------------
+# -- annotations of a record class ------------------------------------------------------------------------------
 
 
 @cache
@@ -224,8 +227,8 @@ def _hints(kind: Any) -> dict[str, Any]:
 def _keys(kind: Any) -> frozenset[str]:
     """The keys that a record's object may have."""
     keys = {key for key, _ in _version_of(kind)}
-    for each in dataclasses.fields(kind):
-        keys |= _keys(_record_in(_hints(kind)[each.name])) if each.metadata.get("merged") else {_key(each)}
+    for field in dataclasses.fields(kind):
+        keys |= _keys(_record_in(_hints(kind)[field.name])) if field.metadata.get("merged") else {_key(field)}
     return frozenset(keys)
 
 

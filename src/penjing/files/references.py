@@ -1,4 +1,4 @@
-"""Classes and functions by reference: a name of a table, or "module:name", which another process and a file can hold."""
+"""References to classes and functions: a name of a table, or "module:name", which other processes and files can hold."""
 
 import importlib
 import sys
@@ -11,7 +11,7 @@ SEPARATOR = ":"
 
 
 def reference_of(kind: Any) -> str:
-    """ "module:name" of a class or function that can be imported again; an `InputError` where it cannot."""
+    """The reference "module:name" of a class or function; an `InputError` where it cannot be imported again."""
     module = kind.__module__
     if module == "__main__":  # another process imports the script by the name of its file
         spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -24,21 +24,21 @@ def reference_of(kind: Any) -> str:
 
 
 def is_reference(name: str) -> bool:
-    """Whether a name says "module:name", of names that Python takes."""
+    """Whether a name is a reference "module:name" of valid identifiers."""
     module, separator, attribute = name.partition(SEPARATOR)
     return bool(separator) and all(part.isidentifier() for part in (*module.split("."), *attribute.split(".")))
 
 
 def resolved(name: str, table: Mapping[str, str], what: str) -> Any:
-    """The object that `name` stands for: what `table` refers to, or "module:name" itself; an `InputError` that names the option `what`."""
+    """The object of a name: the entry of `table`, or the reference "module:name"; an `InputError` that names the option `what`."""
     reference = table.get(name, name)
     module, separator, attribute = reference.partition(SEPARATOR)
     if not separator:
         raise InputError(f"{what}: {name!r} is none; allowed are {', '.join(table)}, or module:name of one's own")
     try:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{what}: {reference!r} cannot be imported ({error}); give a module on the path, and a name in it") from error
-    return found
+    return target

@@ -1,5 +1,7 @@
-"""The output folder of a job: held by one run at a time, each step written whole, so that a job that was killed goes on from the last
-whole step."""
+"""The output folder of a job: locked by one run at a time, with every step written atomically.
+
+A job that was killed resumes after the last finished step.
+"""
 
 import errno
 import hashlib
@@ -24,27 +26,30 @@ else:
     import fcntl
 
 Tell = Callable[[str], None]
-"""Told a line for the person who waits."""
+"""A function that shows a line to the user who waits."""
 RECORD = "record.json"
 ASKED = "run.json"
-"""What a run was asked; by it a run that goes on knows its folder."""
+"""The request of a run; by it a resumed run recognises its folder."""
 TRAINING = ".training"
-"""The folder that a training goes on from, by which it knows its own."""
+"""The state folder of a training; by it a resumed training recognises its folder."""
 LOCK = ".penjing.lock"
-"""Held by the run that writes in a folder, and gone with it. A run that was killed leaves the file, which nobody holds then."""
+"""The lock file of the run that writes in a folder, removed at its end. A run that was killed leaves the file unlocked."""
 NOTHING = (LOCK, ".*.tmp", "lost+found", ".DS_Store")
-"""Entries of a folder that counts as empty: ours, and what systems put into new ones."""
+"""Entries of a folder that counts as empty: lock and temporary files, and what systems put into new folders."""
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
-"""How a system says that another process has the lock; whatever else it says, there are no locks to be had."""
+"""Error numbers for a lock that another process has; any other means that the file system has no locks."""
 
 
 @contextmanager
 def claimed(folder: Path, own: str, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Hold `folder`, made where it is not there, as the one run that writes in it; what was made and is still empty at the end is removed.
+    """Context manager that locks `folder` for one run; it is made where needed, and removed at the end where it is still empty.
 
-    Whatever would keep the last step from being written is found out here, before anything has cost time: `InputError` where the
-    folder cannot be made or written in, its disk is full, another run holds it, or it holds something but not `own`, the entry by which
-    a run that goes on knows its folder. Any other error is noted (`add_note`) what is kept.
+    Obstacles to writing the result are detected here, before anything has cost time. To any other error a note is added (`add_note`)
+    that tells what is kept.
+
+    Raises:
+        InputError: the folder cannot be made or written in, its disk is full, another run has the lock, or it contains something but
+            not `own`, the entry by which a resumed run recognises its folder.
     """
     made = _make(folder, "out")
     try:
@@ -69,7 +74,7 @@ def claimed(folder: Path, own: str, tell: Callable[[str], None] = lambda text: N
 
 
 def vacant(folder: Path, own: str) -> None:
-    """Refuse a file, and a folder that holds something but not `own`."""
+    """Check that a path is no file, and no folder that contains something but not `own`; else `InputError`."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out: {folder} is a file; give a folder")
     if not folder.is_dir() or (folder / own).exists():
@@ -79,7 +84,7 @@ def vacant(folder: Path, own: str) -> None:
 
 
 def writable(folder: Path, option: str) -> None:
-    """Make `folder` where it is not there, and refuse it where nothing can be written in it."""
+    """Make `folder` where needed, and check that files can be written in it; else `InputError`."""
     _make(folder, option)
     try:
         tempfile.TemporaryFile(dir=folder).close()
@@ -88,7 +93,7 @@ def writable(folder: Path, option: str) -> None:
 
 
 def _make(folder: Path, option: str) -> list[Path]:
-    """Make the folder, or what a link that leads nowhere names; returns what was not there before, the innermost first."""
+    """Make a folder, or the target of a dangling link; returns the folders that were made, the innermost first."""
     try:
         target = folder.resolve()
         missing = [path for path in (target, *target.parents) if not path.exists()]
@@ -103,7 +108,7 @@ def _make(folder: Path, option: str) -> list[Path]:
 
 
 def _lock(folder: Path, tell: Callable[[str], None]) -> int:
-    """The descriptor that holds the folder's lock as long as it is open, be the process killed or not."""
+    """Lock a folder; returns the file descriptor that keeps the lock until it is closed or the process ends."""
     path = folder / LOCK
     held = False
     while not held:
@@ -117,8 +122,8 @@ def _lock(folder: Path, tell: Callable[[str], None]) -> int:
             if error.errno in HELD:
                 holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
                 os.close(file)
-                said = f"a run is writing in {folder} already ({holder}); wait for it or stop it, or give another folder"
-                raise InputError(f"out: {said}") from error
+                message = f"a run is writing in {folder} already ({holder}); wait for it or stop it, or give another folder"
+                raise InputError(f"out: {message}") from error
             tell(f"{folder}: its file system has no locks ({error.strerror}), so see to it that no other run writes there")
         try:
             held = os.path.samestat(os.fstat(file), path.stat())
@@ -126,14 +131,14 @@ def _lock(folder: Path, tell: Callable[[str], None]) -> int:
             held = False
         if not held:
             os.close(file)
-    with suppress(OSError):  # a full disk is found out by who asked for the lock
+    with suppress(OSError):  # a full disk is detected by the caller
         os.ftruncate(file, 0)
         os.write(file, f"process {os.getpid()} of {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
     return file
 
 
 def _hold(file: int) -> None:
-    """Take the lock, or raise `OSError` at once where another process has it."""
+    """Take the lock of an open file; `OSError` at once where another process has it."""
     if sys.platform == "win32":
         os.lseek(file, 1 << 20, os.SEEK_SET)  # far behind what is written, which stays readable
         try:
@@ -157,7 +162,7 @@ def fingerprint(*paths: Path) -> str:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What the report tells of a step: its seconds, of a model that it made the quality and the bytes, and a line."""
+    """The record of a step in the report: its seconds, the quality and bytes of a model that it made, and a note."""
 
     name: str
     seconds: float
@@ -167,7 +172,7 @@ class StepRecord:
 
 
 class Run:
-    """`folder/run.json` says what was asked; `folder/steps/NN-name/` holds a step's record and its files."""
+    """A run in its folder: `run.json` contains the request, `steps/NN-name/` a step's record and its files."""
 
     def __init__(self, folder: Path, asked: Json, tell: Tell = lambda text: None) -> None:
         self.folder = folder
@@ -186,7 +191,7 @@ class Run:
         write_json(about, asked)
 
     def step(self, name: str, work: Callable[[Path], Json]) -> tuple[Json, Path]:
-        """What a step kept, and its folder: as it was left by an earlier run, or made now by `work(folder)`."""
+        """Run a step, `work(folder)`, or load it from an interrupted run; returns its record and its folder."""
         self.count += 1
         place = self.folder / "steps" / f"{self.count:02d}-{name}"
         if (place / RECORD).is_file():
@@ -204,11 +209,11 @@ class Run:
 
     @property
     def partial(self) -> Path:
-        """Where a step keeps its own state while it works."""
+        """The folder of a step's state while it works."""
         return self.folder / "partial"
 
     def finish(self) -> None:
-        """Remove the state of steps that are done."""
+        """Remove the state of finished steps."""
         shutil.rmtree(self.partial, ignore_errors=True)
 
 

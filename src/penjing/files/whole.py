@@ -1,4 +1,4 @@
-"""Whole or not at all: files and folders that appear on disk in one step."""
+"""Atomic writes: files and folders that appear on disk in one step."""
 
 import errno
 import json
@@ -18,9 +18,9 @@ NO_ROOM = 64 * 1024
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside `path`; on success it takes `path`'s place, on failure it is removed.
+    """Context manager of a temporary folder beside `path`; on success it replaces `path`, on failure it is removed.
 
-    Whatever fails while the disk is full is said to be a full disk (`OSError`, ENOSPC): libraries that write files by
+    Any failure while the disk is full is raised as a full disk (`OSError`, ENOSPC): libraries that write files by
     themselves report it in many ways, or fail later on the half-written file.
     """
     if path.is_symlink():
@@ -64,7 +64,7 @@ def move_up(source: Path, target: Path, last: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write bytes to `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -78,17 +78,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write `content` as UTF-8 to `path`, whole or not at all."""
+    """Write text as UTF-8 to `path` atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON to `path`, whole or not at all."""
+    """Write indented JSON to `path` atomically."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written in `folder`."""
+    """Remove half-written files that a killed process left in `folder`."""
     for old in folder.glob(".*.old"):  # killed between the two renames: the old folder is still the whole one
         original = folder / old.name[1:].rsplit(".", 2)[0]
         if not original.exists():

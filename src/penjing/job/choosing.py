@@ -75,40 +75,40 @@ def choose(trial: Trial, reference: Reference, candidate: Candidate, limit: floa
         a choice whose `chosen` is None where no form has parity; its `drop` is against the teacher.
     """
     quality = quality_of(trial.task, candidate.judging, candidate.logits)
-    look = _Look(trial, candidate, quality, limit)
+    check = _FormCheck(trial, candidate, quality, limit)
     place = candidate.exported
     for form in worth_measuring(candidate.forms, reference.record.forms_ms):
-        look(form, place)
-    if not any(row.fit for row in look.rows):
-        more = [form for form in candidate.in_float() if form.name not in look.logits]
+        check(form, place)
+    if not any(row.fit for row in check.rows):
+        more = [form for form in candidate.in_float() if form.name not in check.logits]
         place = candidate.beside if more else place
         for form in more:
-            look(form, place)
-    fit = [row for row in look.rows if row.fit] or [row for row in look.rows if row.fair]
+            check(form, place)
+    fit = [row for row in check.rows if row.fit] or [row for row in check.rows if row.fair]
     best: FormChoice | None = None
     if fit:
         measured = trial.measure([Subject(row.form, place) for row in fit], candidate.workload, throughput_texts=0)
         timed = [replace(row, latency_ms=figures.latency_ms) for row, figures in zip(fit, measured, strict=True)]
         best = min(timed, key=lambda row: measured_ms(row) if row.fit else row.loss)
         by_name = {row.name: row for row in timed}
-        look.rows = [by_name.get(row.name, row) for row in look.rows]
+        check.rows = [by_name.get(row.name, row) for row in check.rows]
     choice = Choice(
-        dict(candidate.conformity.parity), candidate.conformity.limit, quality, len(candidate.judging), None, tuple(look.rows), None, None,
+        dict(candidate.conformity.parity), candidate.conformity.limit, quality, len(candidate.judging), None, tuple(check.rows), None, None,
         "no form computes what the model does",
     )  # fmt: skip
     if best is None:
         return choice
-    return _with_form(choice, best.form, look.logits[best.name], trial, reference, candidate, confidence)
+    return _with_form(choice, best.form, check.logits[best.name], trial, reference, candidate, confidence)
 
 
 def measured_ms(row: FormChoice) -> float:
-    """The latency of a form that was timed."""
+    """The latency of a timed form, in milliseconds."""
     assert row.latency_ms is not None
     return row.latency_ms
 
 
-class _Look:
-    """Looks at one form after another: its quality on the texts held out, and whether it may be shipped."""
+class _FormCheck:
+    """Checks one form after another: its quality on the held-out texts, and whether it may be shipped."""
 
     def __init__(self, trial: Trial, candidate: Candidate, quality: float, limit: float) -> None:
         self.trial = trial
@@ -125,20 +125,20 @@ class _Look:
         quality = quality_of(self.trial.task, judging, self.logits[form.name])
         loss = self.quality - quality
         fair = conformity.parity.get(form.engine, NO_NUMBER) <= conformity.limit
-        meant = conformity.apart.get(form.name, 0.0) <= APART
+        emulated = conformity.apart.get(form.name, 0.0) <= APART
         int8 = rounding_of(form) != "float"
-        fit = fair and meant and loss <= self.limit
+        fit = fair and emulated and loss <= self.limit
         self.rows.append(FormChoice(form.name, form, quality, loss, int8, conformity.apart.get(form.name), fit, fair))
 
 
 def _with_form(
     choice: Choice, form: Form, logits: Logits, trial: Trial, reference: Reference, candidate: Candidate, confidence: float | None
 ) -> Choice:
-    """The choice of `form`: its quality against the teacher's on the texts held out, and the temperature of its scores."""
+    """The choice with its form: quality against the teacher's on the held-out texts, and the temperature of the scores."""
     judging = candidate.judging
     paired = judge_pair(trial.task, judging, logits, reference.judging, reference.judged, confidence=confidence or 0.95)
-    by_heart = paired.teacher_quality >= KNOWN_BY_HEART
-    temperature, fitted = (1.0, None) if by_heart else temperature_for(trial.task, judging, logits)
+    memorised = paired.teacher_quality >= KNOWN_BY_HEART
+    temperature, fitted = (1.0, None) if memorised else temperature_for(trial.task, judging, logits)
     note = f"{form.name}; on {len(judging)} training texts held out {paired.quality:.2f}, {paired.drop:.2f} points lost"
     held_out = ChosenQuality(paired.quality, paired.drop, paired.drop_at_most, temperature)
     return replace(choice, chosen=form, held_out=held_out, scores=fitted, note=note)

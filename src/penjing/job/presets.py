@@ -12,10 +12,10 @@ from penjing.training.loop import Schedule
 
 @dataclass(frozen=True)
 class Preset:
-    """The losses and their weights, and what else differs from `DistillSettings`.
+    """A preset of distillation: losses with their weights, and changes to `DistillSettings`.
 
-    keep: which of the teacher's layers the student starts from. student: what it is where it is no BERT. rate, epochs: of its training. copies: changed ones of each text, where the teacher answers and nothing is
-    said of it.
+    keep: which of the teacher's layers the student starts from. student: the name of a student that is no BERT. rate, epochs: learning
+    rate and epochs of the training. copies: augmented copies of each text by default, where the teacher labels them.
     """
 
     losses: Mapping[str, float]
@@ -29,7 +29,7 @@ class Preset:
     when: str = ""
 
     def settings(self, epochs: int | None = None, rate: float | None = None, changes: Mapping[str, Any] | None = None) -> DistillSettings:
-        """Its settings of distillation, with so many epochs and another learning rate where they are given, and `changes` in place of its own."""
+        """The preset's settings of distillation; arguments that are given replace its epochs, its learning rate and its changes."""
         schedule = Schedule(epochs=epochs or self.epochs, learning_rate=self.rate if rate is None else rate, patience=100)
         return DistillSettings(schedule, **({"losses": self.losses} | dict(self.changes if changes is None else changes)))
 
@@ -85,11 +85,14 @@ PRESETS = {
     name: Preset(student.usual.losses, student=name, rate=student.usual.rate, epochs=student.usual.epochs, copies=student.usual.copies)
     for name, student in STUDENTS.items()
 }
-"""The papers' first, then the students that are no BERT. pkd has T, α and β from the middle of their grids; distilbert the weights of its published training."""
+"""Presets of papers, then of the students that are no BERT.
+
+pkd has T, α and β from the middle of their grids; distilbert the weights of its published training.
+"""
 
 
 def weights_of(losses: str) -> Mapping[str, float]:
-    """The weights of losses from "kl=1,hidden=0.5"."""
+    """The weights of losses, read from text as "kl=1,hidden=0.5"."""
     try:
         return {name.strip(): float(weight) for name, weight in (part.split("=") for part in losses.split(","))}
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""An encoder that is done, as a `Product`."""
+"""The product of a job whose result is an encoder: its forms, files and parity."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ from penjing.training.predict import logits_of
 @final
 @dataclass(frozen=True)
 class EncoderProduct(Product):
-    """coded: the codes of what is stored in few bits. layers: of the teacher, that it has. ranges, float_layers: how int8 rounds it; None in float. rounding: the one
-    that is asked for; None: any. packs: whether its folder is written packed all the same. segments: whether texts come in two. fixed: the forms, where they are
-    known."""
+    """A finished encoder.
+
+    coded: the codes of matrices in few bits. layers: numbers of the teacher's layers that it has. ranges, float_layers: of int8; None: in
+    float. rounding: the requested rounding of activations; None: any. packs: whether its folder is packed even without codes. segments:
+    whether texts come in pairs. fixed: the forms, where they are not those of the engine.
+    """
 
     model: PenjingPreTrainedModel
     coded: Mapping[str, Coded] | None
@@ -55,17 +58,17 @@ class EncoderProduct(Product):
 
     @property
     def portable(self) -> str:
-        """The file of standard operators."""
+        """The portable file, of standard operators."""
         return PORTABLE_FLOAT if self.ranges is None else PORTABLE_INT8
 
     def logits(self, encoded: Encoded) -> Logits:
         return logits_of(self.model, encoded)
 
     def export(self, folder: Path, data: Data) -> int:
-        """Every form's file and the one of standard operators; in a packed folder these are built from the weights."""
+        """Write every form's file and the portable one; in a packed folder the engine builds them from the weights."""
         forms = self.forms
         if self.coded is not None:
-            coded = {name.removeprefix("encoder."): each for name, each in self.coded.items()}
+            coded = {name.removeprefix("encoder."): matrix for name, matrix in self.coded.items()}
             write_network(network_of(self.model), coded, folder, ranges=self.ranges, segments=self.segments, float_layers=self.float_layers)
         files: list[str | Form] = [form for form in forms if not form.packed and form.file != MODEL]
         if self.coded is None:
@@ -88,7 +91,7 @@ class EncoderProduct(Product):
             form for form in self.forms if form.engine == "torch"
         ]  # beside PyTorch's the folder gets every engine's portable file
         floats = [form for form in FLOAT_FORMS if form.engine in engines or torch_forms] + torch_forms
-        if not floats:  # an engine of one's own, which runs its own forms
+        if not floats:  # a user's own engine, which has its own forms
             floats = forms_for(self.engine, int8=False)
         with tempfile.TemporaryDirectory() as folder:
             export(self.model, Path(folder), floats, segments=self.segments)
@@ -103,10 +106,10 @@ class EncoderProduct(Product):
 
     @property
     def blueprint(self) -> Blueprint:
-        """With the bits that a weight is stored with on average."""
+        """The blueprint, with the average bits of a stored weight."""
         if self.coded is None:
             return replace(blueprint_of(self.model), bits=32 if self.ranges is None else 8)
-        sizes = [(each.bits, each.codes.size) for each in self.coded.values()]
+        sizes = [(matrix.bits, matrix.codes.size) for matrix in self.coded.values()]
         return replace(blueprint_of(self.model), bits=round(sum(bits * n for bits, n in sizes) / sum(n for _, n in sizes)))
 
     @property
@@ -115,8 +118,10 @@ class EncoderProduct(Product):
 
 
 def apart(product: EncoderProduct, texts: Encoded, exported: Path, threads: int) -> dict[str, float]:
-    """By int8 form, root mean square difference of the exported integers' logits from those of the same rounding in PyTorch, as a part
-    of that of the rounding from float32."""
+    """The distance of the exported integers' logits from their emulation in PyTorch, by int8 form.
+
+    The root mean square difference, as a multiple of that between the emulation and float32.
+    """
     own = _flat(product.logits(texts))
     result = dict[str, float]()
     for form in product.forms:
@@ -124,8 +129,8 @@ def apart(product: EncoderProduct, texts: Encoded, exported: Path, threads: int)
         if rounding == "float" or form.engine == "torch":
             continue
         expected = _flat(emulated(product.model, texts, product.ranges if rounding == "static" else None, product.float_layers))
-        found = _flat(open_engine(form, exported, threads).logits(texts))
-        ratio = _rms(found - expected) / max(PARITY, _rms(expected - own))
+        exported_logits = _flat(open_engine(form, exported, threads).logits(texts))
+        ratio = _rms(exported_logits - expected) / max(PARITY, _rms(expected - own))
         result[form.name] = ratio if np.isfinite(ratio) else NO_NUMBER
     return result
 

@@ -1,4 +1,4 @@
-"""The proof: what is shipped, on data that nothing was chosen by, against the teacher: quality, speed, other data, other lengths, bytes."""
+"""Verification of the shipped form against the teacher, on data that nothing was chosen by: quality, speed, bytes."""
 
 import tempfile
 import time
@@ -42,18 +42,21 @@ from penjing.text.overlap import seen_in
 
 SHAPES = (16, 64, 128)
 SHAPE_TEXTS = 20
-"""Tokens of the texts that a result by hand is timed on beside the data's own lengths, and how many such texts."""
+"""Lengths in tokens at which a result by hand is timed beside the data's own lengths, and the number of such texts."""
 PROCESSES = 3
 ROUNDS = 4
-"""In so many processes one after another, each of so many rounds, the shipped form is measured alone against eager PyTorch."""
+"""The processes, one after another, and the rounds of each, in which the shipped form is timed alone against eager PyTorch."""
 LOADS = 3
-"""The weights are loaded so many times, and the best is reported."""
+"""The number of timed loads of the weights, of which the fastest is reported."""
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """A result whose form is chosen: the folder of its files, the choice, the evaluation texts as the result encodes them, and the result's
-    own logits of them in float32."""
+    """A result with a chosen form.
+
+    exported: the folder of its files. choice: of the form. eval: the evaluation texts as the result encodes them. logits: the model's
+    logits of them, in float32.
+    """
 
     exported: Path
     choice: Choice
@@ -69,7 +72,7 @@ class Shipped:
 
 @dataclass(frozen=True)
 class Further:
-    """Further data to report on, by its name, as the teacher's tokenizer and as the result's own encodes it."""
+    """Further test data to report on, encoded by the teacher's tokenizer (`before`) and by the result's own (`after`)."""
 
     name: str
     before: Examples
@@ -81,7 +84,7 @@ class Further:
 
 @dataclass(frozen=True)
 class _Timing:
-    """The figures of the baselines by name and of the result's forms in one run; then eager PyTorch and the shipped form alone."""
+    """Timings: of the baselines by name and of all forms in one run; then of eager PyTorch and the shipped form alone."""
 
     baselines: Mapping[str, Figures]
     forms: Sequence[Figures]
@@ -90,10 +93,10 @@ class _Timing:
 
 
 def verify(trial: Trial, reference: Reference, shipped: Shipped, train: Examples, confidence: float | None = None) -> Verified:
-    """What is shipped, on the evaluation data: quality against the teacher; latency, alone against eager PyTorch; all forms in one run.
+    """Verify the shipped form on the evaluation data: quality against the teacher, speed-up over eager PyTorch, all forms' timings.
 
     Args:
-        train: the training texts, which the evaluation data should not stand in.
+        train: the training texts, which should not contain the evaluation data.
     """
     task = trial.task
     form = shipped.form
@@ -137,7 +140,7 @@ def verify(trial: Trial, reference: Reference, shipped: Shipped, train: Examples
 
 
 def _timed(trial: Trial, reference: Reference, shipped: Shipped) -> _Timing:
-    """Everything in one run; then the shipped form alone against eager PyTorch, in several processes one after another."""
+    """Time all forms in one run; then the shipped form alone against eager PyTorch, in several processes one after another."""
     texts = shipped.eval
     before = reference.eval.encoded
     tokenizer = shipped.exported / TOKENIZER
@@ -158,7 +161,7 @@ def _timed_rows(choice: Choice) -> list[FormChoice]:
 
 
 def _baselines(reference: Reference, timing: _Timing) -> dict[str, Baseline]:
-    """The teacher in each form; eager PyTorch with the figures that it has alone."""
+    """The baselines, by name; eager PyTorch with the figures of the run where it is timed with the shipped form alone."""
     forms = eager_forms() | BASELINES
     alone = {EAGER_BASELINE: timing.eager.figures()}
     return {
@@ -173,7 +176,7 @@ def _baselines(reference: Reference, timing: _Timing) -> dict[str, Baseline]:
 
 
 def _form_rows(shipped: Shipped, timing: _Timing, judged: PairedQuality) -> list[FormRow]:
-    """Every form of the result; the shipped one with the quality that was judged and the figures that it has alone."""
+    """A row for every form; the shipped one with its judged quality and the figures of the run where it is timed alone."""
     rows = []
     for row, figures in zip(_timed_rows(shipped.choice), timing.forms, strict=True):
         chosen = row.form == shipped.form
@@ -190,13 +193,13 @@ def _form_rows(shipped: Shipped, timing: _Timing, judged: PairedQuality) -> list
 
 
 def overlap_of(texts: Examples, train: Examples) -> Overlap:
-    """How many of the texts are training texts or stand in one."""
+    """The overlap with the training texts: how many texts are equal to one, or stand inside one."""
     same, inside = seen_in(texts.inputs, train.inputs)
     return Overlap(same, inside, len(texts))
 
 
 def on_other_data(trial: Trial, reference: Reference, shipped: Shipped, data: Further, train: Examples) -> OtherData:
-    """The result against the teacher on further data, each on its own encoding of it."""
+    """The result against the teacher on further test data, each with its own tokenizer."""
     teacher = open_engine(EAGER, reference.folder, trial.threads).logits(data.before.encoded)
     logits = open_engine(shipped.form, shipped.exported, trial.threads).logits(data.after.encoded)
     overlap = overlap_of(data.after, train)
@@ -205,7 +208,10 @@ def on_other_data(trial: Trial, reference: Reference, shipped: Shipped, data: Fu
 
 
 def shapes(trial: Trial, reference: Reference, shipped: Shipped, after: Blueprint) -> list[ShapeRow]:
-    """The result, of blueprint `after`, against the uncut model in the same form: on the data's own lengths, and on texts of a few fixed ones."""
+    """Speed-ups over the uncut model in the same form, at the data's own lengths and at a few fixed ones.
+
+    after: the blueprint of the result.
+    """
     before = reference.eval.encoded
     own = shipped.eval.encoded
     form = shipped.form
@@ -226,8 +232,10 @@ def shapes(trial: Trial, reference: Reference, shipped: Shipped, after: Blueprin
 
 
 def stored(model: PenjingPreTrainedModel, coded: Mapping[str, Coded] | None, place: Path, sparsity: float | None = None) -> Stored:
-    """The weights' bytes on disk and the seconds to load them, dense and packed, the best of some loads; zeros; and what is stored in how
-    many bits. sparsity: of the matrices that were pruned, where some were."""
+    """Measure the stored weights: bytes and the fastest load in seconds, dense and packed; zeros; bits of each matrix.
+
+    sparsity: of the matrices that were pruned; None where none were.
+    """
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place) as folder:
         dense_bytes, dense_load_s = _on_disk(model, Path(folder) / "dense", packed=False, coded=None)
@@ -238,7 +246,7 @@ def stored(model: PenjingPreTrainedModel, coded: Mapping[str, Coded] | None, pla
 
 
 def _on_disk(model: PenjingPreTrainedModel, target: Path, *, packed: bool, coded: Mapping[str, Coded] | None) -> tuple[int, float]:
-    """Bytes of the weights, and seconds of the fastest load."""
+    """Write and load the weights; returns their bytes, and the seconds of the fastest load."""
     write(model, target, packed=packed, coded=coded)
     times = []
     for _ in range(LOADS):

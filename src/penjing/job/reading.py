@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 LARGEST = 1e300
-"""What no setting goes beyond."""
+"""The largest number that a setting may be."""
 STUDENT = "student"
 OLD = "recipe: a mapping of steps is the old form, read for one more release; write a list, as - prune: {macs: 0.5}"
 
 
 @dataclass(frozen=True)
 class Compressing:
-    """What `compress` is asked beside the budget: a recipe's file, and how long it trains."""
+    """Options of `compress` beside the budget: a recipe's file, and the length of the training."""
 
     recipe: Path | None = option(None, "YAML with the steps in order, and their settings.")
     epochs: int | None = option(None, "Epochs of distillation.", least=1, most=10_000, panel="training")
@@ -45,7 +45,7 @@ class Compressing:
     no_training: bool = option(False, "Leave distillation out.", panel="training")
 
     def read(self, tell: Tell) -> Recipe:
-        """The recipe, with its distillation as it is asked."""
+        """The recipe of the options."""
         recipe = read_recipe(self.recipe, tell) if self.recipe else Recipe()
         distillation = recipe.get(Distillation)
         if distillation is None:
@@ -75,7 +75,7 @@ def read_recipe(path: Path, tell: Tell = lambda text: None) -> Recipe:
 
 
 def _step(entry: Any, where: str) -> Settings:
-    """One entry of the list."""
+    """The settings of one entry of the list."""
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
@@ -95,8 +95,8 @@ def _settings(name: Any, changes: Any, where: str) -> Settings:
     if name == Distillation.name:
         return _distillation(changes, f"{where}: {name}")
     step: Any = STEPS[name]()
-    found: Settings = merged(step, changes, f"{where}: {name}")
-    return found
+    settings: Settings = merged(step, changes, f"{where}: {name}")
+    return settings
 
 
 def _student(name: Any, where: str) -> StudentSettings:
@@ -110,7 +110,7 @@ def _distillation(changes: Any, where: str) -> Distillation:
     changes = dict(_mapping(changes, where))
     preset, epochs, texts = (changes.pop(name, None) for name in ("preset", "epochs", "texts"))
     if preset is not None and (not isinstance(preset, str) or preset not in PRESETS or PRESETS[preset].student):
-        named = [name for name, each in PRESETS.items() if not each.student]
+        named = [name for name, known in PRESETS.items() if not known.student]
         raise InputError(f"recipe: {where}: preset is {shown(preset)}; allowed are {', '.join(named)}")
     settings = PRESETS[preset].settings() if preset else DistillSettings()
     if epochs is not None:
@@ -120,7 +120,7 @@ def _distillation(changes: Any, where: str) -> Distillation:
 
 
 def merged(settings: T, changes: Any, where: str) -> T:
-    """`settings` with `changes`, strictly: an unknown name or a value of another type is an error."""
+    """Settings merged with `changes`, strictly: an unknown name or a value of another type is an `InputError`."""
     known = {field.name: field for field in fields(settings)}
     result = Json()
     for name, value in _mapping(changes, where).items():
@@ -137,7 +137,7 @@ def _mapping(changes: Any, where: str) -> Mapping[Any, Any]:
 
 
 def _value(old: Any, field: Any, value: Any, where: str) -> Any:
-    """What a field may be, where it is `old` by default."""
+    """The checked value of a field whose default is `old`."""
     name = field.name
     described = option_of(field)
     if "Path" in str(field.type):
@@ -148,7 +148,7 @@ def _value(old: Any, field: Any, value: Any, where: str) -> Any:
     if is_dataclass(old) and not isinstance(old, type):
         return merged(old, {} if value in (None, True) else value, f"{where}: {name}")
     if isinstance(old, Mapping):
-        numbers = isinstance(value, dict) and all(_is_number(each, int | float) and abs(each) <= LARGEST for each in value.values())
+        numbers = isinstance(value, dict) and all(_is_number(weight, int | float) and abs(weight) <= LARGEST for weight in value.values())
         if not numbers:
             raise InputError(f"recipe: {where}: {name} is {shown(value)}; give a mapping of names to weights, like {dict(old)}")
         return value
@@ -177,7 +177,7 @@ def _is_number(value: Any, kind: Any) -> bool:
 
 
 def _old(content: Mapping[Any, Any], where: str) -> Recipe:
-    """The default recipe with the steps of a mapping changed, added, or left out where they are `false`."""
+    """The recipe of the old form: the default one with a mapping's steps changed, added, or left out where they are `false`."""
     content = dict(content)
     student = content.pop(STUDENT, None)
     texts = content.pop("texts", None)
@@ -204,5 +204,5 @@ def _old(content: Mapping[Any, Any], where: str) -> Recipe:
     distillation = steps.get(Distillation.name)
     if isinstance(distillation, Distillation) and texts:
         steps[Distillation.name] = replace(distillation, texts=merged(TextSettings(), {} if texts is True else texts, f"{where}: texts"))
-    found = [steps[name] for name in STEPS if name in steps]
-    return Recipe((*found, *([_student(student, where)] if student else [])))
+    ordered = [steps[name] for name in STEPS if name in steps]
+    return Recipe((*ordered, *([_student(student, where)] if student else [])))

@@ -1,4 +1,4 @@
-"""The beginning of a job: what cannot be is refused, the recipe fits the size, and the teacher is measured."""
+"""The start of a job: checks of the request, the recipe for the size, the first context, and the baseline."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,13 +27,13 @@ from penjing.students.stage import StudentSettings
 from penjing.training.texts import Texts
 
 Progress = Callable[[str], Any]
-"""From the title of a training to a context that is told how far it is."""
+"""A function from the title of a training to a context manager of its progress callback."""
 BASELINE_TEXTS = 512
-"""Training texts that the teacher's int8 is calibrated on."""
+"""The number of training texts that the teacher's int8 is calibrated on."""
 
 
 def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
-    """The job with the recipe that fits the size which is asked; an `InputError` where the model cannot be compressed so."""
+    """Check a job; returns it with the recipe for its size. An `InputError` where the model cannot be compressed so."""
     blueprint = checkpoint.blueprint
     data = job.data
     given = checkpoint.folder / "tokenizer.json"
@@ -62,7 +62,7 @@ def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
 
 
 def in_integers(job: Job) -> bool:
-    """Whether integers are exported: the recipe quantizes, and an engine that is asked for has forms in int8."""
+    """Whether int8 is exported: the recipe quantizes, and the requested engine has int8 forms."""
     quantize = job.recipe.get(QuantizeSettings)
     if quantize is None or job.engine == "torch":
         return False
@@ -70,18 +70,21 @@ def in_integers(job: Job) -> bool:
 
 
 def to_budget(job: Job) -> bool:
-    """Whether it is for the budget to decide what is cut: something is asked, and nothing else does, or a speed or size beside it."""
+    """Whether the budget decides what is cut: it has a limit, and the recipe does not decide, or speed or size are limited too."""
     return not job.budget.nothing and (not job.recipe.by_hand or not job.budget.unbounded)
 
 
 def run_on(job: Job) -> Json:
-    """What a run that goes on must find as it was: the model's files, the versions, and the processor, whose integers and times are kept."""
+    """The fingerprint of model, versions and processor as JSON, which must be the same when a run is resumed.
+
+    The processor counts because its integers and timings are kept.
+    """
     here = machine()
     return {"inputs": fingerprint(job.model), "versions": versions(), "processor": [here.cpu, *here.instructions]}
 
 
 def begun(job: Job, checkpoint: Checkpoint, run: Run, progress: Progress | None) -> tuple[Context, Work]:
-    """What the stages work with, and what they begin with: the teacher, or the student that is given."""
+    """The context of the stages, and the work at the start: the teacher, or the given student."""
     data = job.data
     budget = job.budget
     teacher = checkpoint.read(head=data.task.head, labels=data.task.labels)
@@ -98,7 +101,7 @@ def begun(job: Job, checkpoint: Checkpoint, run: Run, progress: Progress | None)
 
 
 def baseline(job: Job, context: Context, work: Work, trial: Trial) -> Reference:
-    """The teacher as it is, and what the engines' int8 makes of it. One serves every result."""
+    """Measure or load the baseline: the unchanged teacher, and the engines' int8 of it."""
     original = Original(
         context.folder, context.tokenizer_file(context.folder), context.teacher, job.data.eval, context.judging(work),
         context.calibration(work, BASELINE_TEXTS),
@@ -109,8 +112,8 @@ def baseline(job: Job, context: Context, work: Work, trial: Trial) -> Reference:
 
 
 def teacher_forms(job: Job) -> list[Form]:
-    """The forms of an encoder that a result, or what it is held against, may have."""
+    """The forms that the teacher is measured in: those that an encoder's result may have."""
     if job.recipe.get(StudentSettings):
-        return forms_for(None if job.engine == "numpy" else job.engine, int8=False)  # which runs no encoder
+        return forms_for(None if job.engine == "numpy" else job.engine, int8=False)  # numpy runs no encoder
     quantize = job.recipe.get(QuantizeSettings)
     return forms_for(job.engine, int8=in_integers(job), rounding=quantize.rounding if quantize and in_integers(job) else None)

@@ -1,1 +1,1 @@
-"""The encoder and its storage; families; reading and writing; cutting; listening to parts."""
+"""The encoder network, its storage formats, model families, checkpoints, exact cuts, and hooks on its modules."""

@@ -1,4 +1,4 @@
-"""A model of a blueprint, and the blueprint of a model."""
+"""Building a model from a blueprint, and the blueprint of a model."""
 
 from typing import Any
 
@@ -59,10 +59,10 @@ def build(blueprint: Blueprint, like: PenjingConfig | None = None, **changes: An
 def _check_parameters(model: PenjingPreTrainedModel, blueprint: Blueprint) -> None:
     """An `InputError` where a network's head has other parameters than its row says: they would be counted and cut wrongly."""
     state = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith("encoder.")}
-    said = {f"head.{name}": shape for name, shape in blueprint.head_shapes().items()}
-    for name in sorted(state.keys() | said):
-        if state.get(name) != said.get(name):
+    expected = {f"head.{name}": shape for name, shape in blueprint.head_shapes().items()}
+    for name in sorted(state.keys() | expected):
+        if state.get(name) != expected.get(name):
             raise InputError(
                 f"head {blueprint.head.name}: {name} is {state.get(name, 'not there')} in its network, and its row says"
-                f" {said.get(name, 'that there is none')}; correct `parameters`, or the network"
+                f" {expected.get(name, 'that there is none')}; correct `parameters`, or the network"
             )

@@ -1,4 +1,4 @@
-"""An opened checkpoint: what its configuration and the names of its weights say, each read once, and the model that it holds.
+"""Checkpoints: configuration, head, labels and weights of a model folder, each read once, and the model itself.
 
 A folder of Hugging Face's or of our own format gives our encoder with the checkpoint's weights, in float32.
 """
@@ -22,7 +22,7 @@ from penjing.model.weights import Shapes, load_weights, refuse_adapter, shapes_o
 
 POSITION = "encoder.embeddings.position.weight"
 _DOES = {"text": "labels texts", "token": "labels words", "span": "answers questions", "word": "is a language model"}
-"""What a model with a head does, by what the head answers."""
+"""Descriptions of models with a head, by what the head answers; for messages."""
 
 
 def locate(model: "str | Path | Checkpoint", pickle: bool = False) -> Path:
@@ -51,7 +51,7 @@ def locate(model: "str | Path | Checkpoint", pickle: bool = False) -> Path:
 
 @dataclass(frozen=True)
 class Matched:
-    """A configuration and the weights beside it, which fit one another.
+    """A configuration matched with the weights beside it.
 
     `stored`: our name of each parameter → the name in the files, and `unused` the names that no head of ours reads.
     """
@@ -65,7 +65,7 @@ class Matched:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with a model, opened: its config.json is read, and the names and shapes of its weights once they are asked for.
+    """An opened model folder: its config.json is read at once, the names and shapes of its weights on demand.
 
     pickle: whether weights may be read from a `pytorch_model.bin`.
     """
@@ -75,7 +75,7 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """The folder."""
         return self.configuration.folder
 
     @property
@@ -95,7 +95,7 @@ class Checkpoint:
 
     @cached_property
     def head(self) -> Head:
-        """The head that it carries: of the class that it names, or else of its weights' names."""
+        """The head: that of the class in the configuration, or else by the names of the weights."""
         return _head_of(self.configuration, lambda: self.shapes)
 
     @cached_property
@@ -104,12 +104,12 @@ class Checkpoint:
 
     @property
     def config(self) -> PenjingConfig:
-        """Its configuration as ours."""
+        """The configuration, translated to `PenjingConfig`."""
         return self._translated[0]
 
     @property
     def blueprint(self) -> Blueprint:
-        """Its sizes, from the configuration (and the names of its weights, where it names no class)."""
+        """The blueprint, from the configuration (and the names of the weights, where it names no class)."""
         return self._translated[1]
 
     @cached_property
@@ -118,12 +118,12 @@ class Checkpoint:
 
     @property
     def encoder(self) -> Blueprint:
-        """Its sizes without its head, from the configuration alone."""
+        """The blueprint without the head, from the configuration alone."""
         return self._encoder[1]
 
     @property
     def positions(self) -> int:
-        """Tokens of a text at most."""
+        """The most tokens of a text."""
         return self.encoder.positions
 
     @property
@@ -148,16 +148,16 @@ class Checkpoint:
 
     @property
     def problem_type(self) -> str | None:
-        """What its outputs are: one label of several, several labels, or numbers; None where it does not say."""
+        """The problem type of its outputs: one label of several, several labels, or numbers; None where it is not given."""
         return self.configuration.problem_type
 
     @cached_property
     def matched(self) -> Matched:
-        """Its weights by our names; an `InputError` where it is not whole, or has what would be left out."""
+        """The matched weights; an `InputError` where some are missing, or would be left out."""
         return _matched(self.configuration, self.shapes)
 
     def check_head(self, head: Head | str, task: str, option: str = "model") -> None:
-        """Refuse a checkpoint that has no trained head for a task which takes one label of several, of each text or word.
+        """Check that the head is trained for a task with one label of several, of each text or word; else `InputError`.
 
         A head of one output (regression) has no second label to choose, and the outputs of a multi-label head do not exclude one another.
         """
@@ -173,7 +173,7 @@ class Checkpoint:
             )
 
     def check_numbers(self) -> None:
-        """Refuse a checkpoint whose weights are not all numbers, or not those of its own configuration."""
+        """Check that the weights are finite, and those of the configuration; else `InputError`."""
         _state(self.matched, load_weights(self.folder, self.pickle))
 
     def read(self, *, head: Head | str | None = None, labels: list[str] | None = None) -> PenjingPreTrainedModel:
@@ -188,16 +188,16 @@ class Checkpoint:
         configuration = self.configuration
         weights = load_weights(self.folder, self.pickle)
         shapes = {name: tuple(value.shape) for name, value in weights.items()}
-        found = _head_of(configuration, lambda: shapes)
-        wanted = found if head is None else head_named(head)
-        known = _matched(configuration, shapes, without_head=wanted != found)
+        own = _head_of(configuration, lambda: shapes)
+        wanted = own if head is None else head_named(head)
+        known = _matched(configuration, shapes, without_head=wanted != own)
         state = _state(known, weights)
-        if wanted == found and labels is None:
+        if wanted == own and labels is None:
             config = known.config
             blueprint = known.blueprint
         else:
             config, blueprint = translate(configuration, wanted, labels)
-        same_head = wanted == found and blueprint.outputs == known.blueprint.outputs
+        same_head = wanted == own and blueprint.outputs == known.blueprint.outputs
         named = configuration.labels() or numbered(known.blueprint.outputs)
         if same_head and labels and set(labels) == set(named):
             order = [named.index(name) for name in labels]
@@ -206,8 +206,8 @@ class Checkpoint:
             same_head = False
         if not same_head:
             # What comes before the outputs is kept for new ones, as Hugging Face does; BERT's is its pooler, which every BERT may have.
-            dense = {name: state[name] for name in _parameters(wanted, of_outputs=False)} if wanted == found else {}
-            dense |= _pooler(known, weights) if wanted.pooled and not wanted.own and wanted != found else {}
+            dense = {name: state[name] for name in _parameters(wanted, of_outputs=False)} if wanted == own else {}
+            dense |= _pooler(known, weights) if wanted.pooled and not wanted.own and wanted != own else {}
             state = {name: value for name, value in state.items() if name.startswith("encoder.")} | dense
         if wanted.bare:
             state = {name.removeprefix("encoder."): value for name, value in state.items()}
@@ -217,9 +217,9 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str | Path | Checkpoint, pickle: bool = False) -> Checkpoint:
-    """A checkpoint by its folder or hub id; an `InputError` where there is none, or its configuration asks for what is not followed.
+    """Open a checkpoint by its folder or hub id; `InputError` where there is none, or its configuration is not supported.
 
-    One that is open stands for itself.
+    An opened checkpoint is returned as it is.
     """
     return model if isinstance(model, Checkpoint) else Checkpoint(read_configuration(locate(model, pickle)), pickle)
 
@@ -236,8 +236,8 @@ def read(
 
 def _matched(configuration: Configuration, shapes: Shapes, *, without_head: bool = False) -> Matched:
     """`without_head`: of the encoder alone; the weights of its head may be there or not."""
-    found = _head_of(configuration, lambda: shapes)
-    head = HEADS["none"] if without_head else found
+    own = _head_of(configuration, lambda: shapes)
+    head = HEADS["none"] if without_head else own
     config, blueprint = translate(configuration, head, None)
     if len(blueprint.layers) > len(shapes):  # before anything is built so deep
         raise InputError(f"model: {configuration.folder} has {len(shapes)} weights, and its configuration {len(blueprint.layers)} layers")
@@ -250,14 +250,16 @@ def _matched(configuration: Configuration, shapes: Shapes, *, without_head: bool
         ) from error
     if head.bare:
         expected = {f"encoder.{name}": shape for name, shape in expected.items()}
-    stored, unused = _stored(configuration, blueprint, found, expected, shapes)
+    stored, unused = _stored(configuration, blueprint, own, expected, shapes)
     first = first_position(configuration.family, config)
-    for ours, theirs in stored.items():
-        shape = expected[ours]
-        if first and ours == POSITION:
+    for name, file_name in stored.items():
+        shape = expected[name]
+        if first and name == POSITION:
             shape = (shape[0] + first, *shape[1:])
-        if shapes[theirs] != shape:
-            raise InputError(f"model: {configuration.folder}: {theirs} has the shape {shapes[theirs]}, and the configuration says {shape}")
+        if shapes[file_name] != shape:
+            raise InputError(
+                f"model: {configuration.folder}: {file_name} has the shape {shapes[file_name]}, and the configuration says {shape}"
+            )
     return Matched(configuration, config, blueprint, stored, unused)
 
 
@@ -272,26 +274,26 @@ def _stored(
     family = configuration.family
     if family is None:
         names = {name: name.removeprefix("encoder.") if head.bare else name for name in expected}
-        found = {name: name for name in shapes}
+        present = {name: name for name in shapes}
     else:
         prefix = family.weight_prefix if any(name.startswith(family.weight_prefix) for name in shapes) else ""
         names = family.names(blueprint, prefix)
         if not prefix:  # saved without a head: its pooler has no prefix either
-            names = {ours: theirs.removeprefix(family.weight_prefix) for ours, theirs in names.items()}
-        found = {_modern(name): name for name in shapes}
-        if len(found) < len(shapes):
+            names = {name: family_name.removeprefix(family.weight_prefix) for name, family_name in names.items()}
+        present = {_modern(name): name for name in shapes}
+        if len(present) < len(shapes):
             raise InputError(f"model: {folder} holds norms by their old names (gamma, beta) and by the new ones; leave one of the two")
-    missing = [name for name in names.values() if name not in found]
+    missing = [name for name in names.values() if name not in present]
     if missing:
         whole = family.names(blueprint, family.weight_prefix) if family else names
-        wrapped = _wrapper(whole.values(), found) or _wrapper(names.values(), found)
+        wrapped = _wrapper(whole.values(), present) or _wrapper(names.values(), present)
         if wrapped:
             raise InputError(
                 f"model: the names of the weights in {folder} begin with {wrapped!r}, as torch.compile, DataParallel, Lightning or an adapter"
                 f" leave them; save the model that is inside, or take {wrapped!r} off every name"
             )
         raise InputError(f"model: {folder} lacks {len(missing)} weights of its own configuration, the first {missing[0]}; copy it again")
-    unused = sorted(found.keys() - set(names.values()))
+    unused = sorted(present.keys() - set(names.values()))
     left = blueprint.head != head
 
     def known(name: str) -> bool:
@@ -301,9 +303,9 @@ def _stored(
     if strange:
         raise InputError(
             f"model: {folder} has {len(strange)} weights that {configuration.class_prefix} with its configuration has not, the first"
-            f" {found[strange[0]]}; they would be left out, so give a model without them"
+            f" {present[strange[0]]}; they would be left out, so give a model without them"
         )
-    return {ours: found[theirs] for ours, theirs in names.items()}, [found[name] for name in unused]
+    return {name: present[file_name] for name, file_name in names.items()}, [present[name] for name in unused]
 
 
 def _modern(name: str) -> str:
@@ -311,18 +313,18 @@ def _modern(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _wrapper(wanted: Collection[str], found: Collection[str]) -> str:
-    """What most of the names that are wanted have in front of them in the files; "" where they have nothing in front."""
+def _wrapper(wanted: Collection[str], present: Collection[str]) -> str:
+    """The prefix that most of the wanted names have in the files; "" where they have none."""
     first = next(iter(wanted))
-    fronts = {name.removesuffix(first) for name in found if name.endswith(f".{first}")}
-    return next((front for front in sorted(fronts) if 2 * sum(front + each in found for each in wanted) > len(wanted)), "")
+    fronts = {name.removesuffix(first) for name in present if name.endswith(f".{first}")}
+    return next((front for front in sorted(fronts) if 2 * sum(front + name in present for name in wanted) > len(wanted)), "")
 
 
 def _state(known: Matched, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our parameters, of the head that is stored, from the files' weights."""
-    state = {ours: weights[theirs] for ours, theirs in known.stored.items()}
-    for ours, value in state.items():
-        name = f"model: {known.configuration.folder}: {known.stored[ours]}"
+    """The state dict by our parameter names, with the stored head, from the files' weights."""
+    state = {parameter: weights[file_name] for parameter, file_name in known.stored.items()}
+    for parameter, value in state.items():
+        name = f"model: {known.configuration.folder}: {known.stored[parameter]}"
         if not value.is_floating_point() or value.layout != torch.strided or value.is_quantized:
             raise InputError(f"{name} is stored as {value.dtype}; give a model that is not quantized, in float32, float16 or bfloat16")
         if not torch.isfinite(value).all():
@@ -375,7 +377,7 @@ def _parameters(head: Head, *, of_outputs: bool) -> list[str]:
 
 
 def _head_of(configuration: Configuration, shapes: Callable[[], Shapes]) -> Head:
-    """The head that the configuration names, or else that the names of the weights are of."""
+    """The head of the class in the configuration, or else by the names of the weights."""
     if configuration.head is not None:
         return configuration.head
     if configuration.family is None:

@@ -1,4 +1,4 @@
-"""A tensor in few bits, and its codes as the fewest bytes; what is packed, `packing.py` says.
+"""Low-bit tensors: codes and parameters, and their encoding in the fewest bytes; the file format is that of `packing.py`.
 
 This file imports numpy alone, because it travels with every model that is saved.
 """
@@ -20,16 +20,16 @@ Float = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 PARAMETERS = {"grid": ("scale", "zero"), "codebook": ("table",), "power": ("scale",)}
-"""What the codes of a group share, by codec."""
+"""Names of the parameters that a group's codes share, by codec."""
 NUMBERS = ("uint8", "float16", "float32")
-"""What parameters are stored in."""
+"""Data types of stored parameters."""
 AT_ONCE = 2**18
-"""Entries that are decoded at a time, so that what lies between the codes and the result stays small."""
+"""Entries that are decoded at a time, to keep intermediate arrays small."""
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A tensor as codes and the parameters that its groups share; what cannot be is a `ValueError`.
+    """A low-bit tensor: codes, and parameters that the entries of a group share; `ValueError` where they do not fit.
 
     codec: grid, codebook or power (see above); bits: 1 … 8 of a code; shape: of the tensor.
     group: entries of a row that share parameters, as many as a row has (or more) for one set per row; 0 for one set in all.
@@ -63,24 +63,24 @@ class Coded:
 
     @property
     def groups(self) -> int:
-        """How many groups there are."""
+        """The number of groups."""
         rows, columns = self._rows
         return rows * -(-columns // self.group) if self.group else 1
 
     @property
     def bytes(self) -> int:
-        """What the parts take on disk."""
+        """The bytes of the parts on disk."""
         return sum(part.nbytes for part in encode_coded(self)[0].values())
 
     @property
     def _rows(self) -> tuple[int, int]:
-        """Rows and columns; where all share one set, each entry is a row."""
+        """Rows and columns of the matrix of codes; where all share one set, each entry is a row."""
         if not self.group:
             return math.prod(self.shape), 1
         return math.prod(self.shape[:-1]), self.shape[-1] if self.shape else 1
 
     def values(self) -> Float:
-        """The tensor in float32."""
+        """The decoded tensor in float32."""
         rows, columns = self._rows
         codes = self.codes.reshape(rows, columns)
         result = np.empty((rows, columns), np.float32)
@@ -91,7 +91,7 @@ class Coded:
         return result.reshape(self.shape)
 
     def _decode(self, codes: Bytes, rows: slice) -> Float:
-        """Values of the codes of some rows."""
+        """The decoded values of some rows of codes."""
         if self.codec == "codebook":
             table = self.parameters["table"].astype(np.float32, copy=False)
             first = np.arange(self.groups) * table.shape[1]
@@ -103,7 +103,7 @@ class Coded:
         return np.subtract(codes, zero, dtype=np.float32) * scale
 
     def _spread(self, parameter: Array, rows: slice) -> Array:
-        """A parameter for each entry of some rows, or one for all of them."""
+        """A parameter repeated for each entry of some rows, or one for all of them."""
         if len(parameter) == 1:
             return parameter[:, None]
         count, columns = self._rows
@@ -121,7 +121,7 @@ def powers(bits: int) -> Float:
 
 
 def _to_bits(codes: Bytes, bits: int) -> Bytes:
-    """`bits` bits of each code, the lowest first: eight codes are a word of `bits` bytes."""
+    """Bit packing of codes: `bits` bits each, the lowest first, so that eight codes take `bits` bytes."""
     eights = _padded(codes, 8)
     words = np.zeros(len(eights), "<u8")
     for i in range(8):
@@ -144,12 +144,12 @@ def _bits_size(count: int, bits: int) -> int:
 
 
 def _digits(levels: int) -> int:
-    """How many codes below `levels` a byte holds."""
+    """The number of codes below `levels` that fit in a byte."""
     return max(d for d in range(1, 9) if levels**d <= 256) if levels > 1 else 8
 
 
 def _to_digits(codes: Bytes, levels: int) -> Bytes:
-    """Σ code_j·levels^j over the codes of each byte."""
+    """Mixed-radix packing of codes: Σ code_j·levels^j over the codes of each byte."""
     groups = _padded(codes, _digits(levels))
     result = np.zeros(len(groups), np.uint8)
     for j in range(groups.shape[1]):
@@ -164,12 +164,12 @@ def _from_digits(stored: Bytes, levels: int, count: int) -> Bytes:
 
 
 def _padded(values: Bytes, size: int) -> Bytes:
-    """(n,) → (⌈n/size⌉, size), zeros at the end."""
+    """Values (n,) as rows (⌈n/size⌉, size), padded with zeros."""
     return np.concatenate([values, np.zeros(-len(values) % size, np.uint8)]).reshape(-1, size)
 
 
 def _deflate(data: Bytes) -> Bytes:
-    """The smaller of Huffman's codes alone and zlib's usual way, which also finds what repeats."""
+    """The smaller zlib stream of two strategies: Huffman codes alone, and the default, which also matches repetitions."""
     results = []
     for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):
         deflate = zlib.compressobj(9 if strategy == zlib.Z_HUFFMAN_ONLY else 6, strategy=strategy)
@@ -204,7 +204,8 @@ def encode_coded(coded: Coded) -> tuple[dict[str, Array], Json]:
         form = {"dtype": narrow.dtype.name, "shape": list(narrow.shape)}
         small = _deflate(np.ascontiguousarray(narrow).reshape(-1, 1).view(np.uint8).T.copy())
         if len(small) + len(json.dumps({name: form})) < narrow.nbytes:
-            parts[name], deflated[name] = small, form
+            parts[name] = small
+            deflated[name] = form
     return parts, {"bits": coded.bits, "group": coded.group, "levels": levels, "coding": coding, "deflated": deflated}
 
 
@@ -247,7 +248,7 @@ def _decode_parameter(name: str, stored: Array, form: Any) -> Array:
 
 
 def _narrow(values: Array) -> Array:
-    """The same numbers, bit for bit as float32, in the narrowest of uint8, float16 and float32 that holds them."""
+    """The narrowest type of uint8, float16 and float32 that holds these numbers exactly, bit for bit as float32."""
     exact = values.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         narrower = [exact.astype(dtype) for dtype in (np.uint8, np.float16)]

@@ -1,4 +1,4 @@
-"""What config.json says of a model: family, head, labels; and a refusal of every field that changes what is computed and is not followed.
+"""The config.json of a model: family, head and labels; fields that change the computation unsupported are refused.
 
 Most fields that transformers does not read either are passed over, since they change nothing for it. Refused are those that it reads
 and the encoder of `modeling_penjing` does not, and those that other code, or an older transformers, computed otherwise by.
@@ -28,10 +28,11 @@ FOLLOWED: Json = {
 """Fields that change what is computed, and the one value that is followed (beside null)."""
 MODEL_CODE = ("AutoConfig", "AutoModel")
 """How the names in `auto_map` begin whose code changes what is computed."""
-MOST_LAYERS, MOST_LABELS = 10_000, 1_000_000
+MOST_LAYERS = 10_000
+MOST_LABELS = 1_000_000
 _SIZES = ("vocabulary", "positions", "token_types", "embedding", "hidden", "layers", "heads", "neurons")
 _NOT_KEPT = ("architectures", "auto_map", "id2label", "label2id", "num_labels", "problem_type", "dtype", "torch_dtype")
-"""Fields of a configuration that are said anew."""
+"""Fields of a configuration that are written anew."""
 
 
 def numbered(outputs: int) -> list[str]:
@@ -41,7 +42,7 @@ def numbered(outputs: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Configuration:
-    """`fields` of `folder`'s config.json; `family` None: our own format; `head` None: it names no class."""
+    """An opened config.json: the `fields` in `folder`; `family` None: Penjing's own format; `head` None: it names no class."""
 
     folder: Path
     fields: Json
@@ -50,12 +51,12 @@ class Configuration:
 
     @property
     def class_prefix(self) -> str:
-        """How the names of its classes begin."""
+        """The prefix of its class names."""
         return self.family.class_prefix if self.family else "Penjing"
 
     @property
     def problem_type(self) -> str | None:
-        """What its outputs are: one label of several, several labels, or numbers; None where it does not say."""
+        """The problem type of its outputs: one label of several, several labels, or numbers; None where it is not given."""
         kind = self.fields.get("problem_type")
         return None if kind is None else str(kind)
 
@@ -91,31 +92,31 @@ class Configuration:
         if not isinstance(other, dict):
             other = {str(other): None}
         numbers = {name: int(number) if str(number).isdecimal() else None for name, number in other.items()}
-        said = {name: i for i, name in enumerate(names)}
-        if names and numbers != said and not all(re.fullmatch(r"LABEL_\d+", name) for name in numbers):
+        expected = {name: i for i, name in enumerate(names)}
+        if names and numbers != expected and not all(re.fullmatch(r"LABEL_\d+", name) for name in numbers):
             raise InputError(
                 f"model: {self.folder / 'config.json'} says {_some(names)} in id2label and {_some(list(other))} in label2id, which are not the"
                 " same table; correct the wrong one, or leave label2id out"
             )
 
     def named(self) -> list[str]:
-        """Likewise; empty also where every output is called by its number, LABEL_0, LABEL_1, …"""
+        """The names of the outputs; empty also where they are only numbered, LABEL_0, LABEL_1, …"""
         names = self.labels()
         return [] if names == numbered(len(names)) else names
 
     def label_count(self) -> int:
-        """How many outputs a head for labels has."""
+        """The number of outputs of a head with labels."""
         names = self.labels()
-        said = self.fields.get("num_labels")
-        if names and said not in (None, len(names)):
+        stated = self.fields.get("num_labels")
+        if names and stated not in (None, len(names)):
             raise InputError(
-                f"model: {self.folder / 'config.json'} says num_labels {said} and names {len(names)} in id2label; correct the wrong one"
+                f"model: {self.folder / 'config.json'} says num_labels {stated} and names {len(names)} in id2label; correct the wrong one"
             )
-        return len(names) or (2 if said is None else int(said))
+        return len(names) or (2 if stated is None else int(stated))
 
 
 def read_configuration(folder: Path) -> Configuration:
-    """What a folder's config.json says; an `InputError` that names the field where it asks for what is not followed."""
+    """Read a folder's config.json; an `InputError` names a field whose value is not supported."""
     path = folder / "config.json"
     fields = json_object(path, "a configuration")
     family = None if fields.get("model_type") == PenjingConfig.model_type else family_of(fields.get("model_type"))
@@ -163,7 +164,7 @@ def _some(names: list[Any]) -> str:
     return ", ".join(str(name)[:40] for name in names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-# -- theirs → ours -----------------------------------------------------------------------------------------------
+# -- translation ------------------------------------------------------------------------------------------------
 
 
 def first_position(family: Family | None, config: PenjingConfig) -> int:
@@ -172,23 +173,23 @@ def first_position(family: Family | None, config: PenjingConfig) -> int:
 
 
 def translate(configuration: Configuration, head: Head, labels: list[str] | None) -> tuple[PenjingConfig, Blueprint]:
-    """Their configuration as ours, with this head, and the blueprint; sizes that cannot be are an `InputError`.
+    """The configuration translated to `PenjingConfig`, with this head, and the blueprint; `InputError` for impossible sizes.
 
     labels: names of the outputs; None takes the configuration's.
     """
     outputs = head.outputs or 0
-    said = Json()
+    stated = Json()
     if head.labelled:
         names = configuration.named() if labels is None else labels
         outputs = configuration.label_count() if labels is None else len(labels)
-        said = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    if outputs and not said.get("id2label"):
-        said = {"num_labels": outputs}
+        stated = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    if outputs and not stated.get("id2label"):
+        stated = {"num_labels": outputs}
     # New outputs are one label of several, whatever the old ones were.
     kind = configuration.problem_type
-    said["problem_type"] = kind if labels is None or kind == "single_label_classification" else None
+    stated["problem_type"] = kind if labels is None or kind == "single_label_classification" else None
     try:
-        config, blueprint = (_own if configuration.family is None else _from_theirs)(configuration, head, outputs, said)
+        config, blueprint = (_from_own if configuration.family is None else _from_family)(configuration, head, outputs, stated)
     except InputError:
         raise
     except Exception as error:  # what transformers says of values that it did not foresee can be anything
@@ -197,41 +198,41 @@ def translate(configuration: Configuration, head: Head, labels: list[str] | None
     return config, blueprint
 
 
-def _own(configuration: Configuration, head: Head, outputs: int, said: Json) -> tuple[PenjingConfig, Blueprint]:
+def _from_own(configuration: Configuration, head: Head, outputs: int, labels: Json) -> tuple[PenjingConfig, Blueprint]:
     kept = {name: value for name, value in configuration.fields.items() if name not in (*_NOT_KEPT, "head")}
-    ours = PenjingConfig(**(kept | said))
-    return ours, blueprint_of_fields(ours, head, outputs)
+    config = PenjingConfig(**(kept | labels))
+    return config, blueprint_of_fields(config, head, outputs)
 
 
-def _from_theirs(configuration: Configuration, head: Head, outputs: int, said: Json) -> tuple[PenjingConfig, Blueprint]:
+def _from_family(configuration: Configuration, head: Head, outputs: int, labels: Json) -> tuple[PenjingConfig, Blueprint]:
     from transformers import AutoConfig
 
     fields = configuration.fields
     family = configuration.family
     assert family is not None
-    theirs = AutoConfig.for_model(**(fields | {"id2label": None, "label2id": None}))
-    size: Json = {ours: getattr(theirs, name, None) for ours, name in family.config.items()}
+    original = AutoConfig.for_model(**(fields | {"id2label": None, "label2id": None}))
+    size: Json = {ours: getattr(original, name, None) for ours, name in family.config.items()}
     _check_sizes(configuration, family, size)
-    pad = theirs.pad_token_id
+    pad = original.pad_token_id
     if type(pad) is not int or not 0 <= pad < size["vocabulary"]:
         if family.pads_positions:
             raise _cannot_be(
                 configuration, f"pad_token_id is {pad}, and positions are counted from it; it is one of 0 to {size['vocabulary'] - 1}"
             )
         pad = 0  # padding is masked
-    ours = PenjingConfig(
+    config = PenjingConfig(
         **functions_of(size),
         head_act=family.activation_of(head, size["activation"]),
-        initializer_range=theirs.initializer_range,
+        initializer_range=original.initializer_range,
         pad_token_id=pad,
         origin={k: v for k, v in fields.items() if k not in _NOT_KEPT},
-        **said,
+        **labels,
     )
-    return ours, family_blueprint(size, family, head, outputs, first_position(family, ours))
+    return config, family_blueprint(size, family, head, outputs, first_position(family, config))
 
 
 def _check_sizes(configuration: Configuration, family: Family, size: Json) -> None:
-    """An `InputError` where no blueprint can have these sizes, by our names."""
+    """Check that a blueprint can have these sizes; else `InputError`."""
     read = [name for name in _SIZES if name in family.config and (name != "embedding" or family.factorised)]
     wrong = next((name for name in read if type(size[name]) is not int), None)
     if wrong:
@@ -252,7 +253,7 @@ def _cannot_be(configuration: Configuration, why: str) -> InputError:
 
 
 def _check(configuration: Configuration, config: PenjingConfig, blueprint: Blueprint) -> None:
-    """An `InputError` where a model cannot be computed with these."""
+    """Check that a model can be computed with this configuration; else `InputError`."""
     if config.problem_type not in (None, "regression", "single_label_classification", "multi_label_classification"):
         raise _cannot_be(configuration, f"problem_type is {str(config.problem_type)[:60]!r}")
     for name in (config.hidden_act, config.head_act):

@@ -1,4 +1,4 @@
-"""Where each model family keeps what: one table row per family, no class per family.
+"""Model families: names of their modules and configuration fields, one table row per family.
 
 Our names are on the left of every row, Hugging Face's on the right; `{i}` is the layer.
 A name is a module that has `weight` (and mostly `bias`).
@@ -75,7 +75,7 @@ _DISTILBERT_CONFIG = {
 
 @dataclass(frozen=True)
 class Family:
-    """One row: names of the modules and of the configuration fields, and the few ways in which families differ."""
+    """A model family: names of modules and configuration fields, and the few ways in which families differ."""
 
     model_type: str
     class_prefix: str
@@ -110,7 +110,7 @@ class Family:
         return re.fullmatch(f"{buffers}|{self.pretraining}", name.removeprefix(self.weight_prefix)) is not None
 
     def of_head(self, name: str, head: Head) -> bool:
-        """Whether a weight is one of this head's."""
+        """Whether a weight belongs to this head."""
         modules = self.heads.get(head.name, {})
         return name in modules.values() or name.rpartition(".")[0] in modules.values()
 
@@ -118,11 +118,11 @@ class Family:
         """The head that weights of these names have, the most particular where one has all that another has ("none" where they have
         none); an `InputError` where several fit."""
 
-        def stored(ours: str, theirs: str) -> bool:
-            name = theirs if ours == "head.bias" else f"{theirs}.weight"
+        def stored(module: str, family_module: str) -> bool:
+            name = family_module if module == "head.bias" else f"{family_module}.weight"
             return name in names or name.removeprefix(self.weight_prefix) in names
 
-        whole = {head: set(modules.values()) for head, modules in self.heads.items() if all(stored(*module) for module in modules.items())}
+        whole = {head: set(modules.values()) for head, modules in self.heads.items() if all(stored(*pair) for pair in modules.items())}
         if len(whole) > 1:
             whole.pop("masked", None)  # what pre-training left
         best = [head for head, modules in whole.items() if not any(modules < others for others in whole.values())]
@@ -131,24 +131,24 @@ class Family:
         return HEADS[best[0] if best else "none"]
 
     def names(self, blueprint: Blueprint, prefix: str) -> dict[str, str]:
-        """Our parameter names → theirs, for a model of this blueprint whose encoder is under `prefix`."""
+        """Parameter names: ours → the family's, for a model of this blueprint whose encoder is under `prefix`."""
         modules: dict[str, str] = {}
-        for ours, theirs in self.encoder.items():
-            if "{i}" in ours:
+        for name, family_name in self.encoder.items():
+            if "{i}" in name:
                 for i in range(len(blueprint.layers)):
-                    modules[f"encoder.{ours.format(i=i)}"] = prefix + theirs.format(i=i)
-            elif not _absent(ours, blueprint):
-                modules[f"encoder.{ours}"] = prefix + theirs
+                    modules[f"encoder.{name.format(i=i)}"] = prefix + family_name.format(i=i)
+            elif not _absent(name, blueprint):
+                modules[f"encoder.{name}"] = prefix + family_name
         if not blueprint.head.bare:
             modules |= self.heads[blueprint.head.name]
         names = {}
-        for ours, theirs in modules.items():
-            if ours == "head.bias":
-                names[ours] = theirs
+        for name, family_name in modules.items():
+            if name == "head.bias":
+                names[name] = family_name
                 continue
-            names[f"{ours}.weight"] = f"{theirs}.weight"
-            if not ours.startswith(("encoder.embeddings.word", "encoder.embeddings.position", "encoder.embeddings.token")):
-                names[f"{ours}.bias"] = f"{theirs}.bias"
+            names[f"{name}.weight"] = f"{family_name}.weight"
+            if not name.startswith(("encoder.embeddings.word", "encoder.embeddings.position", "encoder.embeddings.token")):
+                names[f"{name}.bias"] = f"{family_name}.bias"
         return names
 
 

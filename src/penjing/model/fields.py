@@ -39,13 +39,13 @@ EPSILON = 1e-12
 
 
 def fields_of(blueprint: Blueprint) -> Json:
-    """What `PenjingConfig` says of these sizes."""
+    """The fields of `PenjingConfig` for the sizes of a blueprint."""
     content = blueprint.to_dict()
     return {ours: content[name] for name, ours in FIELDS.items()}
 
 
 def blueprint_of_fields(config: PenjingConfig, head: Head, outputs: int) -> Blueprint:
-    """The blueprint of the sizes that a configuration of ours has; an `InputError` where one is no integer."""
+    """The blueprint of a `PenjingConfig`; an `InputError` where a size is no integer."""
     return Blueprint.from_dict({name: getattr(config, ours) for name, ours in FIELDS.items()} | {"head": head, "outputs": outputs})
 
 
@@ -53,7 +53,7 @@ def blueprint_of_fields(config: PenjingConfig, head: Head, outputs: int) -> Blue
 
 
 def family_fields(blueprint: Blueprint, config: PenjingConfig, family: Family, unread: int) -> Json:
-    """What the family's configuration says of these sizes, which have to be uniform, and of what `config` computes.
+    """The fields of a family's configuration for a blueprint, which must be uniform, and for the functions of `config`.
 
     unread: rows of the position table before the first that a token reads.
     """
@@ -67,11 +67,11 @@ def family_fields(blueprint: Blueprint, config: PenjingConfig, family: Family, u
         "heads": blueprint.layers[0].heads,
         "neurons": blueprint.layers[0].neurons,
     }
-    return {theirs: values[name] for name, theirs in family.config.items() if name != "embedding" or family.factorised}
+    return {family_name: values[name] for name, family_name in family.config.items() if name != "embedding" or family.factorised}
 
 
 def family_blueprint(values: Mapping[str, Any], family: Family, head: Head, outputs: int, unread: int) -> Blueprint:
-    """The blueprint of what a family's configuration says, `values` by the names in `Family.config`, which are checked already."""
+    """The blueprint of a family's configuration; values: checked, by the names in `Family.config`."""
     return Blueprint(
         vocabulary=values["vocabulary"],
         positions=values["positions"] - unread,
@@ -86,11 +86,11 @@ def family_blueprint(values: Mapping[str, Any], family: Family, head: Head, outp
 
 
 def functions_of(values: Mapping[str, Any]) -> Json:
-    """What `PenjingConfig` says of what a family's configuration computes."""
+    """The fields of `PenjingConfig` for the functions of a family's configuration."""
     return {ours: values.get(name, EPSILON) if name == "eps" else values[name] for name, ours in FUNCTIONS.items()}
 
 
 def says_functions(config: PenjingConfig, blueprint: Blueprint, family: Family) -> bool:
-    """Whether a configuration of the family can say all that `config` computes: a head's activation and some epsilons it cannot."""
+    """Whether a family's configuration can express the functions of `config`: some activations and epsilons it cannot."""
     activation = family.activation_of(blueprint.head, config.hidden_act)
     return (not blueprint.head.activated or config.head_act == activation) and ("eps" in family.config or config.layer_norm_eps == EPSILON)

@@ -95,7 +95,7 @@ class Embeddings(nn.Module):
         self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(self, words: Tensor, token_types: Tensor | None) -> Tensor:
-        """words (B, S, R), token_types (B, S) → (B, S, H)."""
+        """Embeddings of words (B, S, R) and token_types (B, S) → (B, S, H)."""
         x = words if self.word_map is None else self.word_map(words)
         x = x + self.position.weight[: words.shape[1]]
         if self.token_type is not None:
@@ -142,7 +142,7 @@ class Attention(nn.Module):
                 linear(x).view(batch, length, self.heads, self.width).transpose(1, 2) for linear in (self.query, self.key, self.value)
             )
             dropout = self.dropout if self.training else 0.0
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, heads, S, width)
             context = context.transpose(1, 2).reshape(batch, length, self.heads * self.width)
         return self.norm(x + self.output_dropout(self.output(context)))
 
@@ -165,7 +165,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, H) → (B, S, H)."""
-        neurons = x.new_empty(*x.shape[:-1], 0) if self.up is None else self.activation(self.up(x))
+        neurons = x.new_empty(*x.shape[:-1], 0) if self.up is None else self.activation(self.up(x))  # (B, S, neurons)
         return self.norm(x + self.dropout(self.down(neurons)))
 
 
@@ -209,7 +209,7 @@ def _packed_file(model: Any, arguments: dict[str, Any]) -> str | None:
 
 
 class PenjingPreTrainedModel(PreTrainedModel):
-    """What the encoder and every head share."""
+    """The base class of the encoder and of models with a head."""
 
     config: PenjingConfig
     config_class = PenjingConfig
@@ -288,8 +288,8 @@ class PenjingModel(PenjingPreTrainedModel):
         positions = self.config.max_position_embeddings
         if length > positions:
             raise ValueError(f"the text has {length} tokens and the model {positions} positions; truncate it")
-        mask = None if attention_mask is None else attention_mask.to(torch.bool)[:, None, None, :]
-        x = self.embeddings(inputs_embeds, token_type_ids)
+        mask = None if attention_mask is None else attention_mask.to(torch.bool)[:, None, None, :]  # (B, 1, 1, S)
+        x = self.embeddings(inputs_embeds, token_type_ids)  # (B, S, H)
         states = [x]
         for layer in self.layers:
             x = layer(x, mask)

@@ -1,4 +1,4 @@
-"""Weights small on disk: zeros and few bits, each tensor in the fewest bytes; what was put in comes back exactly.
+"""Packed weights: a lossless file format for zeros and low-bit codes, each tensor in the fewest bytes.
 
 A packed file is a safetensors file. Its tensors are the parts that the codecs make, named `tensor:part`, and its
 metadata hold a header in JSON, with the CRC-32 of the rest of it:
@@ -50,8 +50,12 @@ PACKED = "packed.safetensors"
 """The name of packed weights in a model folder."""
 
 VERSION = 2
-MOST_AT_ALL, MOST_A_BYTE = 2**24, 256
-"""Entries that a file may declare, and for each of its bytes: far more than are ever stored, so that a small file can not fill the memory."""
+MOST_AT_ALL = 2**24
+MOST_A_BYTE = 256
+"""The most entries that a file may declare, in all and per byte: far more than are ever stored.
+
+They keep a small file from filling the memory.
+"""
 _HEADER = "penjing"
 _DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _INTEGERS = {"float32": np.int32, "float16": np.int16}

@@ -1,4 +1,4 @@
-"""Running a model over texts: batches on its device, and its blocks one after another.
+"""Inference over texts: batches on the model's device, and its blocks one after another.
 
 Shapes: B texts, S tokens, H hidden.
 """
@@ -68,7 +68,7 @@ def blocks_of(model: nn.Module) -> list[Block]:
 
 
 def embedded(model: PenjingPreTrainedModel, encoded: Encoded, size: int) -> list[Tensor]:
-    """What the first layer reads, (B, S, H) of each batch of at most `size` texts of equal lengths."""
+    """The embedding outputs, (B, S, H) of each batch of at most `size` texts of equal lengths."""
     embeddings = encoder_of(model).embeddings
     return [embeddings(embeddings.word(feeds["input_ids"]), feeds["token_type_ids"]) for _, feeds in batches(model, encoded, size)]
 

@@ -1,4 +1,4 @@
-"""The exact cut: a model of what a selection keeps. No data is needed, and no input is modified."""
+"""The exact cut of a model to a selection. No data is needed, and no input is modified."""
 
 import torch
 from torch import Tensor
@@ -35,12 +35,12 @@ _HEAD_AXES = {"hidden": "hidden", "embedding": "embedding", "vocabulary": "token
 
 
 def _axes_of(head: Head) -> dict[str, tuple[str, ...]]:
-    """What the axes of each parameter of a head count."""
+    """The axes of each parameter of a head, by name."""
     return {f"head.{parameter.name}": tuple(_HEAD_AXES.get(str(axis), "") for axis in parameter.axes) for parameter in head.parameters}
 
 
 def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selection) -> dict[str, Tensor]:
-    """The state dict of what is kept (names as in modeling_penjing.py, with or without `encoder.` in front)."""
+    """The state dict cut to a selection (names as in modeling_penjing.py, with or without `encoder.` in front)."""
     prefix = "" if blueprint.head.bare else "encoder."
     places = {kept.layer: (new, kept) for new, kept in enumerate(selection.layers)}
     axes = _AXES | (_RANK_AXES if blueprint.rank else {}) | _axes_of(blueprint.head)
@@ -74,7 +74,7 @@ _TOKEN_FIELDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id",
 
 
 def cut(model: PenjingPreTrainedModel, selection: Selection) -> PenjingPreTrainedModel:
-    """A new model with what is kept; the logits are those of the old one with the rest masked to zero.
+    """A new model cut to a selection; its logits are those of the old one with the rest masked to zero.
 
     Where tokens go, the padding must stay. The tokens that the configuration names get their new numbers there; one that is
     gone is None.

@@ -21,11 +21,12 @@ from penjing.errors import InputError, reason_of
 from penjing.files.whole import Json, write_bytes, write_json
 from penjing.model.weights import json_object
 
-TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
 FILES = (
     TOKENIZER, CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model",
 )  # fmt: skip
-"""What a folder may say of its tokenizer in."""
+"""The files of a tokenizer in a model folder."""
 VOCABULARIES = (TOKENIZER, "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 """The files that hold tokens: one of them is needed."""
 NO_LENGTH = 1_000_000
@@ -34,8 +35,11 @@ NO_LENGTH = 1_000_000
 
 @dataclass(frozen=True)
 class Made:
-    """What is made of a folder: the `content` of its tokenizer.json, the `kind` of transformers' tokenizer, and whether the folder's own
-    tokenizer.json says the same (`alike`)."""
+    """The tokenizer of a folder, converted.
+
+    content: of its tokenizer.json. kind: the class of transformers' tokenizer. alike: whether the folder's own tokenizer.json is
+    equivalent.
+    """
 
     content: bytes
     kind: str
@@ -43,8 +47,11 @@ class Made:
 
 
 def tokenizer_at(folder: Path) -> Made:
-    """The tokenizer of a model folder, as AutoTokenizer makes it; an `InputError` where a file is missing or damaged, or where the
-    vocabulary lacks a token that every text or an unknown word takes."""
+    """The tokenizer of a model folder, as AutoTokenizer makes it.
+
+    Raises:
+        InputError: a file is missing or damaged, or the vocabulary lacks a token that every text or an unknown word takes.
+    """
     digest = hashlib.sha256()
     for name in (*FILES, "config.json"):
         if (folder / name).is_file():
@@ -53,10 +60,10 @@ def tokenizer_at(folder: Path) -> Made:
 
 
 def longest_said(folder: Path) -> int | None:
-    """Tokens of a text at most, as tokenizer_config.json says; None where it does not."""
+    """The longest text in tokens by tokenizer_config.json; None where it gives none."""
     path = folder / CONFIG
-    said = json_object(path, "a tokenizer's configuration") if path.is_file() else {}
-    value = said.get("model_max_length") or said.get("max_len")
+    config = json_object(path, "a tokenizer's configuration") if path.is_file() else {}
+    value = config.get("model_max_length") or config.get("max_len")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None or (number and value >= NO_LENGTH):
         return None
@@ -66,7 +73,7 @@ def longest_said(folder: Path) -> int | None:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer of the model folder `source`, whose tokenizer.json then says all of it."""
+    """Copy the tokenizer of the model folder `source`; the copy's tokenizer.json is complete."""
     made = tokenizer_at(source)
     for name in FILES:
         if (source / name).is_file():
@@ -81,8 +88,10 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 @contextmanager
 def understood(what: str) -> Iterator[None]:
-    """Whatever goes wrong with what other people wrote is an `InputError` that names it; in the Rust code of tokenizers it may be no
-    Exception."""
+    """Context manager that turns any error in reading a user's file into an `InputError` that names it.
+
+    Errors of the Rust code of tokenizers may be no `Exception`.
+    """
     try:
         yield
     except (InputError, KeyboardInterrupt, SystemExit, MemoryError):
@@ -126,7 +135,7 @@ def check_fits(tokenizer: Tokenizer, folder: Path, rows: int, types: int, unplac
 
 @lru_cache(maxsize=4)
 def _made(folder: Path, digest: str) -> Made:
-    """`digest` is of the files: the same path may hold others later."""
+    """The converted tokenizer, cached by the `digest` of the files: they may change."""
     with understood(f"the tokenizer of {folder}"):
         return _make(folder)
 
@@ -140,26 +149,28 @@ def _make(folder: Path) -> Made:
         )
     if not own.is_file() and (folder / "vocab.json").is_file() and not (folder / "merges.txt").is_file():
         raise InputError(f"model: {folder} has vocab.json, and no merges.txt to go with it; copy it too, or tokenizer.json")
-    said = json_object(folder / CONFIG, "a tokenizer's configuration") if (folder / CONFIG).is_file() else {}
-    if said.get("auto_map"):
+    config = json_object(folder / CONFIG, "a tokenizer's configuration") if (folder / CONFIG).is_file() else {}
+    if config.get("auto_map"):
         raise InputError(f"model: {folder / CONFIG} names code of its own (auto_map), which is never run; give a tokenizer of transformers")
-    theirs = _auto(folder)
-    needed = {file: name for file, name in type(theirs).vocab_files_names.items() if file != "tokenizer_file" and name}
+    tokenizer = _auto(folder)
+    needed = {file: name for file, name in type(tokenizer).vocab_files_names.items() if file != "tokenizer_file" and name}
     missing = [name for name in needed.values() if not (folder / name).is_file()]
     if missing and not own.is_file():
-        raise InputError(f"model: {folder} has no {missing[0]}, which {type(theirs).__name__} takes, and no {TOKENIZER}; copy one of them")
-    if not hasattr(theirs, "backend_tokenizer"):
         raise InputError(
-            f"model: the tokenizer of {folder}, {type(theirs).__name__}, is one of Python alone; only those of the library tokenizers are supported"
+            f"model: {folder} has no {missing[0]}, which {type(tokenizer).__name__} takes, and no {TOKENIZER}; copy one of them"
         )
-    if theirs.split_special_tokens:
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise InputError(
+            f"model: the tokenizer of {folder}, {type(tokenizer).__name__}, is one of Python alone; only those of the library tokenizers are supported"
+        )
+    if tokenizer.split_special_tokens:
         raise InputError(f"model: {folder / CONFIG} says split_special_tokens, which is not followed; leave it out")
     rows = json_object(folder / "config.json", "a configuration").get("vocab_size") if (folder / "config.json").is_file() else None
-    mask = theirs.mask_token_id
-    known = set(theirs.backend_tokenizer.get_vocab(with_added_tokens=False)) | set(_declared(folder))
-    if isinstance(rows, int) and mask is not None and mask >= rows and theirs.mask_token not in known:
-        theirs = _auto(folder, mask_token=None)  # transformers' own, of a model that never saw one
-    backend = theirs.backend_tokenizer
+    mask = tokenizer.mask_token_id
+    known = set(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)) | set(_declared(folder))
+    if isinstance(rows, int) and mask is not None and mask >= rows and tokenizer.mask_token not in known:
+        tokenizer = _auto(folder, mask_token=None)  # transformers' own, of a model that never saw one
+    backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
     lacking = [token for token in backend.encode("", "").tokens if token not in known]
@@ -170,12 +181,12 @@ def _make(folder: Path) -> Made:
         raise InputError(
             f"model: the vocabulary of {folder} has no {lacking[0]!r}, which its tokenizer takes; copy the model's own vocabulary"
         )
-    if theirs.truncation_side == "left":
+    if tokenizer.truncation_side == "left":
         backend.enable_truncation(NO_LENGTH, direction="left")
     content = backend.to_str().encode()
     before = own.read_bytes() if own.is_file() else b""
-    alike = bool(before) and _said(before, own) == _said(content, folder)
-    return Made(before if alike else content, type(theirs).__name__, alike)
+    alike = bool(before) and _compared(before, own) == _compared(content, folder)
+    return Made(before if alike else content, type(tokenizer).__name__, alike)
 
 
 def _auto(folder: Path, **changes: Any) -> Any:
@@ -191,7 +202,7 @@ def _auto(folder: Path, **changes: Any) -> Any:
 
 
 def _declared(folder: Path) -> Iterator[str]:
-    """The tokens that the files add to the vocabulary."""
+    """The tokens that the tokenizer's files add to the vocabulary."""
     for name, field in ((TOKENIZER, "added_tokens"), (CONFIG, "added_tokens_decoder"), ("added_tokens.json", None)):
         if not (folder / name).is_file():
             continue
@@ -201,14 +212,14 @@ def _declared(folder: Path) -> Iterator[str]:
             yield str(entry.get("content") if isinstance(entry, dict) else entry)
 
 
-def _said(content: bytes, path: Path) -> Json:
-    """What a tokenizer.json says, but for how texts are padded and cut to a length, of which only the side is.
+def _compared(content: bytes, path: Path) -> Json:
+    """The content of a tokenizer.json for comparison: without padding, and of truncation the side alone.
 
     Scores are as they are written: the library reads many of them wrong by one unit in the last place.
     """
     tokenizer = parse(content, path)
-    said: Json = json.loads(tokenizer.to_str()) | {"padding": None}
-    said["truncation"] = "left" if tokenizer.truncation and tokenizer.truncation["direction"] == "left" else "right"
-    if said["model"]["type"] == "Unigram":
-        said["model"]["vocab"] = json.loads(content)["model"]["vocab"]
-    return said
+    content_json: Json = json.loads(tokenizer.to_str()) | {"padding": None}
+    content_json["truncation"] = "left" if tokenizer.truncation and tokenizer.truncation["direction"] == "left" else "right"
+    if content_json["model"]["type"] == "Unigram":
+        content_json["model"]["vocab"] = json.loads(content)["model"]["vocab"]
+    return content_json

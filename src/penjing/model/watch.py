@@ -1,4 +1,4 @@
-"""The modules of a model by name, and listening to them while it runs.
+"""Modules of a model by name, and context managers with hooks that watch or replace their inputs and outputs.
 
 Parts of an encoder by name: `states-0` the embeddings, `states-i` what layer i gives (B, S, H), `first-i` the first token's of it (B, H);
 `queries-i`, `keys-i`, `values-i` those of layer i, its heads side by side (B, S, heads·width). Layers count from 1.
@@ -19,9 +19,10 @@ from penjing.model.modeling_penjing import Layer, Output, PenjingModel
 
 Key = TypeVar("Key")
 BlockKey = tuple[int, Literal["heads", "neurons"]]
-"""A block of the encoder: the number of its layer, and what it has groups of."""
+"""The key of an encoder block: the number of its layer, and the kind of its groups."""
 
-STATES, FIRST = "states", "first"
+STATES = "states"
+FIRST = "first"
 PROJECTIONS = {"queries": "query", "keys": "key", "values": "value"}
 
 
@@ -36,7 +37,7 @@ def layers_of(model: nn.Module) -> Sequence[Layer]:
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers that read anything, by name without `encoder.`, in the order in which they are declared."""
+    """The linear layers that have inputs, by name without `encoder.`, in the order in which they are declared."""
     return {
         name.removeprefix("encoder."): module
         for name, module in model.named_modules()
@@ -45,7 +46,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def matrices_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter with two axes that is not empty, by name: the weights of linear layers, and the embedding tables."""
+    """The matrices of a model, every nonempty parameter with two axes, by name: the weights of linear layers, and the embedding tables."""
     return {name: weight for name, weight in model.named_parameters() if weight.ndim == 2 and weight.numel()}
 
 
@@ -58,12 +59,12 @@ def closing_layers(model: nn.Module) -> dict[BlockKey, Output]:
     return closing
 
 
-# -- listening to modules ------------------------------------------------------------------------------------------
+# -- hooks on modules ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Within this context hooks are on their modules; they are put on as `handles` is read, and always removed."""
+    """Context manager of hooks: they are registered as `handles` is iterated, and always removed."""
     with ExitStack() as stack:
         for handle in handles:
             stack.callback(handle.remove)
@@ -71,7 +72,7 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 def watching_inputs(modules: Iterable[tuple[Key, nn.Module]], listen: Callable[[Key, Tensor], None]) -> AbstractContextManager[None]:
-    """A context within which `listen` is called with a module's key and its (first) input before the module runs."""
+    """Context manager that calls `listen` with a module's key and its (first) input before the module runs."""
 
     def before(key: Key, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         listen(key, inputs[0])
@@ -82,7 +83,7 @@ def watching_inputs(modules: Iterable[tuple[Key, nn.Module]], listen: Callable[[
 def watching_outputs(
     modules: Iterable[tuple[Key, nn.Module]], listen: Callable[[Key, Tensor, Tensor], None]
 ) -> AbstractContextManager[None]:
-    """A context within which `listen` is called with a module's key, its (first) input and its output when the module has run."""
+    """Context manager that calls `listen` with a module's key, its (first) input and its output after the module has run."""
 
     def after(key: Key, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         listen(key, inputs[0], output)
@@ -91,7 +92,7 @@ def watching_outputs(
 
 
 def replacing_inputs(modules: Iterable[tuple[Key, nn.Module]], change: Callable[[Key, Tensor], Tensor]) -> AbstractContextManager[None]:
-    """A context within which a module reads what `change` makes of its key and its (first) input."""
+    """Context manager that replaces a module's (first) input by `change` of its key and that input."""
 
     def before(key: Key, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return change(key, inputs[0]), *inputs[1:]
@@ -102,7 +103,7 @@ def replacing_inputs(modules: Iterable[tuple[Key, nn.Module]], change: Callable[
 def replacing_outputs(
     modules: Iterable[tuple[Key, nn.Module]], change: Callable[[Key, Tensor, Tensor], Tensor]
 ) -> AbstractContextManager[None]:
-    """A context within which a module gives what `change` makes of its key, its (first) input and its output."""
+    """Context manager that replaces a module's output by `change` of its key, its (first) input and that output."""
 
     def after(key: Key, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return change(key, inputs[0], output)
@@ -125,17 +126,17 @@ class Part:
 
     @property
     def of_text(self) -> bool:
-        """Whether it has one row for a text, and not one for a token."""
+        """Whether the part has one row per text, and not one per token."""
         return self.kind == FIRST
 
     def width(self, encoder: PenjingModel) -> int:
-        """Numbers of one token (or text)."""
+        """The width of the part: numbers per token (or text)."""
         if self.kind not in PROJECTIONS:
             return int(encoder.config.hidden_size)
         return int(encoder.config.layers[self.layer - 1][0] * encoder.config.head_width)
 
     def module(self, encoder: PenjingModel) -> nn.Module:
-        """The module that gives it."""
+        """The module whose output is the part."""
         if self.layer == 0:
             return encoder.embeddings
         if self.kind not in PROJECTIONS:
@@ -149,7 +150,7 @@ class Part:
 
 @contextmanager
 def tapped(model: nn.Module, parts: Collection[Part]) -> Iterator[dict[Part, Tensor]]:
-    """Within this context, whatever `model` computes is in the dictionary that it gives."""
+    """Context manager of a dictionary that receives the outputs of these parts whenever `model` runs."""
     caught: dict[Part, Tensor] = {}
 
     def keep(part: Part, _: Tensor, output: Tensor) -> None:
@@ -161,7 +162,7 @@ def tapped(model: nn.Module, parts: Collection[Part]) -> Iterator[dict[Part, Ten
 
 @contextmanager
 def perturbed(model: nn.Module, noise: float, generator: torch.Generator | None = None) -> Iterator[None]:
-    """Within this context, normal noise is added to every word's embedding: `noise` of the table's own standard deviation."""
+    """Context manager that adds normal noise to every word embedding: `noise` times the table's standard deviation."""
 
     def add(word: nn.Embedding, _: Tensor, output: Tensor) -> Tensor:
         random = torch.randn(output.shape, generator=generator, dtype=torch.float32).to(output.device)

@@ -48,14 +48,14 @@ def weight_files(folder: Path, pickle: bool = False) -> list[Path]:
     """
     refuse_adapter(folder)
     for whole, index in zip(WHOLE, INDEX, strict=True):
-        found = [folder / whole] if (folder / whole).is_file() else _shards(folder / index) if (folder / index).is_file() else []
-        if found and whole == WHOLE[1] and not pickle:
+        files = [folder / whole] if (folder / whole).is_file() else _shards(folder / index) if (folder / index).is_file() else []
+        if files and whole == WHOLE[1] and not pickle:
             raise InputError(
-                f"model: {folder} has only {found[0].name}, a pickle, which can carry code; "
+                f"model: {folder} has only {files[0].name}, a pickle, which can carry code; "
                 "convert it to safetensors, or allow it with `pickle`, as penjing train does"
             )
-        if found:
-            return found
+        if files:
+            return files
         if whole == WHOLE[0] and (folder / PACKED).is_file():
             return [folder / PACKED]
     raise InputError(f"model: {folder} has no {WHOLE[0]}; give the folder that save_pretrained wrote")

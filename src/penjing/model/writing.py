@@ -29,7 +29,7 @@ def write(
     packed: bool = False,
     coded: Mapping[str, Coded] | None = None,
 ) -> None:
-    """Write `model` to the folder `path`, whole or not at all, with the tokenizer files of the folder `tokenizer`.
+    """Write `model` to the folder `path` atomically, with the tokenizer files of the folder `tokenizer`.
 
     `extra` are further files: JSON objects, or texts, by name.
 
@@ -62,7 +62,7 @@ def write(
 
 
 def _plain_family(model: PenjingPreTrainedModel, blueprint: Blueprint) -> Family | None:
-    """The family that the model came from, where its plain configuration can say all that the model is."""
+    """The family that the model came from, where a plain configuration of it can describe the model."""
     family = FAMILIES.get(model.config.origin.get("model_type", ""))
     if family is None or not blueprint.uniform or not (family.factorised or blueprint.embedding == blueprint.hidden):
         return None
@@ -103,9 +103,9 @@ def _write_plain(model: PenjingPreTrainedModel, blueprint: Blueprint, family: Fa
 
     state = model.state_dict()
     result = {}
-    for ours, theirs in family.names(blueprint, "" if head.bare else family.weight_prefix).items():
-        value = state[ours.removeprefix("encoder.") if head.bare else ours]
-        if unread and ours == POSITION:
+    for name, family_name in family.names(blueprint, "" if head.bare else family.weight_prefix).items():
+        value = state[name.removeprefix("encoder.") if head.bare else name]
+        if unread and name == POSITION:
             value = torch.cat([value.new_zeros(unread, value.shape[1]), value])  # (unread + positions, E)
-        result[theirs] = value.contiguous()
+        result[family_name] = value.contiguous()
     save_file(result, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,1 +1,1 @@
-"""Students that are not BERT, taught by one: they take its tokens and give logits."""
+"""Student models that are no BERT, distilled from one: they take its tokens and give logits."""

@@ -1,4 +1,4 @@
-"""Students of arrays: fitted by a library to the teacher's probabilities, shipped as one file of arrays that numpy runs."""
+"""Array students: fitted by a library to the teacher's probabilities, shipped as one file of arrays that numpy runs."""
 
 import shutil
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from penjing.text.encoded import Encoded
 
 @dataclass(frozen=True)
 class ArrayStudent(Student):
-    """A student of arrays. What is written is held against what the library that fitted it answers."""
+    """The base class of array students; the written arrays are compared with the library's fitted model."""
 
     shipped: ClassVar[tuple[Form, ...]] = (NUMPY_FORM,)
     parity_limit: ClassVar[float] = PARITY_HALF
@@ -31,28 +31,28 @@ class ArrayStudent(Student):
         """The fitted arrays, from the target probabilities of `fitting.train` (N, C) and of `fitting.dev` (M, C)."""
 
     def fit(self, fitting: Fitting, folder: Path) -> Fit:
-        """The arrays to `folder`/model/, and beside it what the library answers."""
+        """Fit the arrays and write them to `folder`/model/, and beside it logits of the library's model."""
         train, dev = fitting.targets()
         fitted = self.fit_arrays(fitting, train, dev)
         fitted.write(folder, fitting.dev.encoded)
         return Fit(sum(int(array.size) for array in fitted.learned.arrays.values()))
 
     def load(self, model: Path) -> Answer:
-        """The engine's answers: the arrays are the student."""
+        """The logits of the arrays, computed by the numpy engine."""
         return NumpyEngine(Learned.read(model / FILE)).logits
 
     def export(self, model: Path, folder: Path) -> None:
-        """Copy the file of arrays."""
+        """Export the file of arrays by copying it."""
         shutil.copyfile(model / FILE, folder / FILE)
 
     def differences(self, fitted: Path, exported: Path, forms: Sequence[Form], texts: ParityTexts, threads: int) -> dict[str, float]:
-        """Largest difference from what the library answered on texts held out (`largest_difference`)."""
+        """The largest difference from the library's logits on held-out texts (`largest_difference`)."""
         return {NUMPY_FORM.engine: a_number(largest_difference(fitted, exported / FILE, texts.dev))}
 
 
 def joined(
     fitting: Fitting, train: NDArray[np.float32], dev: NDArray[np.float32]
 ) -> tuple[Encoded, NDArray[np.float32], NDArray[np.int64]]:
-    """All texts (N + M), their target probabilities (N + M, C), and the numbers (M,) of those held out."""
+    """The joined texts (N + M), their target probabilities (N + M, C), and the numbers (M,) of the held-out ones."""
     encoded = Encoded.joined([fitting.train.encoded, fitting.dev.encoded])
     return encoded, np.concatenate([train, dev]), np.arange(len(fitting.train), len(encoded))

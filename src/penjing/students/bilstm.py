@@ -1,4 +1,4 @@
-"""The BiLSTM student: built from its teacher's words, trained by its losses, and written as an ONNX graph."""
+"""The BiLSTM student: word vectors from its teacher, training by distillation, and export as an ONNX graph."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,10 @@ _NETWORKS: dict[str, type[BilstmPreTrainedModel]] = {
 @final
 @dataclass(frozen=True)
 class Bilstm(Student):
-    """A BiLSTM, in the sizes of Tang et al. 2019, section 4.3: the width of a word, units of each direction, of the dense layer."""
+    """A BiLSTM student, in the sizes of Tang et al. 2019, section 4.3.
+
+    width: of a word vector. hidden: units of each direction. dense: units of the dense layer.
+    """
 
     name: ClassVar[str] = "bilstm"
     usual: ClassVar[Usual] = Usual({"mse": 1.0}, rate=1e-3, epochs=10)
@@ -51,7 +54,7 @@ class Bilstm(Student):
     dropout: float = 0.1
 
     def fit(self, fitting: Fitting, folder: Path) -> Fit:
-        """Trained by the losses of the settings; a folder that transformers loads."""
+        """Train by the losses of the settings, and write a folder that transformers loads."""
         torch.manual_seed(fitting.seed)
         network = build(fitting.teacher, per_token=fitting.task.head.per_token, pairs=fitting.pairs, settings=self, seed=fitting.seed)
         history = fitting.teach(network, self.dropout)
@@ -59,12 +62,12 @@ class Bilstm(Student):
         return Fit(sum(p.numel() for p in network.parameters()), f"; {history.steps} steps")
 
     def load(self, model: Path) -> Answer:
-        """The network's answers in PyTorch."""
+        """The network's logits in PyTorch."""
         network = read(model)
         return lambda texts: logits_of(network, texts)
 
     def export(self, model: Path, folder: Path) -> None:
-        """Write the ONNX file of standard operators."""
+        """Export the ONNX file of standard operators."""
         write_bytes(folder / PORTABLE_FLOAT, graph(read(model)).SerializeToString())
 
 
@@ -76,7 +79,7 @@ def build(
     settings: Bilstm | None = None,
     seed: int = 0,
 ) -> BilstmPreTrainedModel:
-    """A BiLSTM with the teacher's labels, drawn by the seed, its words those of the teacher (`words_of`); in eval mode.
+    """A new BiLSTM with the teacher's labels and word vectors (`words_of`), other weights drawn by the seed; in eval mode.
 
     Args:
         per_token: whether it answers each token, in place of the text.
@@ -103,7 +106,7 @@ def read(folder: Path) -> BilstmPreTrainedModel:
 
 
 def words_of(teacher: PenjingPreTrainedModel, width: int, seed: int) -> NDArray[np.float32]:
-    """The teacher's word table in its `width` principal components (V, width), or all where it has fewer, with variance 1 over all."""
+    """Word vectors from the teacher: its word table in `width` principal components (V, width) at most, with variance 1 over all."""
     encoder = encoder_of(teacher)
     table = encoder.embeddings.word.weight.detach().float()
     if encoder.embeddings.word_map is not None:
@@ -121,7 +124,7 @@ def graph(model: BilstmPreTrainedModel) -> onnx.ModelProto:
 
 
 class _Emitter:
-    """The nodes and constants of a graph, in the order in which they are made."""
+    """Builder of an ONNX graph: its nodes and constants, in the order in which they are added."""
 
     def __init__(self, weights: dict[str, NDArray[np.float32]], model: BilstmPreTrainedModel) -> None:
         self.weights = weights
@@ -132,7 +135,7 @@ class _Emitter:
         self.constants: dict[str, NDArray[Any]] = {}
 
     def op(self, kind: str, *inputs: str, outputs: tuple[str, ...] | None = None, **attributes: Any) -> str:
-        """Add a node; the name of its last output."""
+        """Add a node; returns the name of its last output."""
         names = outputs or (f"{kind}_{len(self.nodes)}",)
         self.nodes.append(helper.make_node(kind, list(inputs), list(names), name=names[-1], **attributes))
         return names[-1]
@@ -155,20 +158,20 @@ class _Emitter:
         return np.stack([np.concatenate([i, o, f, g]) for i, f, g, o in both])
 
     def lstm(self, ids: str) -> None:
-        """Words (B, S) → `states` (S, 2, B, H), `last` (2, B, H)."""
+        """Add the LSTM over words (B, S): outputs `states` (S, 2, B, H) and `last` (2, B, H)."""
         x = self.op("Gather", self.constant("word", self.weights["word.weight"]), self.op("Transpose", ids, perm=[1, 0]))
         matrices = [self.constant(f"lstm.{part}", self.gates(part)) for part in ("weight_ih", "weight_hh")]
         bias = self.constant("lstm.bias", np.concatenate([self.gates("bias_ih"), self.gates("bias_hh")], axis=1))
         self.op("LSTM", x, *matrices, bias, outputs=("states", "last"), hidden_size=self.config.hidden_size, direction="bidirectional")
 
     def of_text(self) -> str:
-        """The last state of both directions: (B, 2·H)."""
+        """Features of a text: the last state of both directions, (B, 2·H)."""
         self.lstm("input_ids")
         shape = self.constant("shape", np.array([-1, 2 * self.config.hidden_size], np.int64))
         return self.op("Reshape", self.op("Transpose", "last", perm=[1, 0, 2]), shape)
 
     def of_pair(self) -> str:
-        """[h₁, h₂, h₁·h₂, |h₁ - h₂|]: (B, 8·H), from states within the pair (a, b) and the pair turned round (b, a).
+        """Features of a pair, [h₁, h₂, h₁·h₂, |h₁ - h₂|] (B, 8·H), from states within the pair (a, b) and the swapped pair (b, a).
 
         OpenVINO's LSTM takes no length per text, and so none is given: forwards the first of two texts, and backwards the second, is
         read from the initial state on.
@@ -192,12 +195,12 @@ class _Emitter:
         return self.op("Concat", u, v, self.op("Mul", u, v), self.op("Abs", self.op("Sub", u, v)), axis=1)
 
     def picked(self, states: str, direction: str, index: str) -> str:
-        """One direction of states (2·B, S, 2, H) at index (2·B, 1), as (2, B, H)."""
+        """States of one direction at one token: of (2·B, S, 2, H) at index (2·B, 1), as (2, B, H)."""
         rows = self.op("GatherND", self.op("Gather", states, direction, axis=2), index, batch_dims=1)
         return self.op("Reshape", rows, self.constant("shape", np.array([2, -1, self.config.hidden_size], np.int64)))
 
     def model(self) -> onnx.ModelProto:
-        """The whole graph."""
+        """The finished ONNX model."""
         if self.per_token:
             self.lstm("input_ids")
             shape = self.constant("shape", np.array([0, 0, 2 * self.config.hidden_size], np.int64))

@@ -1,4 +1,4 @@
-"""Fitted arrays: what is shipped of a student, held against what the library that fitted it answers itself."""
+"""Fitted arrays of a student, and their difference from the library's model that they were taken from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from penjing.text.encoded import Array, Encoded, load_rows, save_rows
 
 FITTED = "fitted.npz"
 FITTED_TEXTS = 64
-"""Texts held out, the first ones, whose logits by the fitted model are kept."""
+"""Held-out texts, the first ones, whose logits by the fitted model are saved."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class FittedArrays:
     answers: Callable[[Encoded], Array]
 
     def write(self, folder: Path, held: Encoded) -> None:
-        """Write the arrays to `folder`/model/, and to `folder` what the fitted model answers the first texts of `held`."""
+        """Write the arrays to `folder`/model/, and to `folder` the fitted model's logits of the first texts of `held`."""
         self.learned.write(folder / MODEL / FILE)
         save_rows(folder / FITTED, list(self.answers(_first(held)).astype(np.float32)))
 
 
 def largest_difference(folder: Path, exported: Path, held: Encoded) -> float:
-    """Between the logits of the fitted model, as `FittedArrays.write` left them in `folder`, and those of the file `exported` on the same texts.
+    """The largest difference of logits between the fitted model (`FittedArrays.write`) and the file `exported`, on the same texts.
 
-    A constant that is added to all logits of a text makes no difference to its answer and is left out.
+    A constant that is added to all logits of a text does not change its answer and is subtracted.
     """
     answers = NumpyEngine(Learned.read(exported)).logits(_first(held))
     return max(float(np.abs(_centred(a) - _centred(b)).max()) for a, b in zip(load_rows(folder / FITTED), answers, strict=True))

@@ -1,4 +1,4 @@
-"""What a student that is no BERT is fitted to: a teacher, training texts, and the probabilities or losses to learn."""
+"""The training material of a student that is no BERT: a teacher, texts, and target probabilities or losses."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,11 +25,11 @@ Bar = Callable[[str], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True)
 class Fitting:
-    """Everything that a student may learn from.
+    """Teacher, texts and settings that a student is fitted by.
 
-    train: the texts to learn from. dev: training texts held out, which nothing is learned from: by them it is decided when to stop.
+    train: the texts to learn from. dev: held-out training texts, which decide when to stop.
     tokenizer: the teacher's, which encoded the texts. settings: the losses, the temperature, the schedule and the seed. distill: makes
-    the step that asks the teacher, and that trains a network; it is given what to tell how far a training is. bar: None shows nobody.
+    the distillation step, of a progress callback. bar: makes a progress bar; None: none is shown.
     """
 
     teacher: PenjingPreTrainedModel
@@ -52,13 +52,13 @@ class Fitting:
         return self.task.two_texts
 
     def targets(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The probabilities (N, C) to learn, of `train` and of `dev`; see `probabilities`."""
+        """Target probabilities (N, C) of `train` and of `dev`; see `probabilities`."""
         step = self.distill(silent)
         train, dev = (step.observe(self.teacher, texts) for texts in (self.train, self.dev))
         return probabilities(self.task, train, self.settings), probabilities(self.task, dev, self.settings)
 
     def teach(self, network: nn.Module, dropout: float) -> History:
-        """Train a network, which takes and gives what a model of transformers does, in place by the losses of the settings."""
+        """Train a network in place by the losses of the settings; it takes and returns what a model of transformers does."""
         with shown(self.bar, "distill") as progress:
             step = self.distill(progress)
             lesson = step.lesson(step.observe(self.teacher, self.train))
@@ -67,14 +67,14 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of a student: how many numbers it has learned, and a note for people that goes behind the step's own."""
+    """The outcome of a fit: the number of learned parameters, and an addition to the stage's note."""
 
     parameters: int
     note: str = ""
 
 
 def probabilities(task: Task, evidence: TeachingEvidence, settings: DistillSettings) -> NDArray[np.float32]:
-    """Target probabilities (N, C): the teacher's at the temperature and the gold labels as ones and zeros, by the weights of the losses.
+    """Target probabilities (N, C): the mean of the teacher's, at the temperature, and one-hot gold labels, by the losses' weights.
 
     A text without a gold label has the teacher's alone.
     """

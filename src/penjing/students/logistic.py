@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # scikit-learn takes a second to import
     from sklearn.linear_model import LogisticRegression
 
 NEGLIGIBLE = 1e-3
-"""A class of less probability gets no row of its own."""
+"""Classes of a text with less probability are left out of its training rows."""
 ABSENT = -20.0
 """The logit of a class that no text has."""
 
@@ -27,7 +27,7 @@ ABSENT = -20.0
 @final
 @dataclass(frozen=True)
 class Logistic(ArrayStudent):
-    """Logistic regression on hashed n-grams of tokens.
+    """The student of logistic regression on hashed n-grams of tokens.
 
     2^`bits` buckets, n-grams up to `orders`, those of at least `least` texts; `strength` is 1/λ of the penalty λ·‖w‖²/2.
     """
@@ -43,14 +43,14 @@ class Logistic(ArrayStudent):
     strength: float = 10.0
 
     def fit_arrays(self, fitting: Fitting, train: NDArray[np.float32], dev: NDArray[np.float32]) -> FittedArrays:
-        """The regression on the texts to learn from; it does not ask those held out."""
+        """Fit the regression on the texts to learn from; the held-out texts are not used."""
         return fit(fitting.train.encoded, train, self)
 
 
 def fit(texts: Encoded, targets: Array, settings: Logistic | None = None) -> FittedArrays:
-    """The regression on `targets`, probabilities (N, C) or labels as ones and zeros.
+    """Fit the regression to `targets`, probabilities (N, C) or one-hot labels.
 
-    A text is its n-grams (`engines.numpy.ngrams`), 1/√(how many they are) each, so that its length is 1.
+    The features of a text are its n-grams (`engines.numpy.ngrams`), 1/√(their number) each, so that the vector has length 1.
     """
     s = settings or Logistic()
     _, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
@@ -73,7 +73,7 @@ def fit(texts: Encoded, targets: Array, settings: Logistic | None = None) -> Fit
 
 
 def _features(texts: Encoded, used: Array, s: Logistic) -> "csr_matrix":
-    """The n-grams of each text in the buckets that are `used`, as a sparse matrix (N, F)."""
+    """The features of the texts: their n-grams in the buckets that are `used`, as a sparse matrix (N, F)."""
     text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
     value = 1 / np.sqrt(np.bincount(text))[text]
     kept = used[bucket]
@@ -89,7 +89,10 @@ def regression(x: "Array | csr_matrix", targets: Array, strength: float) -> tupl
 
 
 def fitted_regression(x: "Array | csr_matrix", targets: Array, strength: float) -> "LogisticRegression":
-    """scikit-learn's model of least Σ cross-entropy(targets, softmax) + ‖w‖²/(2·`strength`), x (N, F) dense or sparse."""
+    """scikit-learn's logistic regression: minimises Σ cross-entropy(targets, softmax) + ‖w‖²/(2·`strength`).
+
+    x: (N, F), dense or sparse. targets: (N, C).
+    """
     rows, labels, weight = repeated(targets)
     classes_of(labels)
     from sklearn.linear_model import LogisticRegression
@@ -112,21 +115,21 @@ def coefficients(model: "LogisticRegression", classes: int) -> tuple[Array, Arra
 
 
 def drawn(texts: int, seed: int) -> Array:
-    """The numbers of a tenth of the texts, at least one, at random: those to choose by."""
+    """Numbers of a random tenth of the texts, at least one, to be held out."""
     return np.sort(np.random.default_rng(seed).permutation(texts)[: max(1, texts // 10)])
 
 
 def repeated(targets: Array) -> tuple[Array, Array, Array]:
-    """Targets (N, C) as labels: row numbers, classes and weights (M,), each text once per class, weighted by its probability.
+    """Targets (N, C) as weighted labels: row numbers, classes and weights (M,), one entry per text and class.
 
-    The cross-entropy with these is that with `targets`.
+    The cross-entropy with these equals that with `targets`.
     """
     rows, classes = np.nonzero(targets > NEGLIGIBLE)
     return rows, classes, targets[rows, classes]
 
 
 def classes_of(labels: Array) -> Array:
-    """The classes that there are, at least two."""
+    """The classes that occur; an `InputError` where there are fewer than two."""
     present = np.unique(labels)
     if len(present) < 2:
         raise InputError(f"students: all texts have class {present.tolist()}; learning needs texts of two classes at least")
@@ -134,5 +137,5 @@ def classes_of(labels: Array) -> Array:
 
 
 def margins(z: Array) -> Array:
-    """Columns (…, C) of logits → (…, D): themselves, or of two classes their difference (…, 1)."""
+    """Logits (…, C) as margins: unchanged, or of two classes their difference (…, 1)."""
     return z[..., 1:] - z[..., :1] if z.shape[-1] == 2 else z

@@ -7,4 +7,4 @@ from penjing.students.student import Student
 from penjing.students.trees import Trees
 
 STUDENTS: dict[str, Student] = {student.name: student for student in (Bilstm(), Logistic(), Trees(), Static())}
-"""In their default settings."""
+"""Students by name, in their default settings."""

@@ -1,4 +1,4 @@
-"""A student that is no BERT as a step of a recipe."""
+"""The step, stage and product of a student that is no BERT."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from penjing.text.encoded import Encoded, Logits
 @final
 @dataclass(frozen=True)
 class StudentSettings(Settings):
-    """The student, which takes the recipe's training over and leaves nothing of the encoder."""
+    """Settings of the student's step, which takes the recipe's training over and replaces the encoder."""
 
     student: Student
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The student's."""
+        """The student's name."""
         return self.student.name
 
     @property
     def paper(self) -> str:  # type: ignore[override]
-        """The student's."""
+        """The student's paper."""
         return self.student.paper
 
     @property
     def when(self) -> str:  # type: ignore[override]
-        """The student's."""
+        """The student's line on when to use it."""
         return self.student.when
 
     def effects(self, taught: bool) -> Effects:
@@ -62,14 +62,14 @@ class StudentSettings(Settings):
 
 @dataclass(frozen=True)
 class StudentNote(Note):
-    """parameters: numbers that were learned."""
+    """The record of a student's training. parameters: the number of learned parameters."""
 
     parameters: int = 0
 
 
 @final
 class TeachStudent(Stage[StudentNote]):
-    """Teach the student what the teacher answers, or the labels."""
+    """The stage that fits the student to the teacher's answers, or to the labels."""
 
     name = "distill"
     record = StudentNote
@@ -106,7 +106,7 @@ class TeachStudent(Stage[StudentNote]):
 @final
 @dataclass(frozen=True)
 class StudentProduct(Product):
-    """A student as `fit` left it in `folder`; `held` are texts that its parity is looked at on."""
+    """The product of a student that `fit` wrote into `folder`; held: held-out texts for its parity."""
 
     student: Student
     folder: Path

@@ -1,7 +1,7 @@
-"""Static embeddings: a vector per token, taken from the teacher, and their mean is the text (Tulkens & van Dongen 2024, Model2Vec).
+"""Static embeddings: a vector per token, from the teacher; a text is their mean (Tulkens & van Dongen 2024, Model2Vec).
 
-With a linear head this is a bag of tokens, and stored as one: a row of logits per token. A width pays where the head is not linear,
-which takes many texts to learn, or compares two texts.
+With a linear head this is a bag of tokens, and stored as one: a row of logits per token. Wide vectors pay where the head is not linear,
+which takes many texts to learn, or where it compares two texts.
 """
 
 from collections.abc import Collection
@@ -29,17 +29,17 @@ from penjing.training.rows import RowAdamW
 Frame = tuple[tuple[int, ...], tuple[int, ...]]
 """Special tokens before a text, and after it."""
 TOKENS = 512
-"""Tokens of the vocabulary that the teacher reads at once."""
+"""Tokens of the vocabulary in a batch of the teacher."""
 HIDDEN = 64
-"""ReLU units, where nobody says how many."""
+"""ReLU units by default."""
 FLOOR = 1e-6
-"""Least probability, so that it has a logarithm."""
+"""The least probability, so that it has a finite logarithm."""
 
 
 @final
 @dataclass(frozen=True)
 class Static(ArrayStudent):
-    """Static embeddings: how tokens are weighted, the head, and the training of vectors and head together.
+    """The student of static embeddings: token weights, the head, and the training of vectors and head together.
 
     `frequent`: a of the weight a / (a + p) of a token with frequency p (Arora et al. 2017, SIF). `strength`: of the linear head, as in
     logistic.py. `hidden`: ReLU units beside the linear head; None: `HIDDEN` for pairs, for single texts whichever of them and none is
@@ -65,7 +65,7 @@ class Static(ArrayStudent):
     temperature: float = 1.0
 
     def fit_arrays(self, fitting: Fitting, train: NDArray[np.float32], dev: NDArray[np.float32]) -> FittedArrays:
-        """The teacher's vectors, trained further; the texts held out say when to stop."""
+        """Fit the head and the teacher's vectors; the held-out texts decide when to stop."""
         encoded, targets, held = joined(fitting, train, dev)
         before, after = frame_of(fitting.tokenizer)
         vectors = token_vectors(fitting.teacher, (before, after), seed=fitting.seed)
@@ -84,15 +84,15 @@ def frame_of(tokenizer: Tokenizer) -> Frame:
 
 
 def token_vectors(teacher: PenjingPreTrainedModel, frame: Frame, width: int = 256, seed: int = 0) -> NDArray[np.float32]:
-    """`token_states` in their `width` principal components: (V, width), or fewer where the teacher has fewer."""
+    """Token vectors: `token_states` in their `width` principal components, (V, width), or fewer where the teacher has fewer."""
     return principal(token_states(teacher, frame), width, seed)
 
 
 @torch.inference_mode()
 def token_states(teacher: PenjingPreTrainedModel, frame: Frame) -> NDArray[np.float32]:
-    """States of every token t alone in the teacher's encoder in its `frame`, [CLS] t [SEP]: the mean of their last hidden states, (V, H).
+    """Token states (V, H): the mean of the last hidden states of [CLS] t [SEP], for every token t in the tokenizer's `frame`.
 
-    The mean, not the middle one, because a fine-tuned head reads [CLS]: its state says what the teacher thinks of this token.
+    The mean, and not the state of t, because a fine-tuned head reads the state of [CLS].
     """
     encoder = encoder_of(teacher)
     encoder.eval()
@@ -106,14 +106,14 @@ def token_states(teacher: PenjingPreTrainedModel, frame: Frame) -> NDArray[np.fl
 
 
 def principal(x: Array, width: int, seed: int) -> NDArray[np.float32]:
-    """The rows of x (N, E) in their first min(width, N, E) principal components."""
+    """Principal components: the rows of x (N, E) in their first min(width, N, E)."""
     from sklearn.decomposition import PCA
 
     return PCA(min(width, *x.shape), random_state=seed).fit_transform(x).astype(np.float32)
 
 
 def frequency_weights(texts: Encoded, vocabulary: int, a: float) -> Array:
-    """a / (a + p) for every token (V,), p its part of all tokens of the texts (Arora et al. 2017, equation 3)."""
+    """Frequency weights a / (a + p) of every token (V,), p its part of all tokens of the texts (Arora et al. 2017, equation 3)."""
     counts = np.bincount(texts.ids, minlength=vocabulary)
     return a / (a + counts / max(1, counts.sum()))
 
@@ -132,11 +132,11 @@ def fit(
     settings: Static | None = None,
     seed: int = 0,
 ) -> FittedArrays:
-    """A head on the means of the tokens' `vectors` (V, W), and then both together, for `targets`, probabilities (N, C).
+    """Fit a head on the means of the tokens' `vectors` (V, W), then both together, to `targets`, probabilities (N, C).
 
     Args:
-        specials: the tokens of `frame_of`, which no mean counts.
-        held: numbers of the texts that the epoch is chosen by, and nothing learned from; None: a tenth.
+        specials: the tokens of `frame_of`, which are left out of means.
+        held: numbers of the held-out texts, which the best epoch is chosen by; None: a tenth.
         pairs: whether texts come in two; the features are then `engines.numpy.pair_features`.
     """
     s = settings or Static()
@@ -171,7 +171,7 @@ def fit(
 
 
 def _heads(s: Static, pairs: bool) -> list[Static]:
-    """The settings with every number of hidden units that is tried."""
+    """Settings with each number of hidden units to be tried."""
     if s.hidden is not None:
         return [s]
     if pairs:
@@ -180,7 +180,7 @@ def _heads(s: Static, pairs: bool) -> list[Static]:
 
 
 def segments(texts: Encoded, specials: list[int], pairs: bool) -> Encoded:
-    """The texts without `specials`; of pairs each of the two by itself, one after the other."""
+    """Segments: the texts without `specials`; a pair gives its two texts, one after the other."""
     kept = ~np.isin(texts.ids, specials)
     parts = 2 if pairs else 1
     number = parts * np.repeat(np.arange(len(texts)), texts.lengths) + (texts.types if pairs else 0)
@@ -189,7 +189,7 @@ def segments(texts: Encoded, specials: list[int], pairs: bool) -> Encoded:
 
 
 class _Network(nn.Module):
-    """The network that `engines.numpy.StaticArrays` computes, to be trained. The hidden units start without a say."""
+    """The trainable network that `engines.numpy.StaticArrays` computes. The output weights of the hidden units start at zero."""
 
     def __init__(self, vectors: Tensor, pairs: bool, classes: int, settings: Static) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class _Network(nn.Module):
         self.out = nn.Parameter(torch.zeros(units, classes))
 
     def features(self, bags: Encoded, rows: Array) -> Tensor:
-        """Of the texts `rows`: (N, G)."""
+        """The features of the texts `rows`, (N, G)."""
         chosen = bags.take((self.parts * rows[:, None] + np.arange(self.parts)).ravel())
         mean = self.bag(torch.from_numpy(chosen.ids), torch.from_numpy(chosen.offsets[:-1].astype(np.int32)))
         if self.parts == 1:
@@ -213,15 +213,15 @@ class _Network(nn.Module):
         return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
 
     def forward(self, bags: Encoded, rows: Array) -> Tensor:
-        """Of the texts `rows`: logits (N, C)."""
+        """The logits of the texts `rows`, (N, C)."""
         x = self.dropout(self.features(bags, rows))
         return x @ self.linear + torch.relu(x @ self.hidden + self.hidden_bias) @ self.out + self.bias
 
 
 def _train(network: _Network, bags: Encoded, targets: Array, held: Array, s: Static, seed: int) -> float:
-    """The linear head by logistic regression, then all by `soft_kl`: the state that is best on the texts held out, the first included.
+    """Train the linear head by logistic regression, then everything by `soft_kl`; keep the state that is best on the held-out texts.
 
-    Returns the loss there.
+    Returns the loss there; the state before the first epoch counts too.
     """
     logits = torch.from_numpy(np.log(np.maximum(targets, FLOOR))).float()
     random = np.random.default_rng(seed)

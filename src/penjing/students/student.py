@@ -1,4 +1,4 @@
-"""The interface of students that are no BERT: how one is fitted to its teacher, how it answers, and what is shipped of it."""
+"""The interface of students that are no BERT: fitting to a teacher, logits, and exported files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,16 @@ from penjing.text.encoded import Encoded, Logits
 from penjing.training.objective import ANSWERS, HARD
 
 MODEL = "model"
-"""The folder of what is written for people to load, inside that of `Student.fit`."""
+"""Name of the folder of the deliverable model, inside that of `Student.fit`."""
 SOFT = frozenset({"kl", HARD})
-"""The losses whose least is that of the cross-entropy with `fitting.probabilities`."""
+"""Losses that have the same minimum as the cross-entropy with `fitting.probabilities`."""
 Answer = Callable[[Encoded], Logits]
-"""From texts to their logits."""
+"""A function from texts to their logits."""
 
 
 @dataclass(frozen=True)
 class ParityTexts:
-    """Texts held out that exported files are compared on: `sample` is some of those that a form is chosen by, `dev` that of `Fitting`."""
+    """Held-out texts for the parity of exported files: a `sample` of those that a form is chosen by, and `dev` of `Fitting`."""
 
     sample: Encoded
     dev: Encoded
@@ -35,7 +35,11 @@ class ParityTexts:
 
 @dataclass(frozen=True)
 class Usual:
-    """losses: on answers, by name. rate, epochs: the learning rate and the epochs of a training. copies: changed ones of each text, where the teacher answers."""
+    """A student's usual training.
+
+    losses: on answers, by name. rate, epochs: learning rate and epochs. copies: augmented copies of each text, where the teacher labels
+    them.
+    """
 
     losses: Mapping[str, float] = field(default_factory=lambda: {"kl": 1.0})
     rate: float = 1e-4
@@ -45,24 +49,24 @@ class Usual:
 
 @dataclass(frozen=True)
 class Student(ABC):
-    """A student that is no BERT; its settings are its fields, so a subclass is a frozen dataclass.
+    """The base class of a student that is no BERT; its settings are its fields, so a subclass is a frozen dataclass.
 
-    A subclass of one's own gives `name`, `shipped`, `fit`, `load` and `export`; the rest has defaults.
+    A user's own subclass defines `name`, `shipped`, `fit`, `load` and `export`; the rest has defaults.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
-    """Where the method is from."""
+    """The source of the method."""
     when: ClassVar[str] = ""
-    """When to take it, in a line."""
+    """A line on when to use it."""
     shipped: ClassVar[tuple[Form, ...]]
-    """The forms of what `export` writes, every one of which is measured."""
+    """The forms of the exported files, all of which are measured."""
     parity_limit: ClassVar[float] = PARITY
-    """How large `differences` may be."""
+    """The limit on `differences`."""
     tagging: ClassVar[bool] = False
-    """Whether it answers each word too."""
+    """Whether it can label words too."""
     token_types: ClassVar[bool] = False
-    """Whether it tells the texts of a pair by their token types."""
+    """Whether it separates the texts of a pair by their token types."""
     trained: ClassVar[bool] = False
     """Whether a network is trained by epochs, with any loss on answers (`Fitting.teach`); else it learns `Fitting.targets`."""
     transformers: ClassVar[bool] = False
@@ -118,16 +122,22 @@ class Student(ABC):
 
     @abstractmethod
     def fit(self, fitting: Fitting, folder: Path) -> Fit:
-        """Learn, and write the result to `folder`/model/; what only `differences` reads goes beside it. All draws are by `fitting.seed`."""
+        """Fit the student and write it to `folder`/model/; what only `differences` reads goes beside it.
+
+        All random draws are by `fitting.seed`.
+        """
 
     @abstractmethod
     def load(self, model: Path) -> Answer:
-        """The student's own answers, as it was fitted, from the folder model/ that `fit` wrote."""
+        """The fitted student's logits function, from the folder model/ that `fit` wrote."""
 
     # -- the engine's folder -------------------------------------------------------------------------------------
 
     def forms(self, engine: EngineKind | None) -> list[Form]:
-        """The forms that are measured: those of one engine, or all `shipped`. An engine of one's own runs the files that it says it runs."""
+        """The forms that are measured: those of one engine, or all `shipped`.
+
+        A user's own engine runs the files that its class names.
+        """
         if engine is None:
             return list(self.shipped)
         name = engine_name(engine)

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees that ask which n-grams a text has (Friedman 2001; grown on histograms as by Ke et al. 2017)."""
+"""Gradient-boosted trees on the presence of n-grams (Friedman 2001; grown on histograms as in Ke et al. 2017, LightGBM)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
@@ -17,15 +17,16 @@ if TYPE_CHECKING:  # scikit-learn takes a second to import
     from sklearn.ensemble import HistGradientBoostingClassifier
 
 MANY = 100
-"""Texts per class from which on some are held out where nobody says which."""
+"""Texts per class from which on some are held out by default."""
 
 
 @final
 @dataclass(frozen=True)
 class Trees(ArrayStudent):
-    """Gradient-boosted trees on n-grams: `features` n-grams of at least `least` texts; up to `rounds` trees per output, of `leaves` leaves.
+    """The student of gradient-boosted trees on n-grams.
 
-    Growing stops after `patience` rounds that do not help on the texts held out. Memory while learning is 8 bytes per text and feature.
+    `features` n-grams of at least `least` texts; up to `rounds` trees per output, of `leaves` leaves. Growing stops after `patience`
+    rounds that do not help on the held-out texts. Memory while learning is 8 bytes per text and feature.
     """
 
     name: ClassVar[str] = "trees"
@@ -42,14 +43,14 @@ class Trees(ArrayStudent):
     patience: int = 20
 
     def fit_arrays(self, fitting: Fitting, train: NDArray[np.float32], dev: NDArray[np.float32]) -> FittedArrays:
-        """The trees; the texts held out say when to stop."""
+        """Fit the trees; the held-out texts decide when to stop."""
         encoded, targets, held = joined(fitting, train, dev)
         return fit(encoded, targets, self, held=held, seed=fitting.seed)
 
 
 @dataclass(frozen=True)
 class Grown:
-    """The trees of one output: scikit-learn's nodes, and what is added to their sum."""
+    """The trees of one output: scikit-learn's nodes, and the base value that is added to their sum."""
 
     output: int
     base: float
@@ -57,10 +58,10 @@ class Grown:
 
 
 def fit(texts: Encoded, targets: Array, settings: Trees | None = None, *, held: Array | None = None, seed: int = 0) -> FittedArrays:
-    """Trees of least cross-entropy with `targets`, probabilities (N, C) or labels as ones and zeros.
+    """Fit trees of least cross-entropy with `targets`, probabilities (N, C) or one-hot labels.
 
     Args:
-        held: numbers of the texts that say when to stop, and nothing is learned from; None: a tenth of many texts, of few none.
+        held: numbers of the held-out texts, which decide when to stop; None: a tenth of many texts, of few none.
     """
     s = settings or Trees()
     text, bucket = ngrams(texts.ids, texts.types, texts.offsets, s.bits, s.orders)
@@ -105,7 +106,7 @@ def strongest(text: Array, bucket: Array, targets: Array, count: int, least: int
 
 
 def presence(text: Array, bucket: Array, buckets: Array, texts: int) -> NDArray[np.uint8]:
-    """Which text has which bucket: (N, F) of zeros and ones, and a column of zeros where there is no bucket."""
+    """The presence of buckets in texts: (N, F) of zeros and ones, with one column of zeros where there is no bucket."""
     x = np.zeros((texts, max(1, len(buckets))), np.uint8)
     known = np.isin(bucket, buckets)
     x[text[known], np.searchsorted(buckets, bucket[known])] = 1
@@ -124,7 +125,7 @@ def _classifier(s: Trees, hold_out: bool, seed: int = 0) -> "HistGradientBoostin
 def _grow(
     x: Array, targets: Array, learned: Array, held: Array, s: Trees, seed: int
 ) -> "tuple[HistGradientBoostingClassifier, list[Grown], Array]":
-    """The fitted model, the trees of all outputs, and the classes that there are.
+    """Grow the trees; returns the fitted model, the trees of all outputs, and the classes that occur.
 
     A text has rows of several classes, and is held out with all of them.
     """
@@ -151,7 +152,7 @@ def grown_trees(model: "HistGradientBoostingClassifier") -> tuple[list[float], l
 
 
 def _arrays(grown: list[Grown], buckets: Array) -> tuple[dict[str, Array], int]:
-    """The arrays of all trees, with those buckets alone that a split asks for, and how deep they are."""
+    """The arrays of all trees, with only the buckets that a split uses, and the depth of the trees."""
     trees = [nodes for ensemble in grown for nodes in ensemble.trees]
     root = np.cumsum([0, *map(len, trees)])
     nodes = np.concatenate(trees)

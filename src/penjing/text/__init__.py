@@ -1,1 +1,1 @@
-"""Texts as token numbers, and where rows come from."""
+"""Texts: reading rows from files, labels, encoding to token ids, overlap, and vocabulary pruning."""

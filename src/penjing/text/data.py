@@ -1,4 +1,4 @@
-"""Where rows come from: the user's own files, or the hub, read with `datasets`; one clear line for whatever is wrong with them."""
+"""Data sources: rows from the user's files, from the hub by `datasets`, or given; errors are one-line `InputError`s."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,14 @@ _HUB = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w.-]+))?(?::(\w+))?")
 
 
 Source = str | Path | Sequence[Mapping[str, Any]]
-"""Where rows are: a file, a name on the hub, or the rows themselves."""
+"""A data source: a file, a name on the hub, or the rows themselves."""
 
 
 def read_rows(source: Source, reading: Reading = Reading()) -> list[Row]:
-    """All rows of a JSON Lines, CSV, TSV or Parquet file (also gzipped), or of `name[@config][:split]` on the hub; or of the source itself."""
+    """Read all rows of a data source.
+
+    source: a JSON Lines, CSV, TSV or Parquet file (also gzipped), `name[@config][:split]` on the hub, or the rows themselves.
+    """
     if not isinstance(source, (str, Path)):
         return _given(source)
     path = Path(source)
@@ -35,12 +38,12 @@ def read_rows(source: Source, reading: Reading = Reading()) -> list[Row]:
 
 
 def named(source: Source, what: str = "data") -> str:
-    """What a message calls a source: its own name, or that of `what` a caller gave as rows."""
+    """The name of a source in a message: its own, or `what` where rows were given."""
     return str(source) if isinstance(source, (str, Path)) else f"the rows of {what}"
 
 
 def _given(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Rows that a caller has made."""
+    """Given rows, checked and copied."""
     if not rows or not all(isinstance(row, Mapping) and all(isinstance(name, str) for name in row) for row in rows):
         raise InputError("data: rows are given that are none; give at least one, each a mapping of column names to values")
     return [dict(row) for row in rows]

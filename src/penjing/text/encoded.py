@@ -1,4 +1,4 @@
-"""Token numbers of many texts, ragged, in numpy: what tasks make, engines run, and training batches."""
+"""Encoded texts: token ids of many texts, ragged, in numpy; and their batches for engines and training."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Feeds = dict[str, NDArray[np.int64]]
 Logits = Sequence[NDArray[np.float32]]
 """Logits of each text: (C,), or (tokens, C)."""
 BATCH_TOKENS = 16384
-"""Tokens of a batch at most, where nothing but the answers is kept of it."""
+"""The most tokens in a batch of which only the answers are kept."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """N texts: `ids` and `types` flat (T,), text i in `offsets[i] … offsets[i + 1]`, offsets (N + 1,)."""
+    """N encoded texts: `ids` and `types` flat (T,), text i in `offsets[i] … offsets[i + 1]`, offsets (N + 1,)."""
 
     ids: NDArray[np.int32]
     types: NDArray[np.int8]
@@ -28,14 +28,14 @@ class Encoded:
 
     @classmethod
     def of(cls, ids: list[list[int]], types: list[list[int]]) -> "Encoded":
-        """From one list of token numbers and one of token types per text."""
+        """Encoded texts from lists of token ids and token types, one per text."""
         offsets = np.cumsum([0, *map(len, ids)])
         flat_ids = np.fromiter((i for row in ids for i in row), np.int32, offsets[-1])
         return cls(flat_ids, np.fromiter((i for row in types for i in row), np.int8, offsets[-1]), offsets)
 
     @classmethod
     def joined(cls, parts: Sequence["Encoded"]) -> "Encoded":
-        """The texts of several, one after the other."""
+        """The texts of several parts, one after the other."""
         offsets = np.cumsum([0, *(length for part in parts for length in part.lengths)])
         return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts]), offsets)
 
@@ -44,15 +44,15 @@ class Encoded:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text (N,)."""
+        """The number of tokens of each text (N,)."""
         return np.diff(self.offsets)
 
     def row(self, i: int) -> NDArray[np.int32]:
-        """Token numbers of text i."""
+        """The token ids of text i."""
         return self.ids[self.offsets[i] : self.offsets[i + 1]]
 
     def take(self, rows: NDArray[np.int64]) -> "Encoded":
-        """Some of the texts, in the order given."""
+        """The texts of these numbers, in the given order."""
         picks = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in rows]
         flat = np.concatenate(picks) if picks else np.zeros(0, np.int64)
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""From texts to token numbers: the tokenizer's file, what it is given, and the cut to a length.
+"""Encoding of texts to token ids: tokenizer files, checks of inputs, and truncation to a length.
 
 A tokenizer is one object that many threads call, and to change it while another thread encodes fails ("Already borrowed") or changes
 what that thread gets. So it is set up once, alike for every length (`prepare`), and cutting is done here (`kept_tokens`). That is also
@@ -26,7 +26,11 @@ _PREPARING = threading.Lock()
 
 
 def open_tokenizer(path: Path, what: str) -> Tokenizer:
-    """Read a tokenizer.json; one that is no tokenizer, or that lacks what it needs for any text, is an `InputError` that begins with `what`."""
+    """Read a tokenizer.json.
+
+    Raises:
+        InputError: it is no tokenizer, or lacks what it needs for any text; the message begins with `what`.
+    """
     try:
         tokenizer = Tokenizer.from_file(str(path))
         prepare(tokenizer, words=False)
@@ -39,7 +43,7 @@ def open_tokenizer(path: Path, what: str) -> Tokenizer:
 
 
 def encodings(tokenizer: Tokenizer, given: Sequence[Any], words: bool) -> list[Encoding]:
-    """What the tokenizer makes of texts; where it cannot, an `InputError` names the text."""
+    """The encodings of texts by a tokenizer; an `InputError` names a text that it cannot encode."""
     try:
         return list(tokenizer.encode_batch(given, is_pretokenized=words))
     except (KeyboardInterrupt, SystemExit):
@@ -47,11 +51,11 @@ def encodings(tokenizer: Tokenizer, given: Sequence[Any], words: bool) -> list[E
     except BaseException as error:
         if len(given) == 1:
             raise InputError(f"tokenizer: it cannot encode {shown(given[0])} ({reason_of(error)}); give one that knows any text") from error
-    return [encoding for each in given for encoding in encodings(tokenizer, [each], words)]
+    return [encoding for text in given for encoding in encodings(tokenizer, [text], words)]
 
 
 def prepare(tokenizer: Tokenizer, words: bool) -> None:
-    """Set `tokenizer` up to pad and cut nothing and, where it is given `words` alone, to see a space before each; nothing is done where it is.
+    """Set a tokenizer up, once: no padding, no truncation and, where it encodes single `words`, a space before each.
 
     The side that its file says is cut stays. Threads that share a tokenizer must agree on `words`.
     """
@@ -79,12 +83,12 @@ def _prepared(tokenizer: Tokenizer, words: bool) -> bool:
 
 
 def readable(given: Any) -> Any:
-    """A text, or several, with every half of a character replaced by U+FFFD, as other characters that cannot be read are.
+    """A text, or several, with lone surrogates (halves of a character) replaced by U+FFFD.
 
-    JSON can hold such a half (a lone surrogate), and UTF-8 and so tokenizers can not. Two halves that fit are their character.
+    JSON can contain a lone surrogate, but UTF-8, and so tokenizers, cannot. Two halves that fit become their character.
     """
     if not isinstance(given, str):
-        return tuple(readable(each) for each in given)
+        return tuple(readable(text) for text in given)
     try:
         given.encode()
     except UnicodeEncodeError:
@@ -93,7 +97,7 @@ def readable(given: Any) -> Any:
 
 
 def listed(inputs: Any, takes: str) -> list[Any]:
-    """What a person gave to be answered, in order: anything that can be gone through, but a text, or what has no order or no single column."""
+    """The inputs of a prediction as a list: any ordered iterable, but no single text and no table."""
     if isinstance(inputs, str | bytes | bytearray):
         raise InputError(f"predict: got one text; give a list of texts ({takes})")
     tabular = isinstance(inputs, Mapping | Set) or hasattr(inputs, "columns")
@@ -103,18 +107,18 @@ def listed(inputs: Any, takes: str) -> list[Any]:
 
 
 def text_of(value: Any, where: str, takes: str) -> str:
-    """`value`, which has to be a text."""
+    """A value that must be a text; else `InputError`."""
     if not isinstance(value, str):
         raise _wrong(value, where, takes)
     return str(value)
 
 
 def texts_of(value: Any, where: str, takes: str, count: int | None = None) -> tuple[str, ...]:
-    """`value`, which has to be a sequence of texts, of `count` of them where that is given."""
+    """A value that must be a sequence of texts, `count` of them where that is given; else `InputError`."""
     array = isinstance(value, np.ndarray) and value.ndim == 1
     if isinstance(value, str | bytes | bytearray) or not (array or isinstance(value, Sequence)) or count not in (None, len(value)):
         raise _wrong(value, where, takes)
-    return tuple(text_of(each, f"{where}[{i}]", takes) for i, each in enumerate(value))
+    return tuple(text_of(text, f"{where}[{i}]", takes) for i, text in enumerate(value))
 
 
 def _wrong(value: Any, where: str, takes: str) -> InputError:
@@ -125,7 +129,7 @@ def _wrong(value: Any, where: str, takes: str) -> InputError:
 
 
 def kept_tokens(encoding: Encoding, max_length: int, left: bool = False) -> list[int]:
-    """Which tokens of a text, or of two, are kept where they are more than `max_length`, as tokenizers' `longest_first` cuts.
+    """Truncation: numbers of the tokens of a text, or of two, that are kept in `max_length`, as by tokenizers' `longest_first`.
 
     Special tokens all stay; of a text its first tokens, or with `left` its last, and of two the longer is cut first.
     """
@@ -141,7 +145,7 @@ def kept_tokens(encoding: Encoding, max_length: int, left: bool = False) -> list
 
 
 def _sizes(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens two texts of so many keep."""
+    """The numbers of tokens that two texts keep in a room."""
     if first + second <= room:
         return first, second
     short, long = sorted((first, second))

@@ -1,6 +1,7 @@
 """Files of rows: JSON Lines, a JSON array, CSV, TSV and Parquet, also gzipped.
 
-What is written is what is read: a cell of CSV and TSV is text, whatever it looks like, and JSON and Parquet say themselves what is a number. Nothing is cached.
+Values are read as they are written: a cell of CSV and TSV is text, whatever it looks like; JSON and Parquet have types of their own.
+Nothing is cached.
 """
 
 import codecs
@@ -34,7 +35,7 @@ _BEGINNINGS = {
 
 
 def read_file(path: Path, reading: Reading) -> list[Row]:
-    """All rows of a file, at least one; whatever is wrong with it is an `InputError` that says where."""
+    """Read all rows of a file, at least one; an `InputError` tells what is wrong, and where."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = "".join(suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:])
     if kind not in _READERS:
@@ -141,23 +142,23 @@ def _whole(path: Path, decoder: json.JSONDecoder, lines: Iterable[str], begun: i
     if isinstance(value, dict):
         _check_flat(path, value)
         value = [value]
-    for i, each in enumerate(value, 1):
-        if not isinstance(each, dict):
-            raise InputError(f'data: {path}, row {i} is {kind_of(each)}; give an object, as {{"text": "...", "label": "..."}}')
+    for i, row in enumerate(value, 1):
+        if not isinstance(row, dict):
+            raise InputError(f'data: {path}, row {i} is {kind_of(row)}; give an object, as {{"text": "...", "label": "..."}}')
     origin = Origin(str(path))
-    return [Placed(each.items(), origin, i) for i, each in enumerate(value, 1)]
+    return [Placed(row.items(), origin, i) for i, row in enumerate(value, 1)]
 
 
 def _decoder() -> json.JSONDecoder:
-    """Reads objects whose keys differ; the same key of many rows is one string."""
+    """A JSON decoder that refuses repeated keys in an object; equal keys of many rows share one string."""
     names: dict[str, str] = {}
 
     def whole(pairs: list[tuple[str, Any]]) -> Json:
-        found = {names.setdefault(name, name): value for name, value in pairs}
-        if len(found) < len(pairs):
+        row = {names.setdefault(name, name): value for name, value in pairs}
+        if len(row) < len(pairs):
             keys = [name for name, _ in pairs]
             raise ValueError(f"the key {next(name for name in keys if keys.count(name) > 1)!r} stands twice in one object")
-        return found
+        return row
 
     return json.JSONDecoder(object_pairs_hook=whole)
 
@@ -170,18 +171,18 @@ def _decoded(decoder: json.JSONDecoder, text: str) -> Any:
 
 
 def _malformed(path: Path, error: ValueError, begun: int, place: str = "") -> str:
-    """The message on JSON that is none: its text begins in line `begun`; `place` is said where the error does not know better."""
-    said = reason_of(error)
+    """The message on malformed JSON that begins in line `begun`; `place` is used where the error has no line."""
+    reason = reason_of(error)
     if isinstance(error, json.JSONDecodeError):
         place = f", line {begun + error.lineno - 1}"
-        said = f"{error.msg}, column {error.colno}"
-    return f"data: {path}{place} is not well-formed JSON ({said}); give an object a line, or one array of objects"
+        reason = f"{error.msg}, column {error.colno}"
+    return f"data: {path}{place} is not well-formed JSON ({reason}); give an object a line, or one array of objects"
 
 
 def _check_flat(path: Path, value: Row) -> None:
     """A file's only object is a row, unless it holds rows and no text."""
-    held = [name for name, each in value.items() if isinstance(each, list) and each and all(isinstance(row, dict) for row in each)]
-    if not held or any(isinstance(each, str) for name, each in value.items() if name != "version"):
+    held = [name for name, cell in value.items() if isinstance(cell, list) and cell and all(isinstance(row, dict) for row in cell)]
+    if not held or any(isinstance(cell, str) for name, cell in value.items() if name != "version"):
         return
     if any("paragraphs" in row for row in value[held[0]]):
         raise InputError(
@@ -317,12 +318,12 @@ def _classes(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     """The names of class numbers by column, as `datasets` writes them beside the table."""
     about = (metadata or {}).get(b"huggingface")
     features = json.loads(about)["info"]["features"] if about else {}
-    found = {}
+    classes = {}
     for column, feature in features.items():
         inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
         if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
-            found[column] = [str(name) for name in inner["names"]]
-    return found
+            classes[column] = [str(name) for name in inner["names"]]
+    return classes
 
 
 _READERS: dict[str, Callable[[Path, Reading], list[Row]]] = {

@@ -1,4 +1,4 @@
-"""Labels as data have them, as text: what is one, what is none, and in which order they are numbered."""
+"""Labels of the data as text: parsing, checks, and their order in the model's outputs."""
 
 import math
 import re
@@ -48,7 +48,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def check_classes(counts: Counter[str], column: str) -> None:
-    """An `InputError` where these labels, counted by row, are no classes to learn."""
+    """Check that labels, counted by row, are classes to learn; else `InputError`."""
     if len(counts) < 2:
         raise InputError(f"data: the only label is {next(iter(counts), 'none')}; training needs at least two")
     if len(counts) > _MANY and all(re.fullmatch(r"-?[0-9]+(\.[0-9]*)?", name) for name in counts) and any("." in name for name in counts):

@@ -1,4 +1,4 @@
-"""Which texts stand in others, and a split of texts in which none of one side stands in one of the other.
+"""Overlap of texts (contained in one another), and splits in which no text of one side stands in one of the other.
 
 A text is the same as another but for case and white space, or stands in it as a run of whole words (of characters where a script
 writes no spaces). Rows of phrases cut from sentences (SST-2), or of one text many times, are no held-out data for one another.
@@ -50,16 +50,16 @@ class Corpus:
     @classmethod
     def of(cls, inputs: Sequence[Any]) -> "Corpus":
         """Look each input up in all others; time and memory grow with the number of words."""
-        found: dict[str, int] = {}
+        numbers: dict[str, int] = {}
         words: list[list[str]] = []
         item = np.empty(len(inputs), np.int64)
         for i, given in enumerate(inputs):
             text = units(given)
-            item[i] = found.setdefault("".join(text), len(found))
+            item[i] = numbers.setdefault("".join(text), len(numbers))
             if item[i] == len(words):
                 words.append(text)
         inner, outer = _standing(words)
-        return cls(item, list(found), inner, outer)
+        return cls(item, list(numbers), inner, outer)
 
 
 def _standing(texts: Sequence[Sequence[str]]) -> tuple[Integers, Integers]:
@@ -164,31 +164,35 @@ def split(inputs: Sequence[Any], parts: Sequence[int], most: int) -> Split:
 
 
 def _grouped(by: Integers, values: Integers, count: int) -> list[Integers]:
-    """The values of each number below `count`."""
+    """Values grouped by their numbers `by`, one array per number below `count`."""
     order = np.argsort(by, kind="stable")
     return np.split(values[order], np.cumsum(np.bincount(by, minlength=count))[:-1])
 
 
 def seen_in(inputs: Sequence[Any], others: Sequence[Any]) -> tuple[int, int]:
-    """How many of `inputs` are one of `others`, but for case and white space; and how many more stand in one of them."""
+    """The overlap of `inputs` with `others`, up to case and white space: how many are equal to one, how many more stand inside one."""
     corpus = Corpus.of([*inputs, *others])
     own = corpus.item[: len(inputs)]
-    theirs = np.zeros(len(corpus.keys), bool)
-    theirs[corpus.item[len(inputs) :]] = True
+    known = np.zeros(len(corpus.keys), bool)
+    known[corpus.item[len(inputs) :]] = True
     inside = np.zeros(len(corpus.keys), bool)
-    inside[corpus.inner[theirs[corpus.outer]]] = True
-    return int(theirs[own].sum()), int((inside & ~theirs)[own].sum())
+    inside[corpus.inner[known[corpus.outer]]] = True
+    return int(known[own].sum()), int((inside & ~known)[own].sum())
 
 
-HELD_PART, HELD_LEAST, HELD_MOST = 0.05, 200, 1000
-"""Training texts held out: a part of them, at least so many (where that is no more than a tenth), and at most so many."""
+HELD_PART = 0.05
+"""The part of the training texts that is held out on each side."""
+HELD_LEAST = 200
+"""The fewest held-out texts of a side, where that is no more than a tenth of all."""
+HELD_MOST = 1000
+"""The most held-out texts of a side."""
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Numbers of training texts: those that the best weights are chosen on, those that all else is chosen on, those that are learned from.
+    """The split of the training texts, by numbers: for choosing the best weights, for choosing all else, for learning.
 
-    apart: whether none of the one side stands in one of another.
+    apart: whether no text of one side is contained in one of another.
     """
 
     weights: Integers
@@ -198,16 +202,19 @@ class Sides:
 
     @classmethod
     def of(cls, inputs: Sequence[Any]) -> "Sides":
-        """Drawn by their contents alone, so that every command holds out the same; of very few texts both sides held out are one."""
+        """The split of these inputs, drawn by their contents alone, so that every command holds out the same texts.
+
+        With very few texts, the two held-out sides are the same.
+        """
         count = len(inputs)
         if count < 2:
             raise InputError("data: one training row is too few, since some are held out to choose by; give more with `train`")
         wanted = max(1, round(max(HELD_PART * count, min(HELD_LEAST, count / 10))))
-        found = split(inputs, (wanted, wanted), HELD_MOST)
-        judging, weights = found.apart
+        parts = split(inputs, (wanted, wanted), HELD_MOST)
+        judging, weights = parts.apart
         held = min(wanted, HELD_MOST)
-        if min(len(judging), len(weights)) >= held / 2 and len(found.learned) >= count / 2:
-            return cls(weights, judging, found.learned)
+        if min(len(judging), len(weights)) >= held / 2 and len(parts.learned) >= count / 2:
+            return cls(weights, judging, parts.learned)
         # Too few texts, or too much alike, for enough of them to be kept apart.
         order = np.random.default_rng(0).permutation(count)
         rows = np.sort(order[:held])

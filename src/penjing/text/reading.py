@@ -1,4 +1,4 @@
-"""How data is read, as the options say it."""
+"""Options of reading data: columns, encoding, delimiter, labels, metric."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ TAB = ("tab", "\\t")
 
 @dataclass(frozen=True)
 class Reading:
-    """How data is read; whatever is wrong with an option is an `InputError` at once.
+    """Options of reading data; a wrong one is an `InputError` at once.
 
     Args:
         text_columns, label_column: "" for those of the usual names. metric: "" for the convention. positive: the label that F1 is of.
@@ -69,10 +69,10 @@ class Reading:
     def labels(self) -> dict[str, str]:
         """The model's name of each label that the data call otherwise."""
         pairs = self._pairs()
-        found = {name: meant for name, meant in pairs if name and meant}
-        if len(found) < len(pairs):
+        labels = {name: meant for name, meant in pairs if name and meant}
+        if len(labels) < len(pairs):
             raise InputError(f"label_map: {self.label_map!r} names a label twice, or none; give each once, as a=negative,b=positive")
-        return found
+        return labels
 
     def _pairs(self) -> list[tuple[str, str]]:
         text = self.label_map.strip()

@@ -1,4 +1,4 @@
-"""Rows as they were read: each knows where it stands, and columns are found by name."""
+"""Rows of data with their place in the source, and the choice of columns by name."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _SHOWN = 30
 
 @dataclass(frozen=True)
 class Origin:
-    """A file or a name on the hub, what its rows are counted in, and whether their names are a line of it."""
+    """The source of rows: its name, the unit that its rows are counted in, and whether it has a header line."""
 
     source: str
     unit: str = "row"
@@ -24,7 +24,7 @@ class Origin:
 
 @final
 class Placed(Row):
-    """A row that knows where it was read."""
+    """A row with its origin and number."""
 
     __slots__ = ("number", "origin")
 
@@ -35,7 +35,7 @@ class Placed(Row):
 
 
 def place_of(rows: Sequence[Row], i: int) -> str:
-    """Where row i stands, as "x.csv, line 3"; a row that was made by hand, by its number from 1."""
+    """The place of row i for a message, as "x.csv, line 3"; of a given row, its number from 1."""
     row = rows[i]
     return f"{row.origin.source}, {row.origin.unit} {row.number}" if isinstance(row, Placed) else f"row {i + 1}"
 
@@ -54,9 +54,9 @@ def pick_columns(rows: Sequence[Row], given: Sequence[str], known: Sequence[tupl
     for some in (rows[:1], rows):
         columns = columns_in(some)
         for candidate in [tuple(given)] if given else known:
-            found = [columns.get(name, columns.get(name.strip())) for name in candidate]
-            if None not in found:
-                return tuple(name for name in found if name is not None)
+            present = [columns.get(name, columns.get(name.strip())) for name in candidate]
+            if None not in present:
+                return tuple(name for name in present if name is not None)
     wanted = " + ".join(given) if given else " or ".join(" + ".join(candidate) for candidate in known)
     raise InputError(f"data: {_source(rows)}no column {wanted} for the {what}; {_advice(rows, option)}")
 
@@ -106,8 +106,8 @@ def kind_of(value: Any) -> str:
 def enumerated(names: Iterable[str]) -> str:
     """Names in a message: in quotes where spaces or the like would hide, and not too many of them."""
     names = list(names)
-    said = [repr(name) if name != name.strip() or not name.isprintable() or not name else name for name in names[:_SHOWN]]
-    return ", ".join(shorter(name, 60) for name in said) + (", ..." if len(names) > _SHOWN else "")
+    shown = [repr(name) if name != name.strip() or not name.isprintable() or not name else name for name in names[:_SHOWN]]
+    return ", ".join(shorter(name, 60) for name in shown) + (", ..." if len(names) > _SHOWN else "")
 
 
 def shorter(text: str, most: int) -> str:
@@ -118,7 +118,7 @@ def shorter(text: str, most: int) -> str:
 def class_names(value: Any, names: Sequence[str]) -> Any:
     """A class number, or each of a list of them, by its name; -1 is that of no class, and other numbers stay as they are."""
     if isinstance(value, list):
-        return [class_names(each, names) for each in value]
+        return [class_names(number, names) for number in value]
     if not isinstance(value, int) or not -1 <= value < len(names):
         return value
     return None if value == -1 else names[value]
@@ -131,11 +131,11 @@ def _source(rows: Sequence[Row]) -> str:
 def _advice(rows: Sequence[Row], option: str) -> str:
     """The columns there are, and what to do about one that is missing."""
     names = sorted({name for row in rows for name in row})
-    said = f"the columns are {enumerated(names)}; name it with `{option}`"
+    advice = f"the columns are {enumerated(names)}; name it with `{option}`"
     origin = rows[0].origin if isinstance(rows[0], Placed) else Origin("")
     if not origin.header:
-        return said
+        return advice
     other = re.search(r"[;|\t,]", names[0]) if len(names) == 1 else None
     if other:
-        return f"{said}, or give what stands between two fields, as `delimiter` {'tab' if other[0] == chr(9) else repr(other[0])}"
-    return f"{said}, or, where the file has no line of names, all columns with `header`"
+        return f"{advice}, or give what stands between two fields, as `delimiter` {'tab' if other[0] == chr(9) else repr(other[0])}"
+    return f"{advice}, or, where the file has no line of names, all columns with `header`"

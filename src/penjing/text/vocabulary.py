@@ -1,4 +1,4 @@
-"""Which tokens are kept of a vocabulary, and the tokenizer files rewritten to match.
+"""Vocabulary pruning: the choice of tokens to keep, and tokenizer files rewritten to match.
 
 A user's texts never produce most tokens of BERT or XLM-R, and each costs a row of the embedding. The kept tokens are numbered
 0 … K - 1 in their old order. What spells a word out of sub-words always stays, so that a word whose own token is gone
@@ -25,7 +25,7 @@ from penjing.files.whole import Json, write_json, write_text
 
 
 def choose_tokens(tokenizer: Json, counts: NDArray[np.int64], part: float | None) -> tuple[int, ...]:
-    """The numbers of the tokens to keep, ascending.
+    """Choose the tokens to keep; returns their ids, ascending.
 
     `counts` (V,) says how often the texts produced each token of the model's V; count whole texts, since one that is cut
     within a word may spell its beginning otherwise. Special and added tokens are kept, and what spells any word. Beside

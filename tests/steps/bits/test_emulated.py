@@ -7,10 +7,9 @@ import pytest
 from conftest import penjing_model
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.engines.form import Form
-from penjing.engines.opening import open_engine
-from penjing.engines.form import INT8_FORMS, rounding_of
+from penjing.engines.form import INT8_FORMS, Form, rounding_of
 from penjing.engines.onnx.export import export
+from penjing.engines.opening import open_engine
 from penjing.steps.bits.calibrate import calibrate
 from penjing.steps.bits.sensitivity import TOGETHER, emulated, roundable
 from penjing.text.encoded import Encoded

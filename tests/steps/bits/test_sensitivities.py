@@ -18,8 +18,8 @@ from penjing.model.watch import matrices_of
 from penjing.steps.bits import hessian as steps
 from penjing.steps.bits.hessian import eigenvalues, sensitivities, traces
 from penjing.tasks.sequence import Classification
-from penjing.tasks.task import Examples, Task
 from penjing.tasks.tagging import Tagging
+from penjing.tasks.task import Examples, Task
 from penjing.text.encoded import Encoded
 
 SMALL = Blueprint(9, 6, 2, 4, 4, 2, (Layer(2, 3), Layer(1, 2)), "sequence", 2)

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.engines.form import Form
-from penjing.engines.opening import open_engine
-from penjing.engines.form import FUSED_INT8, PORTABLE_INT8
+from penjing.engines.form import FUSED_INT8, PORTABLE_INT8, Form
 from penjing.engines.onnx.export import export
+from penjing.engines.opening import open_engine
 from penjing.steps.bits.calibrate import calibrate
 from penjing.steps.bits.sensitivity import CANDIDATES, Divergence, best_calibration, keep_float, roundable, rounded, sensitivity
 from penjing.tasks.task import Examples

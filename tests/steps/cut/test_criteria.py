@@ -19,17 +19,18 @@ from torch import Tensor
 from penjing.blueprint import Blueprint, Layer
 from penjing.maths.importance import eliminate
 from penjing.steps.cut import importance
-from penjing.steps.cut.criteria import IMPORTANCE
+from penjing.steps.cut.criteria import CRITERIA as TABLE
+from penjing.steps.cut.criteria import Criterion, criterion_of
 from penjing.steps.cut.gates import gated
 from penjing.steps.cut.importance import Importance, relevance_rules
 from penjing.tasks.sequence import Classification
-from penjing.tasks.task import Examples, Task
 from penjing.tasks.tagging import Tagging
+from penjing.tasks.task import Examples, Task
 from penjing.text.encoded import Encoded
 
 SMALL = Blueprint(40, 12, 2, 12, 12, 4, (Layer(3, 6), Layer(2, 5)), "sequence", 3)
 BLUEPRINTS = (SMALL, Blueprint(40, 12, 0, 8, 12, 3, (Layer(2, 0), Layer(0, 5), Layer(1, 1)), "token", 2))
-CRITERIA = {**IMPORTANCE, "gates": partial(IMPORTANCE["gates"], steps=3)}
+CRITERIA = {name: row.score for name, row in TABLE.items()} | {"gates": partial(TABLE["gates"].score, steps=3)}
 KINDS = ("heads", "neurons")
 
 
@@ -119,6 +120,12 @@ def test_what_is_useless_has_the_lowest_score(name: str, head: str) -> None:
     for each, useless in ((found.heads, 1), (found.neurons, 6 + 2)):
         scores = np.concatenate(each)
         assert scores[useless] < 1e-6 * np.delete(scores, useless).min()
+
+
+def test_a_criterion_is_a_name_a_row_or_a_function() -> None:
+    assert criterion_of("obs") is TABLE["obs"]
+    row = Criterion(importance.magnitude_l2, comparable=True)
+    assert criterion_of(row) is row and criterion_of(importance.random) == Criterion(importance.random, comparable=False)
 
 
 def test_a_block_without_any_signal_is_scored() -> None:

@@ -17,9 +17,9 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import read
-from penjing.model.writing import write
 from penjing.model.modeling_penjing import PenjingConfig
 from penjing.model.surgery import cut
+from penjing.model.writing import write
 from penjing.selection import Selection
 from penjing.steps.cut.sparsify import masked_modules, sparsity_for
 from penjing.steps.reshape.factorise import Factorise, factorise

@@ -64,7 +64,7 @@ def _add(total: Tensor, module: Matrix, x: Tensor, delta: Tensor) -> None:
         together = (x[:, :, None] == x[:, None]).to(delta) @ delta
         total.index_add_(0, x.flatten(), (together * delta).sum(-1).flatten().double())
     else:
-        x, delta = (y if y.ndim == 3 else y[:, None] for y in (x, delta))  # a head without tokens: S = 1
+        x, delta = (y if y.ndim == 3 else y[:, None] for y in (x, delta))  # a head reads (B, K): S = 1
         total += row_squares(x @ x.transpose(1, 2), delta).sum(0).double()
 
 

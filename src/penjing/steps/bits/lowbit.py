@@ -96,7 +96,7 @@ class Levels(nn.Module):
         count, columns = w.shape
         size = min(self.scheme.group or columns, columns)
         short = -columns % size
-        blocks = (F.pad(w, (0, short)) if short else w).view(count, -1, size)
+        blocks = (F.pad(w, (0, short)) if short else w).view(count, -1, size)  # (R, groups, g)
         result = function(blocks, self._shared(self.scale, rows), self._shared(self.zero, rows)).view(count, -1)
         return result[:, :columns] if short else result
 
@@ -124,7 +124,7 @@ class Codebook(nn.Module):
         size = min(scheme.group or columns, columns)
         levels = self.like.parameters["table"].shape[1]
         groups = torch.arange(count)[:, None] * -(-columns // size) + torch.arange(columns) // size if scheme.group else 0
-        index = torch.from_numpy(self.like.codes).int() + (groups * levels)
+        index = torch.from_numpy(self.like.codes).int() + (groups * levels)  # (rows, columns)
         self.register_buffer("index", index.int().to(weight.device), persistent=False)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Halves(nn.Module):
         """The codes of the sum: a 2-bit codebook of the four values ±α₁ ± α₂ of each group."""
         a, b = (levels.codes(weight) for levels, weight in zip(self.levels, weights, strict=True))
         first, second = (np.outer(half.parameters["scale"], np.array([-0.5, 0.5], np.float32)) for half in (a, b))
-        table = (first[:, :, None] + second[:, None, :]).reshape(-1, 4)
+        table = (first[:, :, None] + second[:, None, :]).reshape(-1, 4)  # (groups, 4)
         return Coded("codebook", 2, a.shape, a.group, 2 * a.codes + b.codes, {"table": table})
 
 

@@ -28,8 +28,10 @@ from penjing.training.batching import length_batches
 from penjing.training.loop import Hooks, mixed_precision, rate
 from penjing.training.predict import answered_tokens, divergence_of, logits_of
 
-FINE, BLOCK = 2.5, 4.0
-"""log α at the start: the deterministic gate is 1, and a sampled one below 1 in 29 % and 8 % of the draws."""
+FINE = 2.5
+"""log α of a head or neuron at the start: the deterministic gate is 1, and a sampled one below 1 in 29 % of the draws."""
+BLOCK = 4.0
+"""log α of a block at the start: the deterministic gate is 1, and a sampled one below 1 in 8 % of the draws."""
 
 JUDGED = 4
 """One of this many texts is held out, to judge what is learned from the others."""
