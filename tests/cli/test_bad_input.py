@@ -8,8 +8,8 @@ from conftest import half, tiny, tiny_teacher, write_tiny_tokenizer
 
 from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import read
-from penjing.model.writing import write
 from penjing.model.surgery import cut
+from penjing.model.writing import write
 
 GOOD = [{"text": "good film", "label": "positive"}, {"text": "bad film", "label": "negative"}] * 6
 

@@ -117,7 +117,7 @@ def test_the_metric_is_said_or_refused_before_anything_is_trained(
     told: list[str] = []
     reading = Reading(metric="f1", positive="sports")
     load_data(str(place / "teacher"), "classification", str(place / "news.jsonl"), "", reading, told.append, new_labels=True)
-    assert "F1 of 'sports': --positive names it" in told
+    assert "F1 of 'sports': as was asked" in told
 
 
 def test_a_teacher_with_its_labels_in_another_order_is_understood(

@@ -12,12 +12,14 @@ from commands import answers, fresh, kill, prepare, refused, run
 from conftest import tiny_teacher
 
 from penjing.engines.description import Description
-from penjing.job.presets import PRESETS, distilling
+from penjing.job.by_hand import Distilling
+from penjing.job.presets import PRESETS
 from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.surgery import cut
 from penjing.model.writing import write
 from penjing.selection import Selection
-from penjing.training.texts import TextSettings
+from penjing.steps.bits.quantize import QuantizeSettings
+from penjing.steps.teach.distillation import Distillation
 
 QUIET = ["--threads", "1", "--max-length", "32", "--json"]
 ONE_ENGINE = ["--engine", "onnxruntime"]
@@ -155,13 +157,13 @@ def test_bad_input(tmp_path: Path, options: list[str], said: str) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_recipe(preset: str) -> None:
-    kept = {} if PRESETS[preset].student else {"layers": 3}
-    recipe = distilling(preset, None, None, None, {}, kept, None, TextSettings(), given_student=False)
-    assert recipe.distill and recipe.quantize is None and np.isfinite(list(recipe.distill.losses.values())).all()
-    assert json.loads(json.dumps(recipe.to_dict()))["distill"]["losses"] == dict(PRESETS[preset].losses)
+    recipe = Distilling(preset, layers=None if PRESETS[preset].student else 3).recipe()
+    assert recipe.distillation and recipe.get(QuantizeSettings) is None and np.isfinite(list(recipe.distillation.losses.values())).all()
+    told = {name: settings for step in json.loads(json.dumps(recipe.to_json())) for name, settings in step.items()}
+    assert told["distill"]["how"]["losses"] == dict(PRESETS[preset].losses)
 
 
 @pytest.mark.parametrize(("losses", "copies", "expected"), [(None, None, 2), ("hard=1", None, 0), (None, 0, 0), (None, 1, 1)])
 def test_copies_are_the_presets_where_the_teacher_answers_them(losses: str | None, copies: int | None, expected: int) -> None:
-    recipe = distilling("static", None, None, losses, {}, {}, None, TextSettings(), copies, given_student=False)
-    assert (recipe.texts or TextSettings()).copies == expected
+    taught = Distilling("static", losses=losses, copies=copies).recipe().get(Distillation)
+    assert taught and taught.texts.copies == expected

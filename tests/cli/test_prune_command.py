@@ -20,8 +20,8 @@ def test_a_mixture_without_training(tmp_path: Path) -> None:
              "--head-weights", "--no-training", "--test", str(tmp_path / "dev.jsonl"), *QUIET)
     )  # fmt: skip
     assert [step["name"] for step in report["steps"]] == [
-        "vocabulary",
         "baseline",
+        "vocabulary",
         "observe",
         "plan",
         "prune",
@@ -58,7 +58,7 @@ def test_single_weights_in_training_are_killed_and_go_on_and_end_the_same(tmp_pa
     assert alone["same"] and alone["zeros"] >= 0.79 * 2 * 4 * 32 * 32
 
     out = tmp_path / "killed"
-    for step in ("01-vocabulary", "05-prune", "06-sparsify"):
+    for step in ("02-vocabulary", "05-prune", "06-sparsify"):
         kill(step, out, "prune", *given)
     run("prune", *given, "--out", str(out))
     assert (out / "model" / "packed.safetensors").read_bytes() == (model / "packed.safetensors").read_bytes()

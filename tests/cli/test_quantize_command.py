@@ -9,9 +9,8 @@ import pytest
 import torch
 from commands import answers, fresh, kill, prepare, refused, run
 
-from penjing.engines.form import Form
-from penjing.engines.opening import open_engine
 from penjing.engines.description import Description
+from penjing.engines.opening import open_engine
 from penjing.errors import InputError
 from penjing.model.checkpoint import read
 

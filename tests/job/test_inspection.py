@@ -15,8 +15,8 @@ from spelling import configure, wordpiece
 from penjing.cli.view import inspect
 from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import read
-from penjing.model.writing import write
 from penjing.model.surgery import cut
+from penjing.model.writing import write
 
 
 def test_a_plain_model_says_what_it_is(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_state_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"half of it")
-    with pytest.raises(InputError, match="damaged.*remove it"):
+    with pytest.raises(InputError, match=r"damaged.*remove it"):
         TrainState.load(tmp_path / "state.pt", nn.Linear(1, 1), [])
 
 

@@ -126,6 +126,20 @@ class Pruning:
             raise InputError(f"importance: {self.importance!r} does not rank both structure and single weights; prune in two runs")
         if self._gradual(sparse) and (set(kept) != {"macs"} or self.vocab is not None or self.importance):
             raise InputError("schedule: gradual structured pruning learns what goes, and takes `macs` alone; give it, or prune in one shot")
+        if self.no_training:
+            self._check_untrained(sparse)
+
+    def _check_untrained(self, sparse: bool) -> None:
+        """Refuse what is learned in training only."""
+        if self._gradual(sparse):
+            raise InputError("schedule: gradual structured pruning trains; leave `no_training` out, or prune in one shot")
+        schedule = self.schedule or "one-shot"
+        importance = self.importance or "magnitude"
+        if sparse and (schedule != "one-shot" or importance not in UNTRAINED):
+            raise InputError(
+                f"no_training: single weights then go with `schedule` one-shot and `importance` {' or '.join(UNTRAINED)}; got {schedule} and"
+                f" {importance}"
+            )
 
 
 # -- quantize ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from penjing.engines.clock.trial import Trial
 from penjing.engines.form import rounding_of
 from penjing.files.records import from_json, to_json
-from penjing.files.run import Run, Tell
+from penjing.files.run import Tell
 from penjing.files.whole import Json
 from penjing.job.asked import Job
 from penjing.job.baseline import Reference
@@ -22,7 +22,7 @@ from penjing.job.finishing import Attempt, delivered, proof
 from penjing.job.gates import int8_limit
 from penjing.job.planning import BudgetPlanner
 from penjing.job.product import EncoderProduct
-from penjing.job.starting import Progress, baseline, begun, checked, run_on
+from penjing.job.starting import Progress, baseline, begun, checked
 from penjing.model.checkpoint import open_checkpoint
 from penjing.report.record import Choice, Report
 from penjing.steps.bits.quantize import QuantizeSettings
@@ -43,8 +43,7 @@ def compress(job: Job, tell: Tell = lambda text: None, progress: Progress | None
         checkpoint = open_checkpoint(job.model)
         job = checked(job, checkpoint, tell)
         trial = job.trial(tell)
-        run = Run(job.out, job.asked | run_on(job), tell)
-        context, work = begun(job, checkpoint, run, progress)
+        context, work = begun(job, checkpoint, tell, progress)
         reference = baseline(job, context, work, trial)
         context = replace(context, planner=BudgetPlanner(job.recipe, job.budget, reference.record, checkpoint.folder, trial))
         attempt = best_attempt(job, context, work, reference, trial)

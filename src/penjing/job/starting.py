@@ -83,11 +83,15 @@ def run_on(job: Job) -> Json:
     return {"inputs": fingerprint(job.model), "versions": versions(), "processor": [here.cpu, *here.instructions]}
 
 
-def begun(job: Job, checkpoint: Checkpoint, run: Run, progress: Progress | None) -> tuple[Context, Work]:
-    """The context of the stages, and the work at the start: the teacher, or the given student."""
+def begun(job: Job, checkpoint: Checkpoint, tell: Tell, progress: Progress | None) -> tuple[Context, Work]:
+    """The context of the stages, and the work at the start: the teacher, or the given student.
+
+    The run's folder is begun once the teacher has been read: a damaged model leaves no folder behind.
+    """
     data = job.data
     budget = job.budget
     teacher = checkpoint.read(head=data.task.head, labels=data.task.labels)
+    run = Run(job.out, job.asked | run_on(job), tell)
     gold = Texts(data, teacher, job.seed).judging.gold
     context = Context(
         run, teacher, checkpoint.folder, data, gold, job.recipe.steps, job.material, job.seed, in_integers(job), Undecided(), to_budget(job),
