@@ -3,6 +3,7 @@
 The command line and the benchmarks call these and nothing beneath.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -59,7 +60,7 @@ class Machinery:
     """
 
     engine: EngineKind | None = option(None, "openvino, onnxruntime or torch; without it, the fastest.", panel="machine")
-    threads: int = option(0, "Threads of every engine; 0: all cores.", panel="machine")
+    threads: int = option(0, "Threads of every engine; 0: all cores.", most=os.cpu_count() or 1, panel="machine")
     wait: float = option(30.0, "Seconds that each measurement waits for a quiet machine at most.", panel="machine")
     seed: int = option(0, "Of all that is drawn at random.", most=2**32 - 1, panel="machine")
     command: str = ""

@@ -1,5 +1,6 @@
 """Evaluation and benchmark of existing models: the quality of one, and the speed of several side by side."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ class Looking:
 
     engine: str | None = option(None, "openvino, onnxruntime or torch; without it, the fastest.", panel="machine")
     task: str = option("", "classification, pair or tagging; where the folder does not tell.", panel="data")
-    threads: int = option(0, "Threads of every engine; 0: all cores.", panel="machine")
+    threads: int = option(0, "Threads of every engine; 0: all cores.", most=os.cpu_count() or 1, panel="machine")
 
 
 # -- quality -----------------------------------------------------------------------------------------------------
