@@ -47,7 +47,7 @@ from penjing.engines.onnx.packed import NETWORK, WEIGHTS, _digest, graph_bytes
 from penjing.engines.opening import open_engine
 from penjing.errors import PenjingError
 from penjing.files.run import Run
-from penjing.job.recipe import read_recipe
+from penjing.job.reading import read_recipe
 from penjing.maths.stored import Scheme, quantize
 from penjing.model import checkpoint
 from penjing.model.packing import CODECS, PACKED, _checksum, _metadata, load_coded
@@ -133,7 +133,7 @@ def packed_model(folder: Path) -> None:
     matrices = [(name, value) for name, value in model.state_dict().items() if value.ndim == 2]
     schemes = [Scheme("linear", 4, group=8), Scheme("kmeans", 3), Scheme("log", 3, group=16), Scheme("ternary", 2)]
     coded = {name: quantize(value, schemes[i % 4]) for i, (name, value) in enumerate(matrices)}
-    checkpoint.write(model, folder, tokenizer=None, packed=True, coded=coded)
+    writing.write(model, folder, tokenizer=None, packed=True, coded=coded)
 
 
 def sharded(folder: Path) -> None:

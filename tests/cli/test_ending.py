@@ -1,7 +1,6 @@
 """How commands end where they do not end well: one line, an exit status that the contract says, nothing lost, no traceback."""
 
 import errno
-import inspect
 import io
 import os
 import shutil
@@ -12,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from commands import ended, kill, prepare, refused, run, start
@@ -20,7 +19,7 @@ from commands import ended, kill, prepare, refused, run, start
 import penjing
 from penjing import cli
 from penjing.cli.ending import explained, one_line
-from penjing.cli.options import say_json
+from penjing.cli.options import COMMANDS, command_named, say_json
 from penjing.engines.clock import process
 from penjing.engines.clock.messages import Setup
 from penjing.engines.clock.process import elsewhere
@@ -62,7 +61,7 @@ def test_an_error_from_outside_is_a_line_that_says_what_to_do(case: str) -> None
 
 
 def test_an_error_of_our_own_is_one_line_and_its_traceback_goes_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penjing.job.models.open_model", lambda *given, **options: {}["a key\nthat nobody foresaw"])
+    monkeypatch.setattr("penjing.job.evaluation.open_model", lambda *given, **options: {}["a key\nthat nobody foresaw"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     line = refused("eval", tmp_path, "--data", "none.jsonl")
     assert line.startswith("penjing: a fault of Penjing's own (KeyError: ") and "please report it with" in line
@@ -82,6 +81,7 @@ def test_a_line_is_one_and_no_terminal_takes_it_for_commands() -> None:
         (["compres"], "No such command 'compres'"),
         (["inspect"], "folder: it is missing; penjing inspect --help says what is allowed"),
         (["train", "--task", "pair"], "--model: it is missing; penjing train --help says what is allowed"),
+        (["quantize", "--model", "m", "--out", "o", "--task", "pair", "--train", "t"], "--scheme: it is missing"),
         (["bench", "x", "--dat", "y"], "No such option: --dat"),
         (["inspect", "a", "b"], "unexpected extra argument"),
         (["prune", "--macs", "half"], "--macs: "),
@@ -110,18 +110,15 @@ MORE = {"distill": ["--layers", "1"], "prune": ["--macs", "0.5"]}
 
 def numeric_options() -> Iterator[tuple[str, list[str], str]]:
     """Every option of every command that takes a number, with the arguments that the command needs beside it."""
-    for command in cli.app.registered_commands:
-        assert command.callback
+    for command in COMMANDS:
         needed, options = list[str](), list[str]()
-        for name, parameter in inspect.signature(command.callback).parameters.items():
-            kind, about = get_args(parameter.annotation)
-            kinds = {kind, *get_args(kind)}
-            if kinds & {int, float}:
-                options.append(next(each for each in (about.default, *(about.param_decls or ())) if str(each).startswith("--")))
-            elif name in GIVEN:
-                needed += [GIVEN[name]] if name.startswith("folder") else [f"--{name}", GIVEN[name]]
+        for parameter in command_named(command).params:
+            if parameter.metavar in ("<int>", "<float>"):
+                options.append(parameter.opts[0])
+            elif parameter.name in GIVEN:
+                needed += [GIVEN[parameter.name]] if parameter.name.startswith("folder") else [parameter.opts[0], GIVEN[parameter.name]]
         for option in options:
-            yield command.callback.__name__, needed + MORE.get(command.callback.__name__, []), option
+            yield command, needed + MORE.get(command, []), option
 
 
 def test_no_option_takes_what_is_no_number_or_a_negative_or_endless_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +127,7 @@ def test_no_option_takes_what_is_no_number_or_a_negative_or_endless_one(tmp_path
     assert {"--seed", "--speedup", "--minutes", "--noise", "--bits", "--rounds", "--stored-mb", "--max-length"} <= {
         option for _, _, option in found
     }
+    assert {command for command, _, _ in found} == set(COMMANDS) - {"inspect", "methods"}
     for command, needed, option in found:
         for value in ("-1", "-1e9", "nan", "inf", "-inf", "1e999", "many", ""):
             line = refused(command, *needed, option, value)
@@ -239,7 +237,7 @@ def test_a_training_that_is_stopped_says_what_is_kept(tmp_path: Path, monkeypatc
         signal.raise_signal(getattr(signal, name))
         pytest.fail("it went on")
 
-    monkeypatch.setattr("penjing.training.finetune.finetune", finetune)
+    monkeypatch.setattr("penjing.job.api.finetune", finetune)
     before = signal.getsignal(signal.SIGTERM)
     assert refused("train", *given, "--out", out, status=status) == f"penjing: stopped ({name}); nothing was done yet that {out} could keep"
     assert not out.exists() and signal.getsignal(signal.SIGTERM) is before
@@ -258,7 +256,7 @@ def test_a_signal_that_is_passed_on_twice_does_not_break_into_the_sweeping(tmp_p
             signal.raise_signal(signal.SIGINT)
             swept.append("whole")
 
-    monkeypatch.setattr("penjing.job.models.open_model", opened)
+    monkeypatch.setattr("penjing.job.evaluation.open_model", opened)
     assert refused("eval", tmp_path, "--data", "none", status=130) == "penjing: stopped (SIGINT)" and swept
 
 
@@ -269,7 +267,7 @@ def test_a_stop_that_became_another_error_on_its_way_is_one(tmp_path: Path, monk
         except BaseException as error:
             raise ImportError("the extension could not be initialised") from error
 
-    monkeypatch.setattr("penjing.job.models.open_model", opened)
+    monkeypatch.setattr("penjing.job.evaluation.open_model", opened)
     assert refused("eval", tmp_path, "--data", "none", status=143) == "penjing: stopped (SIGTERM)"
 
 

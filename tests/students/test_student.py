@@ -211,14 +211,14 @@ def taught(**options: Any) -> DistillSettings:
 @pytest.mark.parametrize(
     ("names", "task", "settings", "material", "said"),
     [
-        (ARRAYS, TAGS, KL, NOTHING, "--preset: {} answers whole texts, and tagging asks about each word"),
-        (ARRAYS, CLASSES, taught(losses={"mse": 1.0, "kl": 1.0}), NOTHING, "--losses: {} learns probabilities, and mse compares logits"),
-        (ALL, CLASSES, taught(losses={"kl": 1.0, "hidden": 1.0}), NOTHING, "--losses: hidden compare encoders, and {} is none"),
-        (ALL, CLASSES, taught(noise=0.1), NOTHING, "--noise: a {} student has nothing to do with it"),
-        (ARRAYS, CLASSES, taught(anneal=True), NOTHING, "--anneal: a {} student has nothing to do with it"),
-        (ALL, CLASSES, KL, Material(general=texts(CLASSES, 2)), "--general: a {} student has nothing to do with it"),
-        (ALL, CLASSES, KL, Material(companions=[(Path(), data(CLASSES))]), "--with: a {} student has nothing to do with it"),
-        (ALL, CLASSES, KL, Material(student=Path("x")), "--student: a {} student has nothing to do with it"),
+        (ARRAYS, TAGS, KL, NOTHING, "preset: {} answers whole texts, and tagging asks about each word"),
+        (ARRAYS, CLASSES, taught(losses={"mse": 1.0, "kl": 1.0}), NOTHING, "losses: {} learns probabilities, and mse compares logits"),
+        (ALL, CLASSES, taught(losses={"kl": 1.0, "hidden": 1.0}), NOTHING, "losses: hidden compare encoders, and {} is none"),
+        (ALL, CLASSES, taught(noise=0.1), NOTHING, "noise: a {} student has nothing to do with it"),
+        (ARRAYS, CLASSES, taught(anneal=True), NOTHING, "anneal: a {} student has nothing to do with it"),
+        (ALL, CLASSES, KL, Material(general=texts(CLASSES, 2)), "general: a {} student has nothing to do with it"),
+        (ALL, CLASSES, KL, Material(companions=[(Path(), data(CLASSES))]), "with: a {} student has nothing to do with it"),
+        (ALL, CLASSES, KL, Material(student=Path("x")), "student: a {} student has nothing to do with it"),
     ],
 )
 def test_what_a_student_cannot_learn_is_refused(
@@ -246,7 +246,7 @@ def test_an_engine_runs_what_it_has_the_file_of(name: str) -> None:
         assert [form.engine for form in student.forms(engine)] == [engine]
     student.check_engine(None)
     for engine in ("torch", "onnxruntime" if arrays else "numpy", OtherFiles, *([OwnEngine] if arrays else [])):
-        with pytest.raises(InputError, match=rf"--engine: {name} does not run on .*; leave the option out"):
+        with pytest.raises(InputError, match=rf"engine: {name} does not run on .*; leave the option out"):
             student.check_engine(engine)
     if not arrays:
         (form,) = student.forms(OwnEngine)

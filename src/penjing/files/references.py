@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from penjing.errors import InputError
@@ -29,12 +30,17 @@ def is_reference(name: str) -> bool:
     return bool(separator) and all(part.isidentifier() for part in (*module.split("."), *attribute.split(".")))
 
 
-def resolved(name: str, table: Mapping[str, str], what: str) -> Any:
-    """The object of a name: the entry of `table`, or the reference "module:name"; an `InputError` that names the option `what`."""
+def resolved(name: str, table: Mapping[str, str], what: str, *, imports: bool = False) -> Any:
+    """The object of a name: the entry of `table`, or the reference "module:name"; an `InputError` that names the option `what`.
+
+    A name may come from a file, so a module that `table` does not hold has to be imported already, unless `imports`.
+    """
     reference = table.get(name, name)
     module, separator, attribute = reference.partition(SEPARATOR)
     if not separator:
         raise InputError(f"{what}: {name!r} is none; allowed are {', '.join(table)}, or module:name of one's own")
+    if name not in table and not imports and module not in sys.modules:
+        raise InputError(f"{what}: {name!r} is somebody's own, in a module that is not imported; import {module!r} first, if you trust it")
     try:
         target: Any = importlib.import_module(module)
         for part in attribute.split("."):
@@ -42,3 +48,11 @@ def resolved(name: str, table: Mapping[str, str], what: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{what}: {reference!r} cannot be imported ({error}); give a module on the path, and a name in it") from error
     return target
+
+
+def import_named(*names: object) -> None:
+    """Import the modules of those names that are references: what a caller names by itself is trusted."""
+    for name in names:
+        if isinstance(name, str) and is_reference(name):
+            with suppress(ImportError):  # who resolves the name tells of it
+                importlib.import_module(name.partition(SEPARATOR)[0])

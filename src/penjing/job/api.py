@@ -15,6 +15,7 @@ from penjing.engines.clock.machine import cores
 from penjing.engines.opening import EngineKind, engine_class, engine_name
 from penjing.errors import InputError
 from penjing.files.options import option
+from penjing.files.references import import_named
 from penjing.files.run import ASKED, TRAINING, Tell, claimed, fingerprint
 from penjing.files.whole import Json
 from penjing.job.asked import Budget, Job
@@ -129,6 +130,7 @@ def train(
 ) -> Trained:
     """Fine-tune a teacher on labels, into the folder `out`; options: the fields of `Given` and of `Reading`, seed and tell."""
     given, reading, machinery = _parts(options, Given, Reading, Machinery)
+    import_named(given.task, reading.metric)
     with claimed(Path(out), TRAINING, machinery.tell):
         data = load_data(model, given.task, given.train, given.eval, reading, machinery.tell, new_labels=True)
         return _trained(
@@ -162,6 +164,7 @@ def run(
 ) -> Report:
     """Run a job: read the data and carry the recipe out, in a folder that no other run writes in."""
     out = Path(out)
+    import_named(machinery.engine, given.task, reading.metric)
     _check_engine(machinery.engine, recipe)
     with claimed(out, ASKED, machinery.tell):
         data = load_data(model, given.task, given.train, given.eval, reading, machinery.tell)

@@ -163,8 +163,9 @@ class Quantizing:
     """Options of `quantize`: one scheme, int8 or stored."""
 
     scheme: str = option(
-        "dynamic-int8", "Real, faster: the int8 ones. Stored, smaller: the others; mixed: by the Hessian.", allowed=(*SCHEMES, *STORED)
-    )
+        "dynamic-int8", "Real, faster: the int8 ones. Stored, smaller: the others; mixed: by the Hessian.", allowed=(*SCHEMES, *STORED),
+        required=True,
+    )  # fmt: skip
     bits: int | None = option(None, "Of a stored weight (4); with mixed, of the average one.", least=1, most=8)
     group: int = like(StoreSettings, "group")
     clip: str = like(StoreSettings, "clip")

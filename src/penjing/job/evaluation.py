@@ -16,6 +16,7 @@ from penjing.engines.opening import open_engine, warn_of_weights
 from penjing.errors import InputError
 from penjing.files.options import option
 from penjing.files.records import MERGED, OPTIONAL
+from penjing.files.references import import_named
 from penjing.files.run import Tell
 from penjing.job.models import Model, open_model
 from penjing.tasks.encoder import Encoder
@@ -65,6 +66,7 @@ def evaluate(
     tell: Tell = lambda text: None,
 ) -> Evaluation:
     """Evaluate a model: quality with a 95 % interval, calibration of scores and, against a teacher, a paired test and flips."""
+    import_named(looking.engine, looking.task, reading.metric)
     model = open_model(str(folder), looking.engine, looking.task, reading)
     task = model.task
     tell(task.metric_said())
@@ -143,6 +145,7 @@ def bench(
     tell: Tell = lambda text: None,
 ) -> Benchmark:
     """Benchmark models side by side, each in a process of its own, in turn: latency, throughput, cold start, memory."""
+    import_named(looking.engine, looking.task)
     rows = read_rows(data, reading)
     models = [open_model(str(folder), looking.engine, looking.task, reading) for folder in folders]
     texts = [model.encoder(model.task.inputs_of(rows))[0] for model in models]

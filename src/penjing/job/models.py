@@ -6,7 +6,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from penjing.engines.description import Description
-from penjing.engines.form import EAGER, ENGINES, TOKENIZER, Form
+from penjing.engines.form import EAGER, TOKENIZER, Form
+from penjing.engines.opening import engine_class
 from penjing.errors import InputError
 from penjing.files.references import is_reference
 from penjing.model.checkpoint import locate, open_checkpoint
@@ -44,8 +45,8 @@ def open_model(folder: str, engine: str | None, task: str, reading: Reading) -> 
         engine: only forms of this engine; None for all. PyTorch runs `model/` beside an exported `engine/`.
         task: needed where the folder does not name it; a model that labels tokens is for tagging.
     """
-    if engine is not None and engine not in ENGINES:
-        raise InputError(f"engine: {engine!r} is none; allowed are {', '.join(ENGINES)}")
+    if engine is not None:
+        engine_class(engine)
     exported = engine_folder(Path(folder))
     if not exported.is_dir():
         return _plain(locate(folder), engine, task, reading)

@@ -41,6 +41,7 @@ def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
     job = replace(job, recipe=within(job.recipe, job.budget, blueprint, size, 8 if in_integers(job) else 32))
     recipe = job.recipe
     layers = blueprint.layers
+    teacher_forms(job)  # refuses an engine that has no such form
     checkpoint.check_head(data.task.head, data.task.name)
     prune = recipe.get(PruneSettings)
     student = recipe.get(StudentSettings)

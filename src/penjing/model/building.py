@@ -15,7 +15,7 @@ _MADE_ANEW = ("architectures", "auto_map", "head", "num_hidden_layers", "transfo
 def model_class_of(head: Head | str) -> type[PenjingPreTrainedModel]:
     """The class of the models that have this head."""
     head = head_named(head)
-    network = resolved(head.network, {}, f"head {head.name}")
+    network = resolved(head.network, {}, f"head {head.name}", imports=True)
     if not isinstance(network, type) or not issubclass(network, PenjingPreTrainedModel):
         raise InputError(f"head {head.name}: {head.network} is no network; give a class that is a PenjingPreTrainedModel")
     return network

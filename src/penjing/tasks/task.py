@@ -323,7 +323,7 @@ class Task(ABC):
 
     def answer_losses(self) -> "AnswerLosses":
         """The losses on its answers; this imports torch."""
-        kind = resolved(self.answers, {}, "task") if isinstance(self.answers, str) else self.answers
+        kind = resolved(self.answers, {}, "task", imports=True) if isinstance(self.answers, str) else self.answers
         losses: AnswerLosses = kind()
         return losses
 

@@ -23,6 +23,7 @@ from penjing.engines.clock.messages import Setup, SpokenTexts
 from penjing.engines.engine import Engine
 from penjing.engines.opening import open_engine
 from penjing.files.records import from_json
+from penjing.files.references import import_named
 from penjing.files.whole import Json
 from penjing.tasks.encoder import Encoder
 from penjing.tasks.names import task_named
@@ -100,6 +101,7 @@ def peak_mb() -> float | None:
 def _serve(request: Callable[[], Json | None], answer: Callable[[Json], None]) -> None:
     setup = from_json(Setup, request(), "worker")
     sys.path.extend(entry for entry in setup.path if entry not in sys.path)
+    import_named(setup.form.engine, *([setup.spoken.task] if setup.spoken else []))
     if setup.spoken is not None:
         task_named(setup.spoken.task)  # a model folder may name a head of one's own, which the module of its task imports
     single = Encoded.load(setup.single)

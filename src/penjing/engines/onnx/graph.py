@@ -233,7 +233,7 @@ class _Emitter:
             x = self.feed_forward(self.attention(x, i, bias, first_only), i)
         if head.first_only and not blueprint.layers:
             x = self.first(x)
-        logits = resolved(head.graph, {}, f"head {head.name}")(self, x)
+        logits = resolved(head.graph, {}, f"head {head.name}", imports=True)(self, x)
         self.nodes[-1].output[0] = "logits"
         assert logits != "logits"
 

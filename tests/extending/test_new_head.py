@@ -36,12 +36,12 @@ def mean_graph(emitter: Emitter, states: str) -> str:
 
 
 MEAN = Head(
-    name="test_head:MEAN",
+    name="test_new_head:MEAN",
     network="mean_network:MeanForSequenceClassification",
     suffix="ForSequenceClassification",
     answers="text",
     parameters=(Parameter("out.weight", ("outputs", "hidden")), Parameter("out.bias", ("outputs",))),
-    graph="test_head:mean_graph",
+    graph="test_new_head:mean_graph",
 )
 
 

@@ -44,8 +44,8 @@ class Reference(Engine):
 
 def test_it_is_shipped(shop: Any) -> None:
     report = shop.compress(engine=Reference, recipe=[])
-    assert report.result.form == "reference float32" and report.asked is not None and report.asked.engine == "test_engine:Reference"
-    assert next(form.engine for form in Description.read(shop.out / "engine").forms) == "test_engine:Reference"
+    assert report.result.form == "reference float32" and report.asked is not None and report.asked.engine == "test_new_engine:Reference"
+    assert next(form.engine for form in Description.read(shop.out / "engine").forms) == "test_new_engine:Reference"
     eager = report.baselines["torch_eager"]
     assert report.result.judged.quality == eager.quality.quality
     assert len(shop.answers(["good film", "a bad film"])) == 2

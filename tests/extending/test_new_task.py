@@ -63,7 +63,7 @@ def test_it_is_compressed_and_served(shop: Any, tmp_path: Path) -> None:
     report = shop.compress(Review(metric=Severe()), teacher, train=rows(60, 0), eval=rows(30, 1), max_drop=100.0, recipe=None)
     assert (report.task, report.metric, report.met) == ("review", "severe", True)
     about = Description.read(shop.out / "engine")
-    assert about.task == "test_task:Review"
+    assert about.task == "test_new_task:Review"
     answers = shop.answers([("good", "a film"), ("bad", "film")])
     assert [set(answer) for answer in answers] == [{"label", "score"}] * 2 and {answer["label"] for answer in answers} <= {
         "positive",
