@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/penjing demo --out demo-run
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --durations 10
 
 check: install
 	$(BIN)/ruff check .

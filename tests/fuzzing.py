@@ -49,7 +49,7 @@ from penjing.errors import PenjingError
 from penjing.files.run import Run
 from penjing.job.reading import read_recipe
 from penjing.maths.stored import Scheme, quantize
-from penjing.model import checkpoint
+from penjing.model import checkpoint, writing
 from penjing.model.packing import CODECS, PACKED, _checksum, _metadata, load_coded
 from penjing.tasks.sources import tokenizer_of
 from penjing.text.data import read_rows

@@ -76,7 +76,7 @@ def test_every_step_can_stand_alone(name: str, read: Read) -> None:
 
 
 def test_the_order_is_kept(read: Read) -> None:
-    recipe = read("- store\n- vocabulary: {part: 0}\n".replace("- store\n", "- quantize\n"))
+    recipe = read("- quantize\n- vocabulary: {part: 0}\n")
     assert [item.name for item in recipe.steps] == ["quantize", "vocabulary"]
     recipe = read("- prune: {macs: 0.5, importance: obs}\n- distill: {epochs: 2}\n- vocabulary\n- quantize\n")
     assert [item.name for item in recipe.steps] == ["prune", "distill", "vocabulary", "quantize"]

@@ -1,0 +1,250 @@
+"""Stages: each result is saved whole, and another run of the same folder loads it and makes nothing again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import rows_of, write_rows
+from conftest import half
+from torch import nn
+
+from penjing.files.run import RECORD
+from penjing.job.asked import Budget, Job
+from penjing.job.recipe import Recipe
+from penjing.job.starting import begun
+from penjing.maths.stored import Scheme
+from penjing.model.building import blueprint_of
+from penjing.model.checkpoint import open_checkpoint
+from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.surgery import copy_of
+from penjing.selection import Selection
+from penjing.steps.bits.quantize import QuantizeSettings
+from penjing.steps.bits.store import StoreSettings, uniform
+from penjing.steps.cut.gradual import GradualSettings
+from penjing.steps.cut.prune import PruneSettings
+from penjing.steps.cut.sparsify import SparsifySettings
+from penjing.steps.cut.vocabulary import VocabularySettings
+from penjing.steps.product import Product
+from penjing.steps.reshape.factorise import FactoriseSettings
+from penjing.steps.settings import Settings
+from penjing.steps.stage import MODEL, Context, Note, Planner, Stage, Work, loaded
+from penjing.steps.step import Step
+from penjing.steps.teach.distill import DistillSettings
+from penjing.steps.teach.distillation import Distillation
+from penjing.students.logistic import Logistic
+from penjing.students.stage import StudentSettings
+from penjing.tasks.data import Data
+from penjing.tasks.sources import load_data
+from penjing.tasks.task import Examples
+from penjing.text.reading import Reading
+from penjing.training.loop import Schedule
+
+TAUGHT = Distillation(DistillSettings(Schedule(epochs=1, batch_size=16, patience=100), losses={"kl": 1.0}))
+
+
+class Halves(Planner):
+    """A planner that asks nobody: half of the heads and neurons, rank 4, and the bits of the settings."""
+
+    def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
+        return half(blueprint_of(work.base)), "half"
+
+    def rank(self, work: Work, context: Context) -> int:
+        return 4
+
+    def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
+        return uniform(work.model, StoreSettings(bits=3, group=16))
+
+
+class Doubled(Step[float, Any]):
+    """A user's own step: the last layer's weights times a number that depends on the texts."""
+
+    name = "doubled"
+
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> float:
+        return 2.0 + len(data) / 1000
+
+    def plan(self, blueprint: Any, evidence: float) -> Any:
+        return blueprint
+
+    def apply(self, model: PenjingPreTrainedModel, plan: Any, evidence: float) -> PenjingPreTrainedModel:
+        result = copy_of(model)
+        with torch.no_grad():
+            result.get_parameter("head.out.weight").mul_(evidence)
+        return result
+
+
+RECIPES: dict[str, Recipe] = {
+    "cut": Recipe.of(VocabularySettings(), PruneSettings(texts=16, heads=0.5), TAUGHT, QuantizeSettings(texts=16)),
+    "at once": Recipe.of(FactoriseSettings(), Doubled(), SparsifySettings(0.5, schedule="one-shot"), QuantizeSettings(texts=16)),
+    "stored": Recipe.of(QuantizeSettings(texts=16, smooth=0.5), StoreSettings(scheme="mixed")),
+    "stored in training": Recipe.of(TAUGHT, StoreSettings(bits=2, group=16, training=True)),
+    "int8 in training": Recipe.of(TAUGHT, QuantizeSettings(texts=16, calibration="mse", training=True)),
+    "gradual": Recipe.of(TAUGHT, GradualSettings(0.5)),
+    "masks": Recipe.of(TAUGHT, SparsifySettings(0.5)),
+    "student": Recipe.of(TAUGHT, StudentSettings(Logistic())),
+}
+
+
+@pytest.fixture(scope="module")
+def data(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("data")
+    for name, count in (("train", 60), ("dev", 12)):
+        write_rows(folder / f"{name}.jsonl", rows_of("classification", count, count))
+    reading = Reading(max_length=16)
+    return load_data(teacher, "classification", folder / "train.jsonl", folder / "dev.jsonl", reading, lambda text: None)
+
+
+Begin = Callable[[Recipe], tuple[Context, Work]]
+
+
+@pytest.fixture
+def begin(teacher: Path, data: Data, tmp_path: Path) -> Begin:
+    """A new run of one folder, and the work at its start."""
+
+    def start(recipe: Recipe) -> tuple[Context, Work]:
+        job = Job(teacher, data, Budget(), recipe, tmp_path / "out", 1, tests=[("more", data.eval)])
+        context, work = begun(job, open_checkpoint(teacher), lambda text: None, None)
+        return replace(context, planner=Halves()), work
+
+    return start
+
+
+def content(value: Any, texts: Examples) -> Any:
+    """A value of the work as what can be compared: arrays and weights by their hashes, a student by its answers."""
+    if isinstance(value, nn.Module):
+        return {name: content(weight.numpy(), texts) for name, weight in value.state_dict().items()}
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, sha256(value.tobytes()).hexdigest()
+    if isinstance(value, Data):
+        return value.train.fingerprint(), value.eval.fingerprint(), value.tokenizer.to_str()
+    if isinstance(value, Examples):
+        return value.fingerprint()
+    if isinstance(value, Product):
+        return [content(answer, texts) for answer in value.logits(texts.encoded)]
+    if isinstance(value, dict):
+        return {name: content(item, texts) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [content(item, texts) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {field.name: content(getattr(value, field.name), texts) for field in fields(value)}
+    return value
+
+
+def contents(work: Work) -> dict[str, Any]:
+    return {field.name: content(getattr(work, field.name), work.data.eval) for field in fields(work)}
+
+
+def passed(stages: Sequence[Stage[Any]], work: Work, context: Context) -> list[dict[str, Any]]:
+    """The contents of the work after every stage, each of which leaves its work as it was."""
+    result = []
+    for stage in stages:
+        before = contents(work)
+        after = stage(work, context)
+        assert contents(work) == before
+        result.append(contents(after))
+        work = after
+    return result
+
+
+def must_not_make(self: Any, work: Work, context: Context, folder: Path) -> Any:
+    raise AssertionError(f"{self.name} is made again")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_second_run_loads_equal_work_and_makes_nothing(name: str, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = RECIPES[name].stages()
+    context, work = begin(RECIPES[name])
+    written: list[dict[str, Any]] = []
+    keep = Context.keep
+
+    def kept(self: Context, work: Work, *arguments: Any) -> Note:
+        written.append(content(work.model, work.data.eval))
+        return keep(self, work, *arguments)
+
+    monkeypatch.setattr(Context, "keep", kept)
+    first = passed(stages, work, context)
+    assert len(context.run.records) == len(stages) and first[-1] != contents(work)  # every stage was run
+    if written:
+        assert written[-1] == first[-1]["model"]  # what is loaded is what was made
+
+    for stage in stages:
+        monkeypatch.setattr(type(stage), "make", must_not_make)
+    again, start = begin(RECIPES[name])
+    assert passed(stages, start, again) == first
+    assert [record.name for record in again.run.records] == [record.name for record in context.run.records]
+    assert again.run.records == context.run.records
+
+
+def test_every_kind_of_stage_is_looked_at() -> None:
+    from penjing.students.stage import TeachStudent
+
+    known = {type(stage) for recipe in RECIPES.values() for stage in recipe.stages()}
+    ours = {kind for kind in subclasses(Stage) if kind.__module__.startswith("penjing.")}
+    assert TeachStudent in ours and known == ours
+
+
+def subclasses(kind: type[Any]) -> set[type[Any]]:
+    return {found for sub in kind.__subclasses__() for found in (sub, *subclasses(sub))}
+
+
+# -- what is saved is whole ----------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+@dataclass
+class Broken(Stage[Note]):
+    """A stage that writes its model and then fails, as often as `failures` says."""
+
+    failures: int
+    goes: bool = True
+    name = "broken"
+    record = Note
+
+    def wanted(self, work: Work, context: Context) -> bool:
+        return self.goes
+
+    def make(self, work: Work, context: Context, folder: Path) -> Note:
+        model = Doubled().apply(work.model, None, 2.0)
+        note = context.keep(replace(work, model=model), folder, "written")
+        self.failures -= 1
+        if self.failures >= 0:
+            raise Killed
+        return note
+
+    def load(self, work: Work, context: Context, record: Note, folder: Path) -> Work:
+        assert record.note.endswith("written")
+        return loaded(work, folder)
+
+
+def test_a_stage_that_breaks_off_leaves_nothing_and_is_made_whole_by_the_next_run(begin: Begin) -> None:
+    stage = Broken(1)
+    context, work = begin(Recipe())
+    place = context.run.folder / "steps" / "01-broken"
+    with pytest.raises(Killed):
+        stage(work, context)
+    assert not place.exists()
+    context, work = begin(Recipe())
+    result = stage(work, context)
+    assert (place / RECORD).is_file() and (place / MODEL / "config.json").is_file()
+    weight = result.model.get_parameter("head.out.weight")
+    assert torch.equal(weight, 2 * work.model.get_parameter("head.out.weight"))
+
+
+def test_a_stage_that_is_not_wanted_gives_the_work_itself(begin: Begin) -> None:
+    context, work = begin(Recipe())
+    assert Broken(0, goes=False)(work, context) is work
+    assert not context.run.records and not (context.run.folder / "steps").exists()
+
+
+def test_an_attempt_s_stage_has_a_folder_of_its_own(begin: Begin) -> None:
+    context, work = begin(Recipe())
+    Broken(0)(work, replace(context, suffix="-half"))
+    assert (context.run.folder / "steps" / "01-broken-half" / RECORD).is_file()
