@@ -5,7 +5,7 @@ The command line and the benchmarks call these and nothing beneath.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from penjing.job.material import Sources
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
 from penjing.job.starting import Progress
-from penjing.model.checkpoint import locate, open_checkpoint
+from penjing.model.checkpoint import open_checkpoint
 from penjing.report.record import Report
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.students.stage import StudentSettings
@@ -40,7 +40,7 @@ from penjing.training.state import History
 
 @dataclass(frozen=True)
 class Given:
-    """The data of a job, and how it is read.
+    """The data of a job.
 
     task: a name, a `Task` of the user's own, or its class. train, eval, test: a file, a name on the hub, or rows (mappings).
     """
@@ -49,7 +49,6 @@ class Given:
     train: Source = option("", "Training data: JSON Lines, CSV, TSV, Parquet (also .gz), or a hub name.", panel="data", required=True)
     eval: Source = option("", "Evaluation data, likewise; without it a tenth of the training data is held out.", panel="data")
     test: Sequence[Source] = option(tuple, "Further data to report on.", panel="data")
-    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ def compress(model: str | Path, out: str | Path, *, recipe: Recipe | Sequence[It
 def prune(model: str | Path, out: str | Path, **options: Any) -> Report:
     """Prune a model by hand; options: the fields of `Pruning`, and those of `compress` but speed and size."""
     pruning, *parts = _parts(options, Pruning, Budget, Given, Reading, Machinery)
-    return run(model, out, pruning.recipe(open_checkpoint(model).blueprint), *parts)
+    blueprint = open_checkpoint(model).blueprint if pruning.stored_mb is not None else None
+    return run(model, out, pruning.recipe(blueprint), *parts)
 
 
 def quantize(model: str | Path, out: str | Path, **options: Any) -> Report:
@@ -167,7 +167,8 @@ def run(
     import_named(machinery.engine, given.task, reading.metric)
     _check_engine(machinery.engine, recipe)
     with claimed(out, ASKED, machinery.tell):
-        data = load_data(model, given.task, given.train, given.eval, reading, machinery.tell)
+        checkpoint = open_checkpoint(model)
+        data = load_data(checkpoint, given.task, given.train, given.eval, reading, machinery.tell)
         tests = [(_name(source, i), load_examples(data, source, machinery.tell)) for i, source in enumerate(given.test)]
         material, fingerprints = (sources or Sources()).read(data, machinery.seed, machinery.tell)
         asked = _asked(model, recipe, budget, given, machinery, data)
@@ -176,7 +177,7 @@ def run(
             "data": [examples.fingerprint() for examples in (data.train, data.eval, *(examples for _, examples in tests))],
         }
         job = Job(
-            locate(model), data, budget, recipe, out, machinery.threads or cores(), machinery.engine, machinery.seed, tests, asked,
+            checkpoint, data, budget, recipe, out, machinery.threads or cores(), machinery.engine, machinery.seed, tests, asked,
             machinery.command, material, machinery.wait,
         )  # fmt: skip
         return compress_job(job, machinery.tell, machinery.progress)

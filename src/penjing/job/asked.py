@@ -12,6 +12,7 @@ from penjing.files.options import option
 from penjing.files.run import Tell
 from penjing.files.whole import Json
 from penjing.job.recipe import Recipe
+from penjing.model.checkpoint import Checkpoint
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.teach.distillation import Distillation
 from penjing.steps.teach.teaching import Material
@@ -64,7 +65,7 @@ class Job:
     distillation beside the training data. wait_s: seconds that each measurement waits for a quiet machine at most.
     """
 
-    model: Path
+    model: Path | Checkpoint
     data: Data
     budget: Budget
     recipe: Recipe

@@ -70,7 +70,7 @@ class Pruning:
     epochs: int | None = option(None, "Epochs of distillation.", least=1, most=10_000, panel="training")
     no_training: bool = option(False, "Leave distillation out.", panel="training")
 
-    def recipe(self, blueprint: Blueprint) -> Recipe:
+    def recipe(self, blueprint: Blueprint | None = None) -> Recipe:
         """The pruning recipe, for a teacher of this blueprint."""
         kept = {name: value for name in STRUCTURE if (value := getattr(self, name)) is not None}
         sparsity = self._sparsity(blueprint, kept)
@@ -103,11 +103,12 @@ class Pruning:
     def _gradual(self, sparse: bool) -> bool:
         return self.schedule == "gradual" and not sparse
 
-    def _sparsity(self, blueprint: Blueprint, kept: Mapping[str, Any]) -> float | None:
+    def _sparsity(self, blueprint: Blueprint | None, kept: Mapping[str, Any]) -> float | None:
         if self.stored_mb is None:
             return self.sparsity
         if self.sparsity is not None or kept or self.vocab is not None:
             raise InputError("stored_mb: it says how many single weights go, and nothing else; leave out the other cuts")
+        assert blueprint is not None, "a size of the stored weights is of a blueprint"
         return sparsity_for(blueprint, 1e6 * self.stored_mb, self.embeddings)
 
     def _check(self, kept: Mapping[str, Any], sparse: bool) -> None:

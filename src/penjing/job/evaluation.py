@@ -23,7 +23,7 @@ from penjing.tasks.encoder import Encoder
 from penjing.tasks.judging import Flips, PairedQuality, Quality, Scores, flips, judge, judge_pair, scores_of
 from penjing.tasks.sources import check_label_map, read_examples, tokenizer_file
 from penjing.tasks.task import Examples
-from penjing.text.data import Source, read_rows
+from penjing.text.data import Source, named, read_rows
 from penjing.text.encoded import Encoded, Logits
 from penjing.text.reading import Reading
 
@@ -71,12 +71,12 @@ def evaluate(
     task = model.task
     tell(task.metric_said())
     rows = read_rows(data, reading)
-    examples = read_examples(model.encoder, str(data), rows, tell)
+    examples = read_examples(model.encoder, named(data), rows, tell)
     check_label_map(task, rows)
     threads = looking.threads or cores()
     logits = open_engine(model.forms[0], model.folder, threads).logits(examples.encoded)
     result = Evaluation(
-        str(folder), str(data), len(examples), model.forms[0].name, task.metric().name, task.metric_said(), model.temperature,
+        str(folder), named(data), len(examples), model.forms[0].name, task.metric().name, task.metric_said(), model.temperature,
         scores_of(task, examples, logits, model.temperature), judge(task, examples, logits),
     )  # fmt: skip
     if not teacher:

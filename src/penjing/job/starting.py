@@ -52,7 +52,7 @@ def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
         student.student.check(data, distillation, job.material)
         return job
     if prune and (to_budget(job) or prune.latency is not None) and len(set(layers)) > 1:
-        raise InputError(f"model: the layers of {job.model} differ; compress the teacher that it came from, or leave out prune")
+        raise InputError(f"model: the layers of {checkpoint.folder} differ; compress the teacher that it came from, or leave out prune")
     if prune and prune.layers is not None and prune.layers > len(layers):
         raise InputError(f"layers: {prune.layers} is more than the model has; give 1 to {len(layers)}")
     if distillation and not job.material.student:
@@ -75,13 +75,13 @@ def to_budget(job: Job) -> bool:
     return not job.budget.nothing and (not job.recipe.by_hand or not job.budget.unbounded)
 
 
-def run_on(job: Job) -> Json:
+def run_on(checkpoint: Checkpoint) -> Json:
     """The fingerprint of model, versions and processor as JSON, which must be the same when a run is resumed.
 
     The processor counts because its integers and timings are kept.
     """
     here = machine()
-    return {"inputs": fingerprint(job.model), "versions": versions(), "processor": [here.cpu, *here.instructions]}
+    return {"inputs": fingerprint(checkpoint.folder), "versions": versions(), "processor": [here.cpu, *here.instructions]}
 
 
 def begun(job: Job, checkpoint: Checkpoint, tell: Tell, progress: Progress | None) -> tuple[Context, Work]:
@@ -92,7 +92,7 @@ def begun(job: Job, checkpoint: Checkpoint, tell: Tell, progress: Progress | Non
     data = job.data
     budget = job.budget
     teacher = checkpoint.read(head=data.task.head, labels=data.task.labels)
-    run = Run(job.out, job.asked | run_on(job), tell)
+    run = Run(job.out, job.asked | run_on(checkpoint), tell)
     gold = Texts(data, teacher, job.seed).judging.gold
     context = Context(
         run, teacher, checkpoint.folder, data, gold, job.recipe.steps, job.material, job.seed, in_integers(job), Undecided(), to_budget(job),

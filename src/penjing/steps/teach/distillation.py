@@ -6,17 +6,16 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, final
+from typing import Any, ClassVar, final
 
 from penjing.files.whole import Json
 from penjing.model.coded import Coded
-from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.packing import PACKED, load_coded
 from penjing.steps.settings import REWRITES, Effects, Settings, Trait, effects
 from penjing.steps.stage import MODEL, Context, Note, Stage, Work, loaded
 from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.steps.teach.multitask import Multitask
-from penjing.tasks.task import Examples
+from penjing.steps.teach.training import TrainingStep
 from penjing.training.objective import HARD
 from penjing.training.state import History
 from penjing.training.taught import Taught
@@ -26,16 +25,6 @@ ALSO = "also"
 """Name of the folder of companion models: further tasks that share the encoder."""
 
 
-class TeachingStep(Protocol):
-    """The interface of a training step."""
-
-    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Any:
-        """The evidence: the teacher's outputs on the texts."""
-
-    def teach(self, model: PenjingPreTrainedModel, evidence: Any) -> Taught:
-        """Train a copy of the model."""
-
-
 class Rider(Settings):
     """The base class of settings whose step can run during the recipe's training, around its distillation."""
 
@@ -43,7 +32,7 @@ class Rider(Settings):
     """The name of the training's stage then."""
 
     @abstractmethod
-    def around(self, distill: Distill, work: Work, context: Context) -> TeachingStep:
+    def around(self, distill: Distill, work: Work, context: Context) -> TrainingStep[Any]:
         """The training step that wraps `distill` and prunes or quantizes meanwhile."""
 
     def before(self) -> Sequence[Stage[Any]]:
@@ -122,7 +111,7 @@ class Teach(Stage[TaughtNote]):
         with context.shown(self.name) as report:
             dev, train = teaching.split()
             distill = teaching.distill(dev, work.selection, report)
-            step: TeachingStep = self.rider.around(distill, work, context) if self.rider else distill
+            step: TrainingStep[Any] = self.rider.around(distill, work, context) if self.rider else distill
             companions = teaching.companions(work.selection)
             if companions:
                 step = Multitask(distill, companions)
