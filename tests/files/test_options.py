@@ -3,27 +3,11 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
-from penjing.files.options import PANELS, Option, like, option, option_of
-from penjing.job.api import Given, Machinery
-from penjing.job.asked import Budget
-from penjing.job.by_hand import Distilling, Pruning, Quantizing
-from penjing.job.evaluation import Looking
-from penjing.job.material import Sources
-from penjing.job.reading import Compressing
-from penjing.steps.bits.quantize import QuantizeSettings
-from penjing.steps.bits.store import StoreSettings
-from penjing.steps.cut.gradual import GradualSettings
-from penjing.steps.cut.prune import PruneSettings
-from penjing.steps.cut.sparsify import SparsifySettings
-from penjing.steps.cut.vocabulary import VocabularySettings
-from penjing.steps.reshape.factorise import FactoriseSettings
-from penjing.steps.teach.distill import DistillSettings
-from penjing.text.reading import Reading
-from penjing.training.texts import TextSettings
+from penjing.files.options import Option, like, option, option_of
 
 
 @dataclass(frozen=True)
@@ -91,38 +75,3 @@ def test_metadata_of_others_are_none() -> None:
         size: int = field(default=1, metadata={"option": "large"})
 
     assert told(Other, "size") is None
-
-
-# -- what is told in the source ------------------------------------------------------------------------------------
-
-KINDS = (
-    Budget, Compressing, Distilling, DistillSettings, FactoriseSettings, Given, GradualSettings, Looking, Machinery, PruneSettings, Pruning,
-    Quantizing, QuantizeSettings, Reading, Sources, SparsifySettings, StoreSettings, TextSettings, VocabularySettings,
-)  # fmt: skip
-TOLD = [(kind, each.name) for kind in KINDS for each in fields(kind) if option_of(each)]
-
-
-@pytest.mark.parametrize(("kind", "name"), TOLD, ids=[f"{kind.__name__}.{name}" for kind, name in TOLD])
-def test_every_option_says_what_it_is_and_allows_its_default(kind: Any, name: str) -> None:
-    described = told(kind, name)
-    assert described is not None and described.panel in PANELS
-    assert described.help and described.help[0].isupper() and described.help.endswith(".") and "--" not in described.help
-    each = next(found for found in fields(kind) if found.name == name)
-    default = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
-    assert default is not dataclasses.MISSING
-    if described.allowed and default is not None:
-        assert default in described.allowed
-    if isinstance(default, (int, float)) and not isinstance(default, bool):
-        assert (default > 0 if described.least is None else default >= described.least) and default <= described.most
-    assert not described.required or kind in (Given, Quantizing)
-    assert name in get_type_hints(kind)
-
-
-def test_marked_names_are_options_somewhere() -> None:
-    """What a help text puts in `marks` is the name of a field, or of its option."""
-    known = {name for _, name in TOLD} | {described.name for kind, name in TOLD if (described := told(kind, name)) and described.name}
-    for kind, name in TOLD:
-        described = told(kind, name)
-        assert described is not None
-        marked = described.help.split("`")[1::2]
-        assert set(marked) <= known, (kind, name)

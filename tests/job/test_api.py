@@ -1,17 +1,20 @@
 """The functions that people call: options go to the settings whose fields they are, data may be rows, and what is wrong is one line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from commands import rows_of, write_rows
+from commands import rows_of, told, write_rows
 from conftest import tiny_teacher
 
 import penjing
+from penjing.engines.clock.measure import Sampling, Subject
+from penjing.engines.clock.measurement import Measurement
+from penjing.engines.clock.trial import Trial
 from penjing.errors import InputError
-from penjing.job import api
+from penjing.job import api, evaluation
 from penjing.job.api import Given, Machinery
 from penjing.job.asked import Budget
 from penjing.job.by_hand import Distilling, Pruning, Quantizing
@@ -26,6 +29,7 @@ from penjing.steps.teach.distillation import Distillation
 from penjing.students.names import STUDENTS
 from penjing.students.stage import StudentSettings
 from penjing.tasks.sequence import Classification
+from penjing.text.encoded import Encoded
 from penjing.text.reading import Reading
 from penjing.training.finetune import Split
 from penjing.training.state import History
@@ -81,11 +85,10 @@ def test_every_field_is_an_option_and_reaches_its_dataclass(name: str) -> None:
     for kind in KINDS[name]:
         for field in fields(kind):
             mark = object()
-            given = dict.fromkeys(kind_.__name__ for kind_ in ()) | {field.name: mark}
             with pytest.MonkeyPatch.context() as patch:
                 if hasattr(kind, "__post_init__"):
                     patch.setattr(kind, "__post_init__", lambda self: None)
-                parts = api._parts(given, *KINDS[name])
+                parts = api._parts({field.name: mark}, *KINDS[name])
             assert [type(part) for part in parts] == list(KINDS[name])
             assert getattr(parts[KINDS[name].index(kind)], field.name) is mark
 
@@ -111,14 +114,14 @@ def test_an_unknown_option_is_one_clear_line(name: str, model: Path, tmp_path: P
 
 
 def test_options_of_compress_reach_what_they_are_of(ran: Ran) -> None:
-    told = list[str]()
+    lines = list[str]()
     recipe, budget, given, reading, machinery = ran(
         "compress", task="pair", train="t", eval="e", test=["a", "b"], speedup=7, max_drop=1.5, confidence=0.9, max_length=9,
-        text_columns="a,b", engine="onnxruntime", threads=2, wait=0, seed=3, command="a command", tell=told.append,
+        text_columns="a,b", engine="onnxruntime", threads=2, wait=0, seed=3, command="a command", tell=lines.append,
     )  # fmt: skip
     assert recipe == Recipe() and budget == Budget(7, max_drop=1.5, confidence=0.9)
     assert given == Given("pair", "t", "e", ["a", "b"]) and reading == Reading(9, "a,b")
-    assert machinery == Machinery("onnxruntime", 2, 0, 3, "a command", told.append)
+    assert machinery == Machinery("onnxruntime", 2, 0, 3, "a command", lines.append)
 
 
 def test_a_recipe_is_a_list_of_steps_or_the_default(ran: Ran) -> None:
@@ -176,7 +179,7 @@ def test_rows_are_data(shop: Any) -> None:
     report = shop.compress(recipe=[], test=[rows_of("classification", 8, 2), rows_of("classification", 9, 3)], engine="onnxruntime")
     asked = report.asked
     assert (asked.train, asked.eval, asked.test) == ("rows 1", "rows 1", ("rows 1", "rows 2"))
-    assert [row.name for row in report.tests] == ["rows 1", "rows 2"] and report.met is None
+    assert [row.data for row in report.tests] == ["rows 1", "rows 2"] and report.met is None
     assert [row.overlap.examples for row in report.tests] == [8, 9] and asked.engine == "onnxruntime"
 
 
@@ -197,15 +200,15 @@ def test_a_task_of_labels_and_metric_of_its_own_may_be_given(shop: Any) -> None:
 
 
 def test_a_teacher_is_trained_on_rows_and_evaluated(model: Path, tmp_path: Path) -> None:
-    told = list[str]()
+    lines = list[str]()
     trained = penjing.train(
-        model, tmp_path / "out", train=ROWS, eval=ROWS[:9], epochs=1, batch_size=8, learning_rate=1e-3, seed=1, tell=told.append
+        model, tmp_path / "out", train=ROWS, eval=ROWS[:9], epochs=1, batch_size=8, learning_rate=1e-3, seed=1, tell=lines.append
     )  # fmt: skip
     assert trained.metric == "accuracy" and 0 <= trained.quality <= 100 and trained.held_out > 0 and trained.history.steps > 0
-    assert (tmp_path / "out" / "config.json").is_file() and any("rows" in line for line in told)
-    found = penjing.evaluate(tmp_path / "out", ROWS[:9], teacher=model, tell=told.append)
+    assert (tmp_path / "out" / "config.json").is_file() and any("rows" in line for line in lines)
+    found = penjing.evaluate(tmp_path / "out", ROWS[:9], teacher=model, tell=lines.append)
     assert isinstance(found, Evaluation) and found.quality.quality == pytest.approx(trained.quality) and found.flipped is not None
-    assert found.data == "the rows of data" and all(len(line) < 500 for line in told)
+    assert found.data == "the rows of data" and all(len(line) < 500 for line in lines)
 
 
 def test_options_of_a_training_reach_its_schedule(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,21 +223,30 @@ def test_options_of_a_training_reach_its_schedule(model: Path, tmp_path: Path, m
     out, schedule, pickle, split = asked
     assert (schedule.epochs, schedule.batch_size, schedule.learning_rate, schedule.seed) == (7, 8, 1e-3, 5)
     assert out == tmp_path / "out" and pickle and trained.held_out == len(split.dev) and trained.quality == 50.0
-    assert len(split.train) + len(split.dev) + len(split.eval) == len(ROWS)
+    assert len(split.eval) == 4 and len(split.train) + len(split.dev) <= len(ROWS) - 4  # what stands in others is on neither side
+    assert not set(split.train.inputs) & set(split.dev.inputs)
 
 
-def test_models_are_timed_side_by_side(model: Path) -> None:
-    found = penjing.bench([model, str(model)], ROWS[:6], rounds=1, looking=Looking(threads=1))
-    assert isinstance(found, Benchmark) and [row.folder for row in found.results] == [str(model)] * 2
-    assert all(row.figures.latency_ms > 0 for row in found.results) and found.threads == 1
+def test_models_are_timed_side_by_side(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that is told; test_cli.py measures."""
+    asked = list[tuple[int, int]]()
+
+    def measure(subjects: Sequence[Subject], encoded: Encoded, *, threads: int, sampling: Sampling, **rest: Any) -> list[Measurement]:
+        asked.append((threads, sampling.rounds))
+        return told(cast(Trial, None), subjects, encoded, rounds=sampling.rounds)
+
+    monkeypatch.setattr(evaluation, "measure", measure)
+    found = penjing.bench([model, str(model)], ROWS[:6], rounds=2, looking=Looking(threads=1))
+    assert isinstance(found, Benchmark) and [row.folder for row in found.results] == [str(model)] * 2 and asked == [(1, 2)]
+    assert [row.speedup for row in found.results] == [1.0, 1.0] and found.threads == 1
 
 
 # -- the names -----------------------------------------------------------------------------------------------------
 
 
-def test_every_public_name_is_there_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_public_name_is_there_and_no_other() -> None:
     assert {"compress", "prune", "quantize", "distill", "train", "evaluate", "bench", "load"} <= set(penjing.__all__)
     for name in penjing.__all__:
         assert callable(getattr(penjing, name)) and name in dir(penjing)
-    with pytest.raises(AttributeError, match="module 'penjing' has no attribute 'squeeze'; it has .*compress"):
+    with pytest.raises(AttributeError, match=r"module 'penjing' has no attribute 'squeeze'; it has .*compress"):
         penjing.squeeze  # noqa: B018
