@@ -155,6 +155,18 @@ def test_bad_input(tmp_path: Path, options: list[str], said: str) -> None:
     assert said in refused("distill", *given, "--out", tmp_path / "out", "--threads", "1", *options)
 
 
+@pytest.mark.parametrize(
+    ("option", "more"), [("--masked-lm", ["--layers", "1", "--augment", "masked-lm"]), ("--teacher", ["--layers", "1"]), ("--student", [])]
+)
+def test_a_model_of_another_vocabulary_is_refused_by_its_option(tmp_path: Path, option: str, more: list[str]) -> None:
+    given = prepare(tmp_path, "classification")
+    other = tiny_teacher(tmp_path / "other")
+    text = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text.replace('"good"', '"was here"').replace('"bad"', '"good"').replace('"was here"', '"bad"'))
+    said = refused("distill", *given, "--out", tmp_path / "out", "--threads", "1", *more, option, other)
+    assert f"{option}: the tokenizer of {other} makes other tokens than the model's" in said
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_recipe(preset: str) -> None:
     recipe = Distilling(preset, layers=None if PRESETS[preset].student else 3).recipe()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
 from penjing.files.records import EMPTY, MERGED, OPTIONAL, from_json, named, to_json
+from penjing.files.whole import Json
 
 
 class Bin(NamedTuple):
@@ -122,6 +123,29 @@ def test_a_value_of_another_kind_is_an_error(key: str, value: Any, message: str)
 def test_what_is_no_object_is_an_error(value: Any) -> None:
     with pytest.raises(InputError, match=r"the file: .* is not an object"):
         from_json(Record, value, "the file")
+
+
+class Span:
+    """A class that reads itself, and trusts what it is given."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self.ends = low, high
+
+    def to_dict(self) -> Json:
+        return {"ends": list(self.ends)}
+
+    @classmethod
+    def from_dict(cls, content: Json) -> "Span":
+        low, high = content["ends"]
+        return cls(int(low), int(high))
+
+
+@pytest.mark.parametrize("value", [{}, {"ends": 3}, {"ends": [1]}, {"ends": ["a", "b"]}, {"end": [1, 2]}, {"ends": None}])
+def test_what_a_class_that_reads_itself_cannot_read_is_an_error(value: Json) -> None:
+    assert from_json(Span, {"ends": [1, 2]}, "the file").ends == (1, 2)
+    with pytest.raises(InputError, match=r"^the file: \{.*\} is none \((Key|Type|Value)Error: ") as caught:
+        from_json(Span, value, "the file")
+    assert "\n" not in str(caught.value)
 
 
 def test_what_has_no_form_in_json_is_a_mistake_of_the_program() -> None:

@@ -13,6 +13,7 @@ from commands import rows_of, write_rows
 from conftest import half
 from torch import nn
 
+from penjing.errors import InputError
 from penjing.files.run import RECORD
 from penjing.job.asked import Budget, Job
 from penjing.job.recipe import Recipe
@@ -39,10 +40,12 @@ from penjing.steps.teach.distillation import Distillation
 from penjing.students.logistic import Logistic
 from penjing.students.stage import StudentSettings
 from penjing.tasks.data import Data
+from penjing.tasks.judging import quality_of
 from penjing.tasks.sources import load_data
 from penjing.tasks.task import Examples
 from penjing.text.reading import Reading
 from penjing.training.loop import Schedule
+from penjing.training.predict import logits_of
 
 TAUGHT = Distillation(DistillSettings(Schedule(epochs=1, batch_size=16, patience=100), losses={"kl": 1.0}))
 
@@ -248,3 +251,89 @@ def test_an_attempt_s_stage_has_a_folder_of_its_own(begin: Begin) -> None:
     context, work = begin(Recipe())
     Broken(0)(work, replace(context, suffix="-half"))
     assert (context.run.folder / "steps" / "01-broken-half" / RECORD).is_file()
+
+
+# -- what is told, and what is packed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cut", "at once", "gradual", "masks"])
+def test_a_record_says_the_quality_and_the_bytes_of_the_model_that_is_loaded(name: str, begin: Begin) -> None:
+    context, work = begin(RECIPES[name])
+    for stage in RECIPES[name].stages():
+        work = stage(work, context)
+        record = context.run.records[-1]
+        place = context.run.folder / "steps" / f"{context.run.count:02d}-{stage.name}" / MODEL
+        assert record.note and record.name == stage.name
+        if place.is_dir():
+            judging = context.judging(work)
+            made = work.base if stage.name == "vocabulary" else work.model
+            assert record.quality == pytest.approx(quality_of(work.data.task, judging, logits_of(made, judging.encoded)))
+            assert stage.name == "vocabulary" or record.bytes == sum(file.stat().st_size for file in place.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "packed", "coded"), [("masks", True, False), ("stored in training", True, True), ("gradual", False, False)]
+)
+def test_zeros_and_codes_are_written_packed(name: str, packed: bool, coded: bool, begin: Begin) -> None:
+    context, work = begin(RECIPES[name])
+    for stage in RECIPES[name].stages():
+        work = stage(work, context)
+    (place,) = (path for path in (context.run.folder / "steps").glob(f"*/{MODEL}"))
+    assert (place / "packed.safetensors").is_file() == packed and (place / "model.safetensors").is_file() == (not packed)
+    assert (work.coded is not None) == coded and (not coded or set(work.coded or {}) == set(work.schemes))
+
+
+def test_what_nobody_asks_for_is_not_done(begin: Begin) -> None:
+    """Nothing is cut where nothing is asked, an untouched model is not taught by itself, and what is in float needs no ranges."""
+    for recipe, changes in (
+        (Recipe.of(PruneSettings()), {}), (Recipe.of(TAUGHT), {}), (Recipe.of(QuantizeSettings(smooth=0.5)), {"int8": False}),
+        (Recipe.of(FactoriseSettings()), {"planner": Everything()}),
+    ):  # fmt: skip
+        context, work = begin(recipe)
+        for stage in recipe.stages():
+            assert stage(work, replace(context, **changes)) is work
+        assert not context.run.records
+    recipe = Recipe.of(PruneSettings(texts=16))
+    context, work = begin(recipe)
+    assert stages_of(recipe, work, replace(context, to_budget=True)) == ["observe", "plan", "prune"]
+
+
+class Everything(Planner):
+    """A planner that leaves everything as it is."""
+
+    def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
+        return Selection.all(blueprint_of(work.base)), "everything"
+
+    def rank(self, work: Work, context: Context) -> int:
+        return 0
+
+    def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
+        return {}
+
+
+def stages_of(recipe: Recipe, work: Work, context: Context) -> list[str]:
+    """The stages that were carried out."""
+    for stage in recipe.stages():
+        work = stage(work, context)
+    return [record.name for record in context.run.records]
+
+
+def test_a_plan_of_everything_is_not_cut(begin: Begin) -> None:
+    recipe = Recipe.of(PruneSettings(texts=16, heads=1.0))
+    context, work = begin(recipe)
+    assert stages_of(recipe, work, replace(context, planner=Everything())) == ["observe", "plan"]
+
+
+@pytest.mark.parametrize(("old", "new"), [('"selection"', '"selections"'), ('"layers"', '"layer"'), ('"note"', '"notes"')])
+def test_a_damaged_record_is_one_line_that_names_it(old: str, new: str, begin: Begin) -> None:
+    recipe = Recipe.of(PruneSettings(texts=16, heads=0.5))
+    context, work = begin(recipe)
+    stages_of(recipe, work, context)
+    record = context.run.folder / "steps" / "02-plan" / RECORD
+    text = record.read_text()
+    assert old in text
+    record.write_text(text.replace(old, new, 1))
+    context, work = begin(recipe)
+    with pytest.raises(InputError) as caught:
+        stages_of(recipe, work, context)
+    assert "02-plan" in str(caught.value) and "\n" not in str(caught.value)

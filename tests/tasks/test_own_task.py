@@ -143,7 +143,7 @@ def test_it_is_named_by_its_module_where_it_stands_in_no_table() -> None:
     assert task_reference(Classification()) == "classification" and task_named("ner").name == "tagging"
     with pytest.raises(InputError, match=r"^task: 'penjing\.errors:InputError' is no subclass of penjing\.tasks\.task\.Task; give one$"):
         task_named("penjing.errors:InputError")
-    with pytest.raises(InputError, match=r"^task: 'nowhere:Task' cannot be imported"):
+    with pytest.raises(InputError, match=r"^task: 'nowhere:Task' is somebody's own, in a module that is not imported"):
         task_named("nowhere:Task")
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import numpy as np
 
-from penjing.errors import InputError, shown
+from penjing.errors import InputError, reason_of, shown
 from penjing.files.whole import Json
 
 T = TypeVar("T")
@@ -125,7 +125,11 @@ def _read(kind: Any, value: object, where: str) -> Any:
     if kind in _SIMPLE:
         return _SIMPLE[kind](value, where)
     if isinstance(kind, type) and _says_its_own(kind):
-        return cast(Any, kind).from_dict(_mapping(value, where))
+        fields = _mapping(value, where)
+        try:
+            return cast(Any, kind).from_dict(fields)
+        except (LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{where}: {shown(value)} is none ({type(error).__name__}: {reason_of(error)})") from error
     if dataclasses.is_dataclass(kind):
         return _read_record(kind, _mapping(value, where), where)
     return _read_collection(origin or kind, get_args(kind), value, where)

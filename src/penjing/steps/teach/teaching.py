@@ -110,7 +110,7 @@ class Teaching:
 
         masked = None
         if material.masked_lm:
-            self._same_tokens(material.masked_lm, "masked-lm")
+            self._same_tokens(material.masked_lm, "masked_lm")
             checkpoint = open_checkpoint(material.masked_lm)
             if checkpoint.head.answers != "word":
                 raise InputError(f"masked_lm: {material.masked_lm} has no language model's head; give a masked language model")
