@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("PENJING_WAIT", "0")  # tests run beside one another: none waits for a quiet machine
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,11 @@ def own_inputs(blueprint: Blueprint, seed: int = 0, texts: int = 3) -> dict[str,
 
 @st.composite
 def blueprints(draw: Any, heads: Sequence[str] = HEADS, min_layers: int = 0) -> Blueprint:
-    """Uneven blueprints: blocks without heads or neurons, an embedding of another width, 0 to 2 token types."""
+    """Uneven blueprints: blocks without heads or neurons, shared layers, an embedding of another width, 0 to 2 token types."""
     head: str = draw(st.sampled_from(list(heads)))
     hidden = draw(st.integers(4, 16))
     outputs = {"sequence": st.integers(1, 4), "token": st.integers(1, 4), "question": st.just(2)}.get(head, st.just(0))
-    layer = st.builds(Layer, st.integers(0, 3), st.integers(0, 9))
+    layer = st.builds(Layer, st.integers(0, 3), st.integers(0, 9), st.sampled_from(["", "relu"]))
     return Blueprint(
         vocabulary=draw(st.integers(8, 40)),
         positions=draw(st.integers(4, 12)),
@@ -161,11 +162,21 @@ def blueprints(draw: Any, heads: Sequence[str] = HEADS, min_layers: int = 0) -> 
         embedding=draw(st.one_of(st.just(hidden), st.integers(3, 12))),
         hidden=hidden,
         head_width=draw(st.integers(1, 5)),
-        layers=tuple(draw(st.lists(layer, min_size=min_layers, max_size=3))),
+        layers=_some_shared(draw, draw(st.lists(layer, min_size=min_layers, max_size=3))),
         head=head,
         outputs=draw(outputs),
         rank=draw(st.sampled_from([0, 1, 5])),
     )
+
+
+def _some_shared(draw: Any, layers: list[Layer]) -> tuple[Layer, ...]:
+    """The layers, some of them in place of their own weights with those of an earlier one."""
+    result: list[Layer] = []
+    for layer in layers:
+        own = [i for i, earlier in enumerate(result) if earlier.shares is None]
+        shared = draw(st.sampled_from([None, None, *own]))
+        result.append(layer if shared is None else replace(result[shared], shares=shared))
+    return tuple(result)
 
 
 def _subset(count: int) -> st.SearchStrategy[tuple[int, ...]]:
@@ -178,8 +189,9 @@ def selections(draw: Any, blueprint: Blueprint) -> Selection:
     """What may be kept of a blueprint, down to nothing."""
     layers = draw(_subset(len(blueprint.layers)))
     hidden = draw(st.none() | _subset(blueprint.hidden).filter(lambda kept: kept and len(kept) != _forbidden_width(blueprint)))
+    kept = {i: (draw(_subset(blueprint.layers[i].heads)), draw(_subset(blueprint.layers[i].neurons))) for i in blueprint.distinct}
     return Selection(
-        tuple(LayerSelection(i, draw(_subset(blueprint.layers[i].heads)), draw(_subset(blueprint.layers[i].neurons))) for i in layers),
+        tuple(LayerSelection(i, *kept[blueprint.owner(i)]) for i in layers),
         hidden,
         draw(st.none() | _subset(blueprint.vocabulary - 1).map(lambda kept: (0, *(i + 1 for i in kept)))),  # token 0 pads
     )
@@ -201,7 +213,7 @@ def half(blueprint: Blueprint) -> Selection:
     """An uneven selection that keeps every layer: one head of the first, no head of the second, some of the neurons."""
     return Selection(
         tuple(
-            LayerSelection(i, tuple(range(layer.heads - 1 - i)), tuple(range(0, layer.neurons, 2 + i)))
+            LayerSelection(i, tuple(range(layer.heads - 1 - blueprint.owner(i))), tuple(range(0, layer.neurons, 2 + blueprint.owner(i))))
             for i, layer in enumerate(blueprint.layers)
         )
     )

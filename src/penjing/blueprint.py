@@ -6,6 +6,7 @@ Which heads are kept is a `Selection` (selection.py); the values are a state dic
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Literal
@@ -172,10 +173,34 @@ def head_named(head: Head | str) -> Head:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One encoder layer: how many attention heads and feed-forward neurons; either may be zero."""
+    """One encoder layer: how many attention heads and feed-forward neurons, either may be zero, and what it computes.
+
+    Attributes:
+        activation: of the neurons, by transformers' name; "": the one that the configuration gives for all layers.
+        shares: the number of an earlier layer, with weights of its own, that this one runs again (Lan et al. 2020, ALBERT, section 3.1);
+            None: it has its own.
+    """
 
     heads: int
     neurons: int
+    activation: str = ""
+    shares: int | None = None
+
+    def to_list(self) -> list[int | Json]:
+        """`[heads, neurons]`, and an object of the fields that are not as usual, where there are any."""
+        unusual = {field.name: getattr(self, field.name) for field in fields(self)[2:] if getattr(self, field.name) != field.default}
+        return [self.heads, self.neurons, *([unusual] if unusual else [])]
+
+    @classmethod
+    def from_list(cls, content: Sequence[int | Json]) -> "Layer":
+        """Read `to_list`'s list; a `TypeError` or `ValueError` where it is none."""
+        heads, neurons, *more = content
+        if len(more) > 1 or any(type(count) is not int for count in (heads, neurons)):
+            raise TypeError("a layer is [heads, neurons], and an object of what else it computes")
+        layer = cls(heads, neurons, **(more[0] if more else {}))  # type: ignore[arg-type]
+        if not isinstance(layer.activation, str) or type(layer.shares) not in (int, type(None)):
+            raise TypeError("a layer's activation is no name, or the layer that it shares no number")
+        return layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +235,11 @@ class Blueprint:
         counts = [self.token_types, self.outputs, self.pooled, self.rank, *(min(layer.heads, layer.neurons) for layer in self.layers)]
         if min(counts) < 0:
             raise InputError("blueprint: a count is negative; every count must be at least 0")
+        for i, layer in enumerate(self.layers):
+            if layer.shares is not None and not (0 <= layer.shares < i and replace(layer, shares=None) == self.layers[layer.shares]):
+                raise InputError(
+                    f"blueprint: layer {i} shares layer {layer.shares}; that must be an earlier one, as large, with weights of its own"
+                )
         object.__setattr__(self, "head", head_named(self.head))
 
     @property
@@ -221,6 +251,20 @@ class Blueprint:
     def word_width(self) -> int:
         """Columns of the word table that is stored."""
         return self.rank or self.embedding
+
+    def owner(self, layer: int) -> int:
+        """The number of the layer that has the weights of this one: itself, or the one that it shares."""
+        shares = self.layers[layer].shares
+        return layer if shares is None else shares
+
+    @property
+    def distinct(self) -> tuple[int, ...]:
+        """The numbers of the layers that have weights of their own."""
+        return tuple(i for i, layer in enumerate(self.layers) if layer.shares is None)
+
+    def sharing(self, owner: int) -> tuple[int, ...]:
+        """The numbers of the layers that have the weights of this one, itself first."""
+        return (owner, *(i for i, layer in enumerate(self.layers) if layer.shares == owner))
 
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each parameter of the head, by its name within the head."""
@@ -237,7 +281,7 @@ class Blueprint:
         total = self.vocabulary * self.word_width + self.rank * self.embedding
         if self.embedding != self.hidden:
             total += self.embedding * self.hidden
-        total += sum(_layer_matrices(self, layer) for layer in self.layers)
+        total += sum(_layer_matrices(self, self.layers[i]) for i in self.distinct)
         return total + sum(prod(shape) for shape in self.head_shapes().values() if len(shape) > 1)
 
     @property
@@ -246,7 +290,7 @@ class Blueprint:
         total = (self.positions + self.token_types + 2) * self.embedding
         if self.embedding != self.hidden:
             total += self.hidden
-        for layer in self.layers:
+        for layer in (self.layers[i] for i in self.distinct):
             attention = 3 * layer.heads * self.head_width + 3 * self.hidden
             total += attention + layer.neurons + 3 * self.hidden
         return total + sum(shape[0] for shape in self.head_shapes().values() if len(shape) == 1)
@@ -269,9 +313,9 @@ class Blueprint:
     # -- JSON ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> Json:
-        """A JSON object; layers are `[heads, neurons]` pairs, the head is its name."""
+        """A JSON object; layers as `Layer.to_list` gives them, the head is its name."""
         sizes = {field.name: getattr(self, field.name) for field in fields(self)}
-        return sizes | {"layers": [[layer.heads, layer.neurons] for layer in self.layers], "head": self.head.name}
+        return sizes | {"layers": [layer.to_list() for layer in self.layers], "head": self.head.name}
 
     def to_json(self) -> str:
         """Compact JSON; `Blueprint.from_json` reads it back equal."""
@@ -282,9 +326,9 @@ class Blueprint:
         """Read `to_dict`'s object; an unknown or missing field is an `InputError`."""
         try:
             sizes = [value for name, value in content.items() if name not in ("layers", "head")]
-            if any(type(value) is not int for value in [*sizes, *(size for layer in content["layers"] for size in layer)]):
+            if any(type(value) is not int for value in sizes):
                 raise TypeError("a size is not an integer")
-            return cls(**{**content, "layers": tuple(Layer(h, n) for h, n in content["layers"])})
+            return cls(**{**content, "layers": tuple(Layer.from_list(layer) for layer in content["layers"])})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"blueprint: not a blueprint's fields ({error}); write it with Blueprint.to_json") from error
 
@@ -301,7 +345,9 @@ class Blueprint:
     @property
     def uniform(self) -> bool:
         """Whether a plain Hugging Face configuration can say it: equal layers, whose heads fill the width, and a whole word table."""
-        equal = len(set(self.layers)) == 1 and self.layers[0].heads * self.head_width == self.hidden and self.layers[0].neurons > 0
+        first = self.layers[0] if self.layers else Layer(0, 0)
+        usual = first == Layer(self.hidden // self.head_width, first.neurons) and first.heads * self.head_width == self.hidden
+        equal = usual and len(set(self.layers)) == 1 and first.neurons > 0
         return equal and self.pooled_width == self.hidden and not self.rank
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Blueprint":

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from penjing.blueprint import Blueprint, Layer
+from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.files.whole import Json
 
@@ -57,7 +57,14 @@ class Selection:
             _check("head", kept.heads, whole.heads)
             _check("neuron", kept.neurons, whole.neurons)
         _check("layer", tuple(kept.layer for kept in self.layers), len(blueprint.layers))
-        result = blueprint.with_layers(tuple(Layer(len(kept.heads), len(kept.neurons)) for kept in self.layers))
+        sizes = [(len(kept.heads), len(kept.neurons)) for kept in self.layers]
+        owners = self.owners(blueprint)
+        result = blueprint.with_layers(
+            tuple(
+                replace(blueprint.layers[kept.layer], heads=heads, neurons=neurons, shares=None if owner == new else owner)
+                for new, (kept, (heads, neurons), owner) in enumerate(zip(self.layers, sizes, owners, strict=True))
+            )
+        )
         if self.tokens is not None:
             _check("token", self.tokens, blueprint.vocabulary)
             result = replace(result, vocabulary=len(self.tokens))
@@ -75,6 +82,24 @@ class Selection:
             if blueprint.head.pooled:
                 result = replace(result, pooled=blueprint.pooled_width if blueprint.pooled_width != width else 0)
         return result
+
+    def owners(self, blueprint: Blueprint) -> tuple[int, ...]:
+        """For each kept layer the new number of the one that has its weights: the first that is kept of those that share them.
+
+        Raises:
+            InputError: two that share their weights keep different heads or neurons.
+        """
+        first: dict[int, int] = {}
+        result = []
+        for new, kept in enumerate(self.layers):
+            owner = first.setdefault(blueprint.owner(kept.layer), new)
+            whole = self.layers[owner]
+            if (kept.heads, kept.neurons) != (whole.heads, whole.neurons):
+                raise InputError(
+                    f"selection: layers {whole.layer} and {kept.layer} share their weights; keep the same heads and neurons of both"
+                )
+            result.append(owner)
+        return tuple(result)
 
     def then(self, later: "Selection") -> "Selection":
         """This selection followed by `later`, which counts in what this one leaves."""

@@ -17,7 +17,7 @@ from penjing.engines.form import FLOAT_FORMS
 from penjing.engines.onnx.export import export
 from penjing.engines.opening import open_engine
 from penjing.engines.parity import PARITY
-from penjing.model.building import blueprint_of
+from penjing.model.building import blueprint_of, build
 from penjing.model.checkpoint import read
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.writing import write
@@ -57,6 +57,8 @@ TEXTS = [
     "a very good song",
 ]
 ONNXRUNTIME = FLOAT_FORMS[0]
+UNUSUAL = "unusual"
+"""A model one of whose layers has another activation, and runs twice."""
 
 
 def texts() -> Examples:
@@ -104,17 +106,24 @@ class Case:
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PenjingPreTrainedModel]:
-    """A tiny model of ours of each family, by the family's name."""
+    """A tiny model of ours of each family, by the family's name; and one of unusual layers."""
 
     def teacher(family: str) -> PenjingPreTrainedModel:
         folder = tmp_path_factory.mktemp(family)
-        tiny(family, vocab_size=TOKENIZER.get_vocab_size(), num_labels=len(TASK.labels)).save_pretrained(folder)
-        return read(folder)
+        tiny("bert" if family == UNUSUAL else family, vocab_size=TOKENIZER.get_vocab_size(), num_labels=len(TASK.labels)).save_pretrained(
+            folder
+        )
+        model = read(folder)
+        if family != UNUSUAL:
+            return model
+        blueprint = blueprint_of(model)
+        relu = replace(blueprint.layers[0], activation="relu")
+        return build(blueprint.with_layers((relu, blueprint.layers[1], replace(relu, shares=0))), model.config)
 
     return teacher
 
 
-@pytest.fixture(scope="module", params=[(name, family) for name in STEPS for family in FAMILIES], ids="-".join)
+@pytest.fixture(scope="module", params=[(name, family) for name in STEPS for family in (*FAMILIES, UNUSUAL)], ids="-".join)
 def case(
     request: pytest.FixtureRequest, teachers: Callable[[str], PenjingPreTrainedModel], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Case]:

@@ -41,14 +41,15 @@ def test_cutting_is_masking_to_zero(plan: tuple[Blueprint, Selection], seed: int
 @given(cuts(("sequence", "token", "question")), st.integers(0, 99))
 def test_cutting_is_zeroing_the_weights_that_read_what_is_cut(plan: tuple[Blueprint, Selection], seed: int) -> None:
     blueprint, selection = plan
+    kept_of = {blueprint.owner(kept.layer): (kept.heads, kept.neurons) for kept in selection.layers}
     selection = Selection(  # every layer stays: weights of zero do not bypass a norm
-        tuple(next((kept for kept in selection.layers if kept.layer == i), LayerSelection(i, (), ())) for i in range(len(blueprint.layers)))
+        tuple(LayerSelection(i, *kept_of.get(blueprint.owner(i), ((), ()))) for i in range(len(blueprint.layers)))
     )
     model, inputs = penjing_model(blueprint, seed), own_inputs(blueprint, seed)
     small = cut(model, selection)
     state = model.state_dict()
     with torch.no_grad():
-        for kept in selection.layers:
+        for kept in (selection.layers[i] for i in blueprint.distinct):
             block = f"encoder.layers.{kept.layer}"
             for head in set(range(blueprint.layers[kept.layer].heads)) - set(kept.heads):
                 state[f"{block}.attention.output.weight"][:, head * blueprint.head_width : (head + 1) * blueprint.head_width] = 0

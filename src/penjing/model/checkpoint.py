@@ -239,7 +239,7 @@ def _matched(configuration: Configuration, shapes: Shapes, *, without_head: bool
     own = _head_of(configuration, lambda: shapes)
     head = HEADS["none"] if without_head else own
     config, blueprint = translate(configuration, head, None)
-    if len(blueprint.layers) > len(shapes):  # before anything is built so deep
+    if len(blueprint.distinct) > len(shapes):  # before anything is built so deep
         raise InputError(f"model: {configuration.folder} has {len(shapes)} weights, and its configuration {len(blueprint.layers)} layers")
     try:
         with torch.device("meta"):

@@ -256,7 +256,7 @@ def _check(configuration: Configuration, config: PenjingConfig, blueprint: Bluep
     """Check that a model can be computed with this configuration; else `InputError`."""
     if config.problem_type not in (None, "regression", "single_label_classification", "multi_label_classification"):
         raise _cannot_be(configuration, f"problem_type is {str(config.problem_type)[:60]!r}")
-    for name in (config.hidden_act, config.head_act):
+    for name in (config.hidden_act, config.head_act, *(layer.activation for layer in blueprint.layers if layer.activation)):
         if not isinstance(name, str) or (name not in ACT2FN and name != "tanh"):
             raise InputError(f"model: the activation {str(name)[:60]!r} is not known; give one of {', '.join(sorted(ACT2FN))}")
     limits = {"layer_norm_eps": 1.0, "hidden_dropout_prob": 1.0, "attention_probs_dropout_prob": 1.0, "initializer_range": 1e6}

@@ -30,7 +30,11 @@ from .packing import PACKED, load_packed
 
 
 class PenjingConfig(PreTrainedConfig):
-    """Sizes of the encoder, and how it computes; `layers` is a list of `[heads, neurons]`."""
+    """Sizes of the encoder, and how it computes.
+
+    `layers` is a list of `[heads, neurons]`, or of `[heads, neurons, {…}]` where a layer computes anything unusual: its `activation` in
+    place of `hidden_act`; the number of the layer whose weights it `shares`.
+    """
 
     model_type = "penjing"
 
@@ -42,7 +46,7 @@ class PenjingConfig(PreTrainedConfig):
         embedding_size: int = 384,
         hidden_size: int = 384,
         head_width: int = 32,
-        layers: list[list[int]] | None = None,
+        layers: list[list[Any]] | None = None,
         hidden_act: str = "gelu",
         head_act: str = "tanh",
         layer_norm_eps: float = 1e-12,
@@ -150,10 +154,10 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with an activation between, residual and norm (Vaswani et al. 2017, section 3.3)."""
 
-    def __init__(self, config: PenjingConfig, neurons: int) -> None:
+    def __init__(self, config: PenjingConfig, neurons: int, activation: str = "") -> None:
         super().__init__()
         self.up = nn.Linear(config.hidden_size, neurons) if neurons else None
-        self.activation: Callable[[Tensor], Tensor] = ACT2FN[config.hidden_act]
+        self.activation: Callable[[Tensor], Tensor] = ACT2FN[activation or config.hidden_act]
         self.down = Output(neurons, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -185,12 +189,18 @@ class Output(nn.Linear):
 
 
 class Layer(nn.Module):
-    """One encoder layer."""
+    """One encoder layer. With `owner` it runs that layer's blocks again, which are no modules of its own: they are stored once."""
 
-    def __init__(self, config: PenjingConfig, heads: int, neurons: int) -> None:
+    attention: Attention
+    feed_forward: FeedForward
+
+    def __init__(self, config: PenjingConfig, heads: int, neurons: int, activation: str = "", owner: "Layer | None" = None) -> None:
         super().__init__()
-        self.attention = Attention(config, heads)
-        self.feed_forward = FeedForward(config, neurons)
+        if owner is None:
+            self.attention = Attention(config, heads)
+            self.feed_forward = FeedForward(config, neurons, activation)
+        else:
+            self.__dict__.update(attention=owner.attention, feed_forward=owner.feed_forward)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, S, H) → (B, S, H)."""
@@ -263,7 +273,12 @@ class PenjingModel(PenjingPreTrainedModel):
     def __init__(self, config: PenjingConfig) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config, heads, neurons) for heads, neurons in config.layers)
+        layers: list[Layer] = []
+        for heads, neurons, *more in config.layers:
+            how = dict(*more)
+            shares = how.pop("shares", None)
+            layers.append(Layer(config, heads, neurons, **how, owner=None if shares is None else layers[shares]))
+        self.layers = nn.ModuleList(layers)
         self.post_init()
 
     def forward(

@@ -42,7 +42,8 @@ def _axes_of(head: Head) -> dict[str, tuple[str, ...]]:
 def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selection) -> dict[str, Tensor]:
     """The state dict cut to a selection (names as in modeling_penjing.py, with or without `encoder.` in front)."""
     prefix = "" if blueprint.head.bare else "encoder."
-    places = {kept.layer: (new, kept) for new, kept in enumerate(selection.layers)}
+    owners = selection.owners(blueprint)
+    places = {blueprint.owner(selection.layers[new].layer): (new, selection.layers[new]) for new in set(owners)}
     axes = _AXES | (_RANK_AXES if blueprint.rank else {}) | _axes_of(blueprint.head)
     shared = blueprint.embedding == blueprint.hidden
     result = {}

@@ -36,6 +36,14 @@ def layers_of(model: nn.Module) -> Sequence[Layer]:
     return cast("Sequence[Layer]", encoder_of(model).layers)
 
 
+def own_layers(model: nn.Module) -> dict[int, Layer]:
+    """The layers that have weights of their own, by number: of those that share their weights the first."""
+    first: dict[int, tuple[int, Layer]] = {}
+    for i, layer in enumerate(layers_of(model)):
+        first.setdefault(id(layer.attention), (i, layer))
+    return dict(first.values())
+
+
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers that have inputs, by name without `encoder.`, in the order in which they are declared."""
     return {
@@ -133,7 +141,7 @@ class Part:
         """The width of the part: numbers per token (or text)."""
         if self.kind not in PROJECTIONS:
             return int(encoder.config.hidden_size)
-        return int(encoder.config.layers[self.layer - 1][0] * encoder.config.head_width)
+        return int(layers_of(encoder)[self.layer - 1].attention.heads * encoder.config.head_width)
 
     def module(self, encoder: PenjingModel) -> nn.Module:
         """The module whose output is the part."""
@@ -141,22 +149,35 @@ class Part:
             return encoder.embeddings
         if self.kind not in PROJECTIONS:
             return encoder.layers[self.layer - 1]
-        if not encoder.config.layers[self.layer - 1][0]:
+        attention = layers_of(encoder)[self.layer - 1].attention
+        if not attention.heads:
             raise InputError(
                 f"distill: layer {self.layer} has no attention heads left, and the loss reads its {self.kind}; leave that loss out"
             )
-        return encoder.get_submodule(f"layers.{self.layer - 1}.attention.{PROJECTIONS[self.kind]}")
+        return attention.get_submodule(PROJECTIONS[self.kind])
 
 
 @contextmanager
 def tapped(model: nn.Module, parts: Collection[Part]) -> Iterator[dict[Part, Tensor]]:
-    """Context manager of a dictionary that receives the outputs of these parts whenever `model` runs."""
+    """Context manager of a dictionary that receives the outputs of these parts whenever `model` runs.
+
+    A module that several layers share runs once for each of them, in their order.
+    """
+    encoder = encoder_of(model)
+    layers = layers_of(encoder)
     caught: dict[Part, Tensor] = {}
+    running = [0]
+    """The number of the layer that runs, from 1; 0: none so far."""
+
+    def enter(layer: int, _: Tensor) -> None:
+        running[0] = layer
 
     def keep(part: Part, _: Tensor, output: Tensor) -> None:
+        if part.kind in PROJECTIONS and part.layer != running[0]:
+            return
         caught[part] = output[:, 0] if part.of_text else output
 
-    with watching_outputs(((part, part.module(encoder_of(model))) for part in parts), keep):
+    with watching_inputs(enumerate(layers, start=1), enter), watching_outputs(((part, part.module(encoder)) for part in parts), keep):
         yield caught
 
 

@@ -1,13 +1,14 @@
 """Allocation of heads and neurons: selections of a given part, or as large as a limit on the cost allows."""
 
 import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from penjing.blueprint import Blueprint, Layer
+from penjing.blueprint import Blueprint
 from penjing.search.costs import CostTable
-from penjing.selection import LayerSelection, Selection
+from penjing.selection import Index, LayerSelection, Selection
 from penjing.steps.cut.importance import Importance, Scores
 
 NEURON_GROUP = 64
@@ -38,17 +39,22 @@ def narrow(
 ) -> Selection | None:
     """The selection of `layers` without the heads and groups of neurons of least importance per cost, within both limits.
 
-    Greedy, by a queue of the cheapest next cut of each block. limit: of the table's cost. limit_bytes: of the weights.
+    Greedy, by a queue of the cheapest next cut of each block; a block that several layers share is cut in all of them. limit: of the
+    table's cost. limit_bytes: of the weights.
 
     Returns:
         None where even these layers emptied are too slow, or too large.
     """
-    heads = {i: list(np.argsort(importance.heads[i], kind="stable")) for i in layers}
-    neurons = {i: list(np.argsort(importance.neurons[i], kind="stable")) for i in layers}
+    groups = _groups(blueprint, layers)
+    heads = {i: list(np.argsort(importance.heads[i], kind="stable")) for i in groups}
+    neurons = {i: list(np.argsort(importance.neurons[i], kind="stable")) for i in groups}
 
     def selection() -> Selection:
-        kept = ((i, tuple(sorted(int(h) for h in heads[i])), tuple(sorted(int(n) for n in neurons[i]))) for i in layers)
-        return Selection(tuple(LayerSelection(*parts) for parts in kept))
+        return _together(
+            groups,
+            {i: tuple(sorted(int(h) for h in heads[i])) for i in groups},
+            {i: tuple(sorted(int(n) for n in neurons[i])) for i in groups},
+        )
 
     def offer(i: int, kind: str) -> tuple[float, int] | None:
         """The cheapest next cut of this kind in layer i: importance lost per cost saved, and how many go.
@@ -57,19 +63,18 @@ def narrow(
         importance per cost. None where nothing is left.
         """
         left = (heads if kind == "heads" else neurons)[i]
-        last = i == layers[-1]
         scores = (importance.heads if kind == "heads" else importance.neurons)[i]
         cost = table.attention if kind == "heads" else table.feed_forward
         offers = []
         for count in {min(len(left), 1 if kind == "heads" else NEURON_GROUP), len(left)} - {0}:
-            saved = cost(len(left), last) - cost(len(left) - count, last)
+            saved = sum(cost(len(left), j == layers[-1]) - cost(len(left) - count, j == layers[-1]) for j in groups[i])
             offers.append((float(scores[left[:count]].sum()) / saved if saved > 1e-6 else float("inf"), count))
         return min(offers, default=None)
 
-    queue = [(*best, i, kind) for i in layers for kind in ("heads", "neurons") if (best := offer(i, kind)) is not None]
+    queue = [(*best, i, kind) for i in groups for kind in ("heads", "neurons") if (best := offer(i, kind)) is not None]
     heapq.heapify(queue)
     while True:
-        left = blueprint.with_layers(tuple(Layer(len(heads[i]), len(neurons[i])) for i in layers))
+        left = _sized(blueprint, groups, layers, heads, neurons)
         if table.cost(left) <= limit and left.bytes <= limit_bytes:
             return selection()
         if not queue:
@@ -86,9 +91,43 @@ def by_parts(
     blueprint: Blueprint, layers: list[int], importance: Importance, heads: float, neurons: float, per_layer: bool = False
 ) -> Selection:
     """The selection of these parts of the heads and of the neurons of `layers`: the most important over all layers, or in each."""
-    kept_heads = _most_important([importance.heads[i] for i in layers], heads, 1, per_layer)
-    kept_neurons = _most_important([importance.neurons[i] for i in layers], neurons, FINE_GROUP, per_layer)
-    return Selection(tuple(LayerSelection(i, *kept) for i, *kept in zip(layers, kept_heads, kept_neurons, strict=True)))
+    groups = _groups(blueprint, layers)
+    kept_heads = _most_important([importance.heads[i] for i in groups], heads, 1, per_layer)
+    kept_neurons = _most_important([importance.neurons[i] for i in groups], neurons, FINE_GROUP, per_layer)
+    return _together(groups, dict(zip(groups, kept_heads, strict=True)), dict(zip(groups, kept_neurons, strict=True)))
+
+
+Groups = dict[int, list[int]]
+"""The kept layers that share their weights, by the first of them: what is cut of one is cut of all."""
+
+
+def _groups(blueprint: Blueprint, layers: Iterable[int]) -> Groups:
+    by_owner: Groups = {}
+    for i in layers:
+        by_owner.setdefault(blueprint.owner(i), []).append(i)
+    return {members[0]: members for members in by_owner.values()}
+
+
+def _together(groups: Groups, heads: Mapping[int, Index], neurons: Mapping[int, Index]) -> Selection:
+    """The selection of all layers of the groups, with the heads and neurons of the first of each."""
+    kept = sorted((i, heads[first], neurons[first]) for first, members in groups.items() for i in members)
+    return Selection(tuple(LayerSelection(*parts) for parts in kept))
+
+
+def _sized(
+    blueprint: Blueprint, groups: Groups, layers: Sequence[int], heads: Mapping[int, Sequence[int]], neurons: Mapping[int, Sequence[int]]
+) -> Blueprint:
+    """The blueprint of these layers, with so many heads and neurons as the first of each group keeps."""
+    first = {i: members[0] for members in groups.values() for i in members}
+    return blueprint.with_layers(
+        tuple(
+            replace(
+                blueprint.layers[i], heads=len(heads[first[i]]), neurons=len(neurons[first[i]]),
+                shares=None if first[i] == i else layers.index(first[i]),
+            )
+            for i in layers
+        )
+    )  # fmt: skip
 
 
 def _most_important(scores: list[Scores], part: float, group: int, per_layer: bool) -> list[tuple[int, ...]]:
@@ -110,18 +149,19 @@ def _most_important(scores: list[Scores], part: float, group: int, per_layer: bo
     return [tuple(sorted(numbers)) for numbers in kept]
 
 
-def best_blocks(selection: Selection, importance: Importance, part: float) -> Selection:
-    """A selection without the least important attention and feed-forward blocks: they are emptied until `part` of them is left."""
+def best_blocks(blueprint: Blueprint, selection: Selection, importance: Importance, part: float) -> Selection:
+    """A selection without the least important attention and feed-forward blocks: they are emptied until `part` of them is left.
+
+    Blocks that several layers share are one.
+    """
+    kept = {layer.layer: layer for layer in selection.layers}
+    groups = _groups(blueprint, kept)
     worth = {
-        (j, kind): float(getattr(importance, kind)[kept.layer][list(getattr(kept, kind))].sum())
-        for j, kept in enumerate(selection.layers)
-        for kind in ("heads", "neurons")
+        (i, kind): float(getattr(importance, kind)[i][list(getattr(kept[i], kind))].sum()) for i in groups for kind in ("heads", "neurons")
     }
-    gone = sorted(worth, key=lambda block: worth[block])[: len(worth) - round(part * len(worth))]
-    layers = list(selection.layers)
-    for j, kind in gone:
-        layers[j] = replace(layers[j], heads=()) if kind == "heads" else replace(layers[j], neurons=())
-    return replace(selection, layers=tuple(layers))
+    gone = set(sorted(worth, key=lambda block: worth[block])[: len(worth) - round(part * len(worth))])
+    heads, neurons = ({i: () if (i, kind) in gone else getattr(kept[i], kind) for i in groups} for kind in ("heads", "neurons"))
+    return replace(selection, layers=_together(groups, heads, neurons).layers)
 
 
 def evenly(

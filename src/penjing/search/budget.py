@@ -229,7 +229,7 @@ def choose(
         heads, neurons = (1.0 if part is None else part for part in (settings.heads, settings.neurons))
         selection = by_parts(blueprint, layers, importance, heads, neurons, settings.per_layer)
     if settings.blocks is not None:
-        selection = best_blocks(selection, importance, settings.blocks)
+        selection = best_blocks(blueprint, selection, importance, settings.blocks)
     if width == blueprint.hidden:
         return selection
     best = np.argsort(-importance.hidden, kind="stable")[:width]

@@ -42,7 +42,7 @@ class Sizes:
     def of(cls, encoder: PenjingModel) -> "Sizes":
         """The sizes in an encoder's configuration."""
         config = encoder.config
-        return cls(config.hidden_size, int(config.head_width), tuple((heads, neurons) for heads, neurons in config.layers))
+        return cls(config.hidden_size, int(config.head_width), tuple((heads, neurons) for heads, neurons, *_ in config.layers))
 
     def heads(self, layer: int) -> int:
         """Attention heads of a layer, counted from 1."""

@@ -48,7 +48,8 @@ def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     norm("embeddings.norm", width)
     if width != hidden:
         linear("embeddings.projection", hidden, width)
-    for i, layer in enumerate(blueprint.layers):
+    for i in blueprint.distinct:
+        layer = blueprint.layers[i]
         attention, feed_forward, inner = f"layers.{i}.attention", f"layers.{i}.feed_forward", layer.heads * blueprint.head_width
         for part in ("query", "key", "value") if layer.heads else ():
             linear(f"{attention}.{part}", inner, hidden)
@@ -64,11 +65,12 @@ def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
 def first_token_layers(blueprint: Blueprint, fused: bool = False) -> frozenset[str]:
     """The linear layers that the graph computes for the first token alone: of the last layer, where the head reads no other.
 
-    The fused graph takes query, key and value together, so of all tokens.
+    The fused graph takes query, key and value together, so of all tokens; a layer that shares its weights computes all in another place.
     """
-    if not blueprint.head.first_only or not blueprint.layers:
+    end = len(blueprint.layers) - 1
+    if not blueprint.head.first_only or not blueprint.layers or len(blueprint.sharing(blueprint.owner(end))) > 1:
         return frozenset()
-    last = f"layers.{len(blueprint.layers) - 1}"
+    last = f"layers.{end}"
     names = ("attention.output", "feed_forward.up", "feed_forward.down", *(() if fused else ("attention.query",)))
     return frozenset(f"{last}.{name}" for name in names)
 
@@ -297,7 +299,7 @@ class _Emitter:
 
     def attention(self, x: str, i: int, mask: str | None, first_only: bool) -> str:
         """The attention block of layer i, residual and norm included; with `first_only`, of the first token."""
-        block, layer = f"layers.{i}.attention", self.network.blueprint.layers[i]
+        block, layer = f"layers.{self.network.blueprint.owner(i)}.attention", self.network.blueprint.layers[i]
         residual = self.first(x) if first_only else x
         if not layer.heads:
             return self.add_bias_norm(residual, block, f"{block}.output")
@@ -335,12 +337,13 @@ class _Emitter:
 
     def feed_forward(self, x: str, i: int) -> str:
         """The feed-forward block of layer i, residual and norm included."""
-        block = f"layers.{i}.feed_forward"
-        if not self.network.blueprint.layers[i].neurons:
+        block, layer = f"layers.{self.network.blueprint.owner(i)}.feed_forward", self.network.blueprint.layers[i]
+        if not layer.neurons:
             return self.add_bias_norm(x, block, f"{block}.down")
-        if self.fused and self.network.activation in GELU_ERF:
+        activation = layer.activation or self.network.activation
+        if self.fused and activation in GELU_ERF:
             bias = self.constant(f"{block}.up.bias", self.weight(f"{block}.up.bias"))
             y = self.op("BiasGelu", self.matmul(x, f"{block}.up", self.weight(f"{block}.up.weight").T, None), bias)
         else:
-            y = self.activate(self.linear(x, f"{block}.up"), self.network.activation)
+            y = self.activate(self.linear(x, f"{block}.up"), activation)
         return self.add_norm(x, self.linear(y, f"{block}.down"), f"{block}.norm")

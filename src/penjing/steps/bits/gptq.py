@@ -46,12 +46,12 @@ def round_model(
     for name, codes in coded.items():
         weights[name].copy_(torch.from_numpy(codes.values()))
     states = embedded(result, encoded, BATCH)  # one (B, S, H) per batch
-    last = blocks_of(result)[-2:]
+    last = [block for block in blocks_of(result)[-2:] if blocks_of(result).count(block) == 1]
     for block in blocks:
         ends = sequence and block in last
         for linear in _linear(block):
             name = names[linear]
-            if name in schemes:
+            if name in schemes and name not in coded:  # a block that several layers share is rounded where it runs first
                 first_only = ends and not (isinstance(block, Attention) and block.heads and linear in (block.key, block.value))
                 mean, covariance = _moments(block, linear, states, first_only)
                 coded[name] = quantize_with_inputs(linear.weight, covariance, schemes[name], seed)

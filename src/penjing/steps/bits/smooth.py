@@ -19,7 +19,7 @@ from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import batches
 from penjing.model.surgery import copy_of
-from penjing.model.watch import layers_of, linear_layers, watching_inputs
+from penjing.model.watch import linear_layers, own_layers, watching_inputs
 from penjing.text.encoded import Encoded
 
 
@@ -57,10 +57,11 @@ def smooth(model: PenjingPreTrainedModel, encoded: Encoded, alpha: float = 0.5, 
 def _foldable(model: PenjingPreTrainedModel) -> list[tuple[nn.Linear, nn.Linear, str]]:
     """Pairs of linear layers that can be smoothed: the layer that takes 1/s, the layer that takes s, the name of the latter."""
     pairs: list[tuple[nn.Linear, nn.Linear, str]] = []
-    for i, layer in enumerate(layers_of(model)):
+    layers = blueprint_of(model).layers
+    for i, layer in own_layers(model).items():
         if layer.attention.heads:
             pairs.append((layer.attention.value, layer.attention.output, f"layers.{i}.attention.output"))
-        if layer.feed_forward.up is not None and model.config.hidden_act == "relu":
+        if layer.feed_forward.up is not None and layers[i].activation in ("relu", "" if model.config.hidden_act == "relu" else "relu"):
             pairs.append((layer.feed_forward.up, layer.feed_forward.down, f"layers.{i}.feed_forward.down"))
     return pairs
 

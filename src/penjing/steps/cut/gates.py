@@ -19,7 +19,7 @@ from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import padded_batches
 from penjing.model.surgery import copy_of
-from penjing.model.watch import layers_of, replacing_inputs
+from penjing.model.watch import own_layers, replacing_inputs
 from penjing.selection import LayerSelection, Selection
 from penjing.steps.cut.importance import Importance
 from penjing.tasks.task import Examples, Task
@@ -46,12 +46,12 @@ From 0 (Wang et al. 2020) the size swings far below its target in the few hundre
 """
 
 LayerGates = Sequence[Tensor]
-"""One tensor per layer, the gates of its heads or neurons: (count,), or (texts, count). Empty: all open."""
+"""One tensor per layer with weights of its own, the gates of its heads or neurons: (count,), or (texts, count). Empty: all open."""
 
 
 def _closing(model: PenjingPreTrainedModel, heads: LayerGates, neurons: LayerGates) -> Iterator[tuple[nn.Linear, Tensor]]:
     """The closing linear layer of each gated block, and the gates of its input features."""
-    layers = layers_of(model)
+    layers = list(own_layers(model).values())
     for layer, gates in zip(layers, heads, strict=False):
         yield layer.attention.output, gates.repeat_interleave(layer.attention.width, -1)
     for layer, gates in zip(layers, neurons, strict=False):
@@ -88,6 +88,8 @@ class Gated(nn.Module, ABC):
         super().__init__()
         self.model = model
         self.blueprint = blueprint_of(model)
+        self.owners = [self.blueprint.distinct.index(self.blueprint.owner(i)) for i in range(len(self.blueprint.layers))]
+        """For each layer the place of its gates."""
 
     @abstractmethod
     def gates(self, texts: int | None = None) -> tuple[LayerGates, LayerGates]:
@@ -110,7 +112,7 @@ class HeadWeights(Gated):
 
     def __init__(self, model: PenjingPreTrainedModel) -> None:
         super().__init__(model)
-        self.weights = nn.ParameterList(torch.ones(layer.heads) for layer in self.blueprint.layers)
+        self.weights = nn.ParameterList(torch.ones(self.blueprint.layers[i].heads) for i in self.blueprint.distinct)
 
     def gates(self, texts: int | None = None) -> tuple[LayerGates, LayerGates]:
         return list(self.weights), []
@@ -134,8 +136,9 @@ class Gates(Gated):
         super().__init__(model)
         hidden = self.blueprint.hidden
         width = self.blueprint.head_width
-        layers = self.blueprint.layers
+        layers = [self.blueprint.layers[i] for i in self.blueprint.distinct]
         self.counts = [layer.heads for layer in layers] + [layer.neurons for layer in layers]
+        runs = torch.tensor(2 * [len(self.blueprint.sharing(i)) for i in self.blueprint.distinct])
         head = 4 * hidden * width * length + 2 * length**2 * width
         neuron = 2 * hidden * length
         block = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts, dtype=torch.long))
@@ -143,7 +146,7 @@ class Gates(Gated):
         self.log_alpha_block = nn.Parameter(torch.full((len(self.counts),), BLOCK))
         self.multipliers = nn.Parameter(torch.tensor([0.0, QUADRATIC]))
         self.register_buffer("block", block, persistent=False)
-        self.register_buffer("macs", torch.where(block < len(layers), head, neuron), persistent=False)
+        self.register_buffer("macs", torch.where(block < len(layers), head, neuron) * runs[block], persistent=False)
         self.register_buffer("target", torch.ones(()))
         self.register_buffer("fixed", torch.tensor(False))
 
@@ -156,7 +159,7 @@ class Gates(Gated):
             fine, block = noise.to(self.log_alpha.device).split(sizes, -1)  # (texts, heads + neurons), (texts, blocks)
             flat = sample(self.log_alpha, fine) * sample(self.log_alpha_block, block)[:, self.block]
         parts = flat.split(self.counts, -1)
-        layers = len(self.blueprint.layers)
+        layers = len(self.blueprint.distinct)
         return parts[:layers], parts[layers:]
 
     def _deterministic(self) -> Tensor:
@@ -192,7 +195,7 @@ class Gates(Gated):
     def selection(self) -> Selection:
         """The selection of the heads and neurons whose deterministic gate is above zero."""
         heads, neurons = ([tuple(gate.nonzero()[:, 0].tolist()) for gate in layers] for layers in self.gates())
-        return Selection(tuple(LayerSelection(i, *kept) for i, kept in enumerate(zip(heads, neurons, strict=True))))
+        return Selection(tuple(LayerSelection(i, heads[place], neurons[place]) for i, place in enumerate(self.owners)))
 
 
 WARM_UP = 0.2
@@ -224,7 +227,8 @@ def learned_gates(
     _train(gates, logits_of(model, data.encoded), task, data, seed, steps, RATE, Hooks(before_step, gates.penalty))
     scores = (gates.open_probability().detach().double() * gates.macs / gates.macs.sum()).cpu().split(gates.counts)
     blocks = [score.numpy() for score in scores]
-    return Importance(blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :])
+    heads, neurons = blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :]
+    return Importance([heads[place] for place in gates.owners], [neurons[place] for place in gates.owners])
 
 
 def learn_head_weights(

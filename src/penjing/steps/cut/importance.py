@@ -19,7 +19,16 @@ from penjing.maths.repair import RIDGE, ridged
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import GRADIENT_TOKENS, batches, blocks_of
-from penjing.model.watch import BlockKey, closing_layers, encoder_of, layers_of, replacing_outputs, watching_inputs, watching_outputs
+from penjing.model.watch import (
+    BlockKey,
+    closing_layers,
+    encoder_of,
+    layers_of,
+    own_layers,
+    replacing_outputs,
+    watching_inputs,
+    watching_outputs,
+)
 from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.training.predict import answering, pad_rows
 
@@ -275,7 +284,8 @@ def _moments(model: PenjingPreTrainedModel, task: Task, data: Examples) -> dict[
     Where the head reads the first token alone, the last layer's other tokens do not count.
     """
     loss = label_loss(task, data)
-    first_only = len(layers_of(model)) - 1 if task.head.first_only else None
+    end = len(layers_of(model)) - 1
+    first_only = end if task.head.first_only and end in own_layers(model) else None
     sums: dict[BlockKey, tuple[Tensor, Tensor]] = {}
 
     def watch(key: BlockKey, x: Tensor, output: Tensor) -> None:

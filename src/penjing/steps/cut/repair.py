@@ -36,7 +36,7 @@ def repair(
     Blocks are fitted in order, on the cut model's own states, so a block also makes up for errors of those before it. The sum
     before a block's norm is fitted to the teacher's; where layers were cut behind it, to that of the last of these, whose
     norm it takes over. The first kept layer also makes up for layers that were cut before it. Where the head reads the first
-    token alone, the last layer is fitted on that.
+    token alone, the last layer is fitted on that. Weights that several layers share are left as they are.
 
     Args:
         model: `cut(teacher, selection)`.
@@ -59,6 +59,7 @@ def repair(
         until = selection.layers[j + 1].layer if j + 1 < len(selection.layers) else len(teacher_layers)
         layer = layers[j]
         last = j + 1 == len(layers)
+        alone = len(blueprint.sharing(blueprint.owner(j))) == 1
         whole = teacher_layers[kept.layer]
         pairs: list[tuple[Block, Block]] = [(layer.attention, whole.attention), (layer.feed_forward, whole.feed_forward)]
         for block, target in pairs:
@@ -72,7 +73,8 @@ def repair(
                         _, x, sums[i] = _run(between.feed_forward, between.attention(x, None))
                     targets[i] = x
                 norm = teacher_layers[until - 1].feed_forward.norm.state_dict()
-                layer.feed_forward.norm.load_state_dict(norm if hidden is None else {name: value[hidden] for name, value in norm.items()})
+                if alone:
+                    layer.feed_forward.norm.load_state_dict(norm if hidden is None else {name: v[hidden] for name, v in norm.items()})
             group = blueprint.head_width if block is layer.attention else 1
             errors.append(
                 _fit(
@@ -80,7 +82,7 @@ def repair(
                     states,
                     [s if hidden is None else s[..., hidden] for s in sums],
                     group,
-                    method,
+                    method if alone else "none",
                     blueprint.head.first_only and last,
                 )
             )
@@ -106,7 +108,7 @@ def _run(block: Block, x: Tensor) -> BlockRun:
 
 
 def _fit(block: Block, states: list[Tensor], targets: list[Tensor], width: int, method: Repair, first_only: bool) -> tuple[float, float]:
-    """Refit the closing layer of `block` in place; returns its relative squared error before and after."""
+    """Refit the closing layer of `block` in place, where there is a method; returns its relative squared error before and after."""
     closing = block.closing
     K, H = closing.in_features, closing.out_features
     A = torch.zeros(K + 1, K + 1)
@@ -122,6 +124,8 @@ def _fit(block: Block, states: list[Tensor], targets: list[Tensor], width: int, 
         B += R.T @ a
         missing += float(R.square().sum())
         total += float(t.square().sum())
+    if method == "none":
+        return missing / total, missing / total
     W = torch.cat([closing.weight, closing.bias[:, None]], 1)  # (H, K + 1), as D below
     if method == "scales":
         if not K:
