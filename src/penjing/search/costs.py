@@ -74,7 +74,7 @@ def macs_table(blueprint: Blueprint, length: int) -> CostTable:
     heads, neurons = (max(getattr(layer, kind) for layer in blueprint.layers) for kind in ("heads", "neurons"))
 
     def points(kind: str, most: int) -> Points:
-        one = blueprint.with_layers((replace(Layer(0, 0), **{kind: most}),))
+        one = blueprint.with_layers((Layer(most, 0) if kind == "heads" else Layer(0, most),))
         return [(0, 0.0), (most, float(one.macs(length)))]
 
     costs = points("heads", heads), points("neurons", neurons)
