@@ -178,7 +178,7 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
 }
 LEFT_OUT: Mapping[str, set[str]] = {
     "train": {"test"}, "prune": {"speedup", "latency_ms", "size_mb"}, "distill": {"speedup", "latency_ms", "size_mb"},
-    **dict.fromkeys(("quantize", "share", "factorise", "project"), {"speedup", "latency_ms", "size_mb"}), "bench": {"label_column", "label_map", "metric", "positive"},
+    **{name: {"speedup", "latency_ms", "size_mb"} for name in ("quantize", "share", "factorise", "project")}, "bench": {"label_column", "label_map", "metric", "positive"},
     "demo": {"engine", "wait"},
 }  # fmt: skip
 """Fields that a command has no option of."""
