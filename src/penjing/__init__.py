@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penjing.engines.engine import Engine
-    from penjing.job.api import compress, distill, prune, quantize, train
+    from penjing.job.api import compress, distill, prune, quantize, replace, train
     from penjing.job.asked import Budget
     from penjing.job.evaluation import bench, evaluate
     from penjing.job.recipe import Recipe
@@ -29,6 +29,7 @@ _HOMES = {
     "distill": "penjing.job.api",
     "prune": "penjing.job.api",
     "quantize": "penjing.job.api",
+    "replace": "penjing.job.api",
     "train": "penjing.job.api",
     "evaluate": "penjing.job.evaluation",
     "bench": "penjing.job.evaluation",
@@ -44,7 +45,7 @@ _HOMES = {
 
 __all__ = [
     "Budget", "Checkpoint", "Engine", "Recipe", "Step", "Student", "Task", "bench", "compress", "distill", "evaluate", "load", "prune",
-    "quantize", "train",
+    "quantize", "replace", "train",
 ]  # fmt: skip
 
 

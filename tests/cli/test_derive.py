@@ -16,7 +16,7 @@ from penjing.errors import InputError
 from penjing.files.options import PANELS, Option, option, option_of
 from penjing.job.api import Given, Machinery
 from penjing.job.asked import Budget
-from penjing.job.by_hand import Distilling, Pruning, Quantizing
+from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
 from penjing.job.evaluation import Looking
 from penjing.job.material import Sources
 from penjing.job.reading import Compressing
@@ -28,6 +28,7 @@ from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.teach.distill import DistillSettings
+from penjing.steps.teach.replace import ReplaceSettings
 from penjing.text.reading import Reading
 from penjing.training.texts import TextSettings
 
@@ -166,6 +167,7 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
     "prune": (Pruning, Budget, Given, Machinery, Reading),
     "distill": (Distilling, Sources, Budget, Given, Machinery, Reading),
     "quantize": (Quantizing, Budget, Given, Machinery, Reading),
+    "replace": (Replacing, Budget, Given, Machinery, Reading),
     "eval": (Looking, Reading),
     "bench": (Looking, Reading),
     "inspect": (),
@@ -222,7 +224,7 @@ def test_fields_in_messages_are_options_of_the_command_that_runs(monkeypatch: py
 
 KINDS = (
     Budget, Compressing, Distilling, DistillSettings, FactoriseSettings, Given, GradualSettings, Looking, Machinery, PruneSettings, Pruning,
-    Quantizing, QuantizeSettings, Reading, Sources, SparsifySettings, StoreSettings, TextSettings, Training, VocabularySettings,
+    Quantizing, QuantizeSettings, Reading, ReplaceSettings, Replacing, Sources, SparsifySettings, StoreSettings, TextSettings, Training, VocabularySettings,
 )  # fmt: skip
 TOLD = [(kind, each.name) for kind in KINDS for each in fields(kind) if option_of(each)]
 

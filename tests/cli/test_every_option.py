@@ -118,6 +118,11 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ("distill", "--general-texts"): "80",
     ("distill", "--unlabelled"): "{place}/dev.csv",
     ("distill", "--cache"): "{out}-cache",
+    # replace
+    ("replace", "--schedule"): "constant",
+    ("replace", "--rate"): "0.7",
+    ("replace", "--until"): "0.5",
+    ("replace", "--losses"): "hard=1,kl=0.5,states=1",
     # eval, bench
     ("eval", "--teacher"): "{place}/other",
     ("eval", "--engine"): "torch",
@@ -154,6 +159,10 @@ RUNS: dict[str, Sequence[str]] = {
         f"{JOB} --engine --student --teacher --losses --alpha --temperature --layer-map --relation-heads --levels --states-first --anneal"
         " --noise --draws --unlabelled --augment --masked-lm --copies --part --sample --epochs",
         f"{JOB} --engine --layers --with --epochs",
+    ],
+    "replace": [
+        f"{FULL} --layers --schedule --rate --until --epochs --learning-rate",
+        f"{JOB} --engine --layers --losses --epochs",
     ],
     "eval": [f"--data --teacher --json --engine --task --threads {FILE} {LABELS}"],
     "bench": [f"--data --rounds --json --engine --task --threads {FILE}"],

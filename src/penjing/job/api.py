@@ -1,4 +1,4 @@
-"""The public functions: `compress`, the single steps `prune`, `quantize`, `distill`, and `train`.
+"""The public functions: `compress`, the single steps `prune`, `quantize`, `distill`, `replace`, and `train`.
 
 The command line and the benchmarks call these and nothing beneath.
 """
@@ -19,7 +19,7 @@ from penjing.files.references import import_named
 from penjing.files.run import ASKED, TRAINING, Tell, claimed, fingerprint
 from penjing.files.whole import Json
 from penjing.job.asked import Budget, Job
-from penjing.job.by_hand import Distilling, Pruning, Quantizing
+from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
 from penjing.job.material import Sources
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
@@ -105,6 +105,12 @@ def distill(model: str | Path, out: str | Path, **options: Any) -> Report:
     budget, given, reading, machinery = parts
     recipe = distilling.recipe(given_student=bool(sources.student))
     return run(model, out, recipe, budget, given, reading, machinery, sources)
+
+
+def replace(model: str | Path, out: str | Path, **options: Any) -> Report:
+    """Train fewer layers in the place of the model's; options: the fields of `Replacing`, and those of `compress` but speed and size."""
+    replacing, *parts = _parts(options, Replacing, Budget, Given, Reading, Machinery)
+    return run(model, out, replacing.recipe(), *parts)
 
 
 @dataclass(frozen=True)
