@@ -176,7 +176,7 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
 }
 LEFT_OUT: Mapping[str, set[str]] = {
     "train": {"test"}, "prune": {"speedup", "latency_ms", "size_mb"}, "distill": {"speedup", "latency_ms", "size_mb"},
-    "quantize": {"speedup", "latency_ms", "size_mb"}, "bench": {"label_column", "label_map", "metric", "positive"},
+    "quantize": {"speedup", "latency_ms", "size_mb"}, "replace": {"speedup", "latency_ms", "size_mb"}, "bench": {"label_column", "label_map", "metric", "positive"},
     "demo": {"engine", "wait"},
 }  # fmt: skip
 """Fields that a command has no option of."""
