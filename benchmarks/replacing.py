@@ -1,12 +1,13 @@
 """Module replacing (BERT-of-Theseus) on real data: the table of docs/replacing.md.
 
-    python benchmarks/replacing.py [--sets sst2,mrpc,conll2000,chnsenticorp] [--methods …] [--seeds 0,1,2] [--rows 10000] [--minutes 2]
+    python benchmarks/replacing.py [--sets sst2,mrpc,conll2000,chnsenticorp] [--methods …] [--seeds 0,1,2] [--rows N] [--minutes M]
 
 Every method trains the same layers of the same teacher for the same processor time. What a step of each takes is measured first, in a
 training of its own that goes through the whole schedule, and so many steps are taken as fit into the processor's minutes, less what
 the teacher's outputs take; evaluations are not counted. One thread, whose processor time other work on the machine changes least. Data and the SST-2 teacher are read in place from ../shared (or PENJING_SHARED), the
 other teachers are made once. Each result is a line of .cache/bench/replacing/results.jsonl, so that a run that was stopped goes on;
-`--methods ""` prints the table alone. About an hour in all, and the teachers'; the Chinese one is of a slice, and of texts up to 64 tokens.
+`--methods ""` prints the tables alone. Sets may run beside one another, each in a process of its own. Two and a half hours of one processor in
+all, and an hour for the teachers; the Chinese one is of a slice, and of texts up to 64 tokens.
 """
 
 import argparse
@@ -56,19 +57,20 @@ PILOT_STEPS, WARM_STEPS = 60, 5
 
 @dataclass(frozen=True)
 class Set:
-    """A data set: its task, the layers that are left, the tokens of a text at most, and the rows of its teacher's training (0: all)."""
+    """A data set: its task, the layers that are left, the tokens of a text and the training rows at most, and the processor's minutes."""
 
     task: str
     layers: int = 3
     tokens: int = 128
-    teacher_rows: int = 0
+    rows: int = 10_000
+    minutes: float = 4
 
 
 SETS = {
-    "sst2": Set("classification"),
+    "sst2": Set("classification", minutes=2),
     "mrpc": Set("pair"),
     "conll2000": Set("tagging"),
-    "chnsenticorp": Set("classification", layers=4, tokens=64, teacher_rows=4000),
+    "chnsenticorp": Set("classification", layers=4, tokens=64, rows=4000),
 }
 
 
@@ -116,7 +118,7 @@ def model_of(name: str) -> Path:
         return teacher(name, known.task, *options, "--max-length", known.tokens)
     out = CACHE / f"{name}-teacher"
     if not (out / "config.json").is_file():
-        rows = rows_of(name, known.teacher_rows)
+        rows = rows_of(name, known.rows)
         found = penjing.train(
             chinese_base(), out, task=known.task, train=rows, eval=data(name, "dev"), max_length=known.tokens, epochs=2, tell=print
         )
@@ -194,7 +196,7 @@ def pace(name: str, method: str, rows: int) -> dict[str, float]:
     assert recipe.distillation
     part = PILOT_STEPS * recipe.distillation.schedule.batch_size
     part = min(part, len(material(name, rows)[0].sides.learned))
-    _, teacher_seconds, texts = trained(name, recipe, rows, 0, PILOT_STEPS, HERE / "pilot", part, progress)
+    _, teacher_seconds, texts = trained(name, recipe, rows, 0, PILOT_STEPS, HERE / f"pilot-{name}", part, progress)
     inner = np.diff(times)[WARM_STEPS:]
     step = float(np.sort(inner)[: max(1, int(0.97 * len(inner)))].mean())  # the slowest hold an evaluation
     return keep({"kind": "pace", "set": name, "method": method, "rows": rows, "step": step, "text": teacher_seconds / texts})
@@ -213,7 +215,7 @@ def trial(name: str, method: str, rows: int, seed: int, minutes: float) -> dict[
     if steps * 32 < len(loaded.sides.learned):
         sys.exit(f"{name}, {method}: {minutes:g} minutes are {steps} steps, less than an epoch; give more minutes, or fewer rows")
     began = time.process_time()
-    taught, _, texts = trained(name, recipes(SETS[name].layers)[method], rows, seed, steps, HERE / "partial")
+    taught, _, texts = trained(name, recipes(SETS[name].layers)[method], rows, seed, steps, HERE / f"partial-{name}")
     seconds = time.process_time() - began
     stats = np.asarray(statistics_of(loaded.task, reported, logits_of(taught.model, reported.encoded))).tolist()
     quality = loaded.task.metric().points(np.array(stats))
@@ -233,8 +235,8 @@ def lines() -> list[dict[str, Any]]:
 def keep(line: dict[str, Any]) -> dict[str, Any]:
     """Append a result."""
     HERE.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    with RESULTS.open("ab", buffering=0) as file:  # one write, so that lines of two processes do not mix
+        file.write(json.dumps(line).encode() + b"\n")
     return line
 
 
@@ -282,20 +284,21 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--methods", default=";".join(METHODS), help=f"with ; between them: {'; '.join(recipes(3))}")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--rows", type=int, default=10_000, help="training rows at most; 0: all")
-    parser.add_argument("--minutes", type=float, default=2.0, help="of the processor, a training")
+    parser.add_argument("--rows", type=int, help="training rows at most; 0: all")
+    parser.add_argument("--minutes", type=float, help="of the processor, a training")
     asked = parser.parse_args()
     sets, seeds = asked.sets.split(","), [int(seed) for seed in asked.seeds.split(",")]
     methods = [method.strip() for method in asked.methods.split(";") if method.strip()]
     if unknown := [*(set(sets) - set(SETS)), *(set(methods) - set(recipes(3)))]:
         sys.exit(f"{unknown[0]!r} is none; sets are {', '.join(SETS)}, methods {'; '.join(recipes(3))}")
     torch.set_num_threads(1)
+    known = {name: (SETS[name].rows if asked.rows is None else asked.rows, asked.minutes or SETS[name].minutes) for name in sets}
     for seed in seeds:
-        for name in sets:
+        for name, (rows, minutes) in known.items():
             for method in methods:
-                trial(name, method, asked.rows, seed, asked.minutes)
-    for name in sets:
-        print(table(name, asked.rows, asked.minutes, seeds), end="\n\n", flush=True)
+                trial(name, method, rows, seed, minutes)
+    for name, (rows, minutes) in known.items():
+        print(table(name, rows, minutes, seeds), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":
