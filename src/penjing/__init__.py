@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penjing.engines.engine import Engine
-    from penjing.job.api import compress, distill, factorise, project, prune, quantize, share, train
+    from penjing.job.api import compress, distill, factorise, project, prune, quantize, replace, share, train
     from penjing.job.asked import Budget
     from penjing.job.evaluation import bench, evaluate
     from penjing.job.recipe import Recipe
@@ -32,6 +32,7 @@ _HOMES = {
     "share": "penjing.job.api",
     "factorise": "penjing.job.api",
     "project": "penjing.job.api",
+    "replace": "penjing.job.api",
     "train": "penjing.job.api",
     "evaluate": "penjing.job.evaluation",
     "bench": "penjing.job.evaluation",
@@ -47,7 +48,7 @@ _HOMES = {
 
 __all__ = [
     "Budget", "Checkpoint", "Engine", "Recipe", "Step", "Student", "Task", "bench", "compress", "distill", "evaluate", "factorise", "load",
-    "project", "prune", "quantize", "share", "train",
+    "project", "prune", "quantize", "replace", "share", "train",
 ]  # fmt: skip
 
 

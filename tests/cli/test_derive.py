@@ -16,7 +16,7 @@ from penjing.errors import InputError
 from penjing.files.options import PANELS, Option, option, option_of
 from penjing.job.api import Given, Machinery
 from penjing.job.asked import Budget
-from penjing.job.by_hand import Distilling, Pruning, Quantizing
+from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
 from penjing.job.evaluation import Looking
 from penjing.job.material import Sources
 from penjing.job.reading import Compressing
@@ -29,6 +29,7 @@ from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.teach.distill import DistillSettings
+from penjing.steps.teach.replace import ReplaceSettings
 from penjing.text.reading import Reading
 from penjing.training.texts import TextSettings
 
@@ -170,6 +171,7 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
     "share": (Sharing, Retraining, Budget, Given, Machinery, Reading),
     "factorise": (Factorising, Retraining, Budget, Given, Machinery, Reading),
     "project": (Projecting, Retraining, Budget, Given, Machinery, Reading),
+    "replace": (Replacing, Budget, Given, Machinery, Reading),
     "eval": (Looking, Reading),
     "bench": (Looking, Reading),
     "inspect": (),
@@ -177,8 +179,9 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
     "demo": (Machinery,),
 }
 LEFT_OUT: Mapping[str, set[str]] = {
-    "train": {"test"}, "prune": {"speedup", "latency_ms", "size_mb"}, "distill": {"speedup", "latency_ms", "size_mb"},
-    **{name: {"speedup", "latency_ms", "size_mb"} for name in ("quantize", "share", "factorise", "project")}, "bench": {"label_column", "label_map", "metric", "positive"},
+    "train": {"test"},
+    **{name: {"speedup", "latency_ms", "size_mb"} for name in ("prune", "distill", "quantize", "replace", "share", "factorise", "project")},
+    "bench": {"label_column", "label_map", "metric", "positive"},
     "demo": {"engine", "wait"},
 }  # fmt: skip
 """Fields that a command has no option of."""
@@ -226,7 +229,7 @@ def test_fields_in_messages_are_options_of_the_command_that_runs(monkeypatch: py
 
 KINDS = (
     Budget, Compressing, Distilling, DistillSettings, FactoriseSettings, Given, GradualSettings, Looking, Machinery, PruneSettings, Pruning,
-    Quantizing, QuantizeSettings, Reading, Sources, SparsifySettings, StoreSettings, TextSettings, Training, VocabularySettings,
+    Quantizing, QuantizeSettings, Reading, ReplaceSettings, Replacing, Sources, SparsifySettings, StoreSettings, TextSettings, Training, VocabularySettings,
 )  # fmt: skip
 TOLD = [(kind, each.name) for kind in KINDS for each in fields(kind) if option_of(each)]
 

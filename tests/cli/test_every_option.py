@@ -123,6 +123,11 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ("share", "--pattern"): "cycle",
     ("share", "--start"): "least-squares",
     ("project", "--kind"): "sparse",
+    # replace
+    ("replace", "--schedule"): "constant",
+    ("replace", "--rate"): "0.7",
+    ("replace", "--until"): "0.5",
+    ("replace", "--losses"): "hard=1,kl=0.5,states=1",
     # eval, bench
     ("eval", "--teacher"): "{place}/other",
     ("eval", "--engine"): "torch",
@@ -163,6 +168,10 @@ RUNS: dict[str, Sequence[str]] = {
     "share": [f"{FULL} --layers --pattern --start --texts --epochs", f"{JOB} --engine --layers --no-training"],
     "factorise": [f"{FULL} --rank --epochs", f"{JOB} --engine --rank --no-training"],
     "project": [f"{FULL} --rank --kind --epochs", f"{JOB} --engine --rank --no-training"],
+    "replace": [
+        f"{FULL} --layers --schedule --rate --until --epochs --learning-rate",
+        f"{JOB} --engine --layers --losses --epochs",
+    ],
     "eval": [f"--data --teacher --json --engine --task --threads {FILE} {LABELS}"],
     "bench": [f"--data --rounds --json --engine --task --threads {FILE}"],
     "inspect": ["--json"],

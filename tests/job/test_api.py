@@ -17,7 +17,7 @@ from penjing.errors import InputError
 from penjing.job import api, evaluation
 from penjing.job.api import Given, Machinery
 from penjing.job.asked import Budget
-from penjing.job.by_hand import Distilling, Pruning, Quantizing
+from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
 from penjing.job.evaluation import Benchmark, Evaluation, Looking
 from penjing.job.material import Sources
 from penjing.job.recipe import Recipe
@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "compress": (Budget, Given, Reading, Machinery),
     "prune": (Pruning, Budget, Given, Reading, Machinery),
     "quantize": (Quantizing, Budget, Given, Reading, Machinery),
+    "replace": (Replacing, Budget, Given, Reading, Machinery),
     "distill": (Distilling, Sources, Budget, Given, Reading, Machinery),
     "share": (Sharing, Retraining, Budget, Given, Reading, Machinery),
     "factorise": (Factorising, Retraining, Budget, Given, Reading, Machinery),
@@ -46,7 +47,7 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "train": (Given, Reading, Machinery),
 }
 """What each function takes the fields of."""
-NEEDED: dict[str, dict[str, Any]] = {"prune": {"layers": 1}, "distill": {"layers": 1}}
+NEEDED: dict[str, dict[str, Any]] = {"prune": {"layers": 1}, "distill": {"layers": 1}, "replace": {"layers": 1}}
 ROWS = rows_of("classification", 40, 0)
 
 
@@ -164,6 +165,9 @@ def test_steps_by_hand_make_their_recipes(ran: Ran) -> None:
         ("quantize", {"scheme": "static-int8", "engine": "torch"}, "engine: PyTorch does not compute in integers"),
         ("quantize", {"scheme": "int4"}, "scheme: 'int4' is none"),
         ("distill", {}, "distill: the student would be the teacher itself; give `layers`"),
+        ("replace", {}, "replace: the successor would be the model itself; give `layers`"),
+        ("replace", {"layers": 1, "schedule": "cosine"}, "schedule: 'cosine' is none; allowed are linear, constant"),
+        ("replace", {"layers": 1, "schedule": "constant", "rate": 0.0}, "rate: 0.0 is out of range"),
         ("distill", {"layers": 1, "masked_lm": "m"}, "masked_lm: nothing asks for it; give `augment` masked-lm"),
         ("distill", {"layers": 1, "general_texts": 3}, "general_texts: nothing asks for it; give `general`"),
         ("distill", {"preset": "kd", "layers": 1}, "preset: 'kd' is none"),

@@ -70,7 +70,7 @@ def test_names_alone_are_steps_by_default(read: Read) -> None:
         assert read(text) == Recipe()
 
 
-@pytest.mark.parametrize("name", [*(name for name in STEPS if name not in ("gradual", "distill", "sparsify")), "distill"])
+@pytest.mark.parametrize("name", [*(name for name in STEPS if name not in ("gradual", "distill", "replace", "sparsify")), "distill"])
 def test_every_step_can_stand_alone(name: str, read: Read) -> None:
     assert read(f"- {name}\n") == Recipe((STEPS[name](),))
 
@@ -161,6 +161,9 @@ SETTINGS = [
     ("prune: {layers: 2.5}", "layers: 2.5 is out of range; give how many layers are kept, at least 1"),
     ("prune: {layers: true}", "layers is True; give a number"),
     ("gradual: {part: 0}", "part is 0; it must be above 0"),
+    ("replace: {schedule: cosine}", "schedule: 'cosine' is none; allowed are linear, constant"),
+    ("replace: {rate: 1.5}", "rate: 1.5 is out of range"),
+    ("replace: {until: 2}", "until: 2 is out of range"),
     ("gradual: {parts: 0.5}", "gradual has 'parts'; allowed are part, warmup, prune_until"),
     ("quantize: {training: true, smooth: 0.5}", "smooth: a model that was trained rounded"),
     ("store: {scheme: linear, bits: 1}", "bits: linear has no 1; allowed are 2, 3"),
@@ -222,7 +225,7 @@ FORM = [
     ("- {}", "step 1 is {}; give a step's name"),
     (
         "- destil",
-        "step 1 has 'destil'; allowed are vocabulary, prune, gradual, factorise, distill, sparsify, store, quantize, bilstm, logistic",
+        "step 1 has 'destil'; allowed are vocabulary, prune, gradual, factorise, distill, replace, sparsify, store, quantize, bilstm, logistic",
     ),
     ("- prune: false", "prune is False; give a mapping of settings"),
     ("- 1: {}", "step 1 has 1; allowed are"),
@@ -233,7 +236,10 @@ FORM = [
     ("a: [", "cannot be read as YAML"),
 ]
 OLD_FORM = [
-    ("destil: true", "'destil'; allowed are vocabulary, prune, gradual, factorise, distill, sparsify, store, quantize, texts, student"),
+    (
+        "destil: true",
+        "'destil'; allowed are vocabulary, prune, gradual, factorise, distill, replace, sparsify, store, quantize, texts, student",
+    ),
     ("texts: {how: magic}", "allowed are neighbours"),
     ("student: gpt", "'gpt' is none; allowed are bilstm"),
     ("prune: {vocabulary: 2}", "vocab: 2 is out of range"),

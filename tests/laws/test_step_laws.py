@@ -35,6 +35,7 @@ from penjing.steps.cut.vocabulary import PruneVocabulary
 from penjing.steps.reshape.factorise import Factorise
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.steps.teach.replace import Replace, ReplaceSettings
 from penjing.steps.teach.training import TrainingStep
 from penjing.tasks.encoder import Encoder
 from penjing.tasks.sequence import Classification
@@ -84,6 +85,7 @@ STEPS: dict[str, MakeStep] = {
     "quantize": lambda model, folder: Quantize(),
     "distill": distill,
     "gradual": lambda model, folder: GradualPrune(distill(model, folder), GradualSettings(0.4), 6),
+    "replace": lambda model, folder: Replace(distill(model, folder), ReplaceSettings()),
     "sparsify": lambda model, folder: Sparsify(distill(model, folder), SparsifySettings(0.5)),
     "qat": lambda model, folder: QuantizationAware(distill(model, folder), texts()),
     "low-bit": lambda model, folder: LowBit(distill(model, folder), uniform(model, StoreSettings(group=8)), 8),

@@ -23,6 +23,7 @@ from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.settings import Effects, Settings, Trait, check_effects, check_name, effects, in_order, is_taught, told
 from penjing.steps.stage import Stage
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.replace import ReplaceSettings
 from penjing.students.names import STUDENTS
 from penjing.students.stage import StudentSettings
 
@@ -30,6 +31,7 @@ VARIANTS: dict[str, Settings] = {
     "vocabulary": VocabularySettings(),
     "prune": PruneSettings(macs=0.5),
     "gradual": GradualSettings(),
+    "replace": ReplaceSettings(),
     "factorise": FactoriseSettings(4),
     "sparsify": SparsifySettings(),
     "sparsify at once": SparsifySettings(schedule="one-shot"),
@@ -40,7 +42,7 @@ VARIANTS: dict[str, Settings] = {
     "smooth": QuantizeSettings(smooth=0.5),
 } | {name: StudentSettings(student) for name, student in STUDENTS.items()}
 """Every step, and every way in which its effects are others."""
-NEED_TRAINING = {"gradual", "sparsify", "store in training", "quantize in training", *STUDENTS}
+NEED_TRAINING = {"gradual", "replace", "sparsify", "store in training", "quantize in training", *STUDENTS}
 LEAVES = {
     "sparsify": Trait.ZEROS, "sparsify at once": Trait.ZEROS, "store": Trait.CODES, "store in training": Trait.CODES,
     "quantize in training": Trait.RANGES,
@@ -87,6 +89,8 @@ def goes(first: str, second: str, *, taught: str) -> bool:
             if left:
                 return False
             continue
+        if name == "replace" and not {"vocabulary", "prune", "factorise"} & set(order[: order.index(name)]):
+            return False  # nothing is cut
         if name in STUDENTS and set(order[: order.index(name)]) & {"vocabulary", "prune", "factorise"}:
             return False  # nothing is left of what was cut
         if any(trait in left for trait, spoilers in SPOILS.items() if name in spoilers):
@@ -107,7 +111,7 @@ def recipe_of(first: Settings, second: Settings, taught: str) -> list[Settings]:
 
 def test_every_step_of_the_table_is_looked_at() -> None:
     assert {type(settings) for settings in VARIANTS.values()} == {*STEPS.values(), StudentSettings} - {Distillation}
-    assert list(STEPS) == ["vocabulary", "prune", "gradual", "factorise", "distill", "sparsify", "store", "quantize"]
+    assert list(STEPS) == ["vocabulary", "prune", "gradual", "factorise", "distill", "replace", "sparsify", "store", "quantize"]
     assert all(issubclass(step, Settings) and step.name == name and step.paper and step.when for name, step in STEPS.items())
 
 
@@ -131,8 +135,8 @@ def test_a_pair_goes_or_is_refused_in_a_line_that_names_both(first: str, second:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_step_alone_goes_unless_it_is_trained_and_nothing_is_taught(name: str) -> None:
     said = refusal([VARIANTS[name]])
-    assert bool(said) == (name in NEED_TRAINING) and ("add distill" in said) == bool(said)
-    assert not refusal([Distillation(), VARIANTS[name]])
+    assert bool(said) == (name in NEED_TRAINING) and (("add prune" if name == "replace" else "add distill") in said) == bool(said)
+    assert bool(refusal([Distillation(), VARIANTS[name]])) == (name == "replace")
 
 
 def test_messages_say_what_is_lost_and_what_to_do() -> None:
@@ -148,6 +152,9 @@ def test_messages_say_what_is_lost_and_what_to_do() -> None:
         assert refusal(recipe_of(VARIANTS[first], VARIANTS[second], taught)) == said
     assert refusal([VARIANTS["gradual"]]) == (
         "recipe: gradual is learned while distilling, and nothing is taught; add distill, or leave gradual out"
+    )
+    assert refusal([Distillation(), VARIANTS["replace"]]) == (
+        "recipe: replace trains what was cut, and nothing is cut before distill; add prune, or leave replace out"
     )
 
 

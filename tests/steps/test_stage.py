@@ -37,6 +37,7 @@ from penjing.steps.stage import MODEL, Context, Note, Planner, Stage, Work, load
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.replace import ReplaceSettings
 from penjing.students.logistic import Logistic
 from penjing.students.stage import StudentSettings
 from penjing.tasks.data import Data
@@ -88,6 +89,7 @@ RECIPES: dict[str, Recipe] = {
     "stored in training": Recipe.of(TAUGHT, StoreSettings(bits=2, group=16, training=True)),
     "int8 in training": Recipe.of(TAUGHT, QuantizeSettings(texts=16, calibration="mse", training=True)),
     "gradual": Recipe.of(TAUGHT, GradualSettings(0.5)),
+    "replaced": Recipe.of(PruneSettings(texts=16, neurons=0.5, repair="none"), TAUGHT, ReplaceSettings()),
     "masks": Recipe.of(TAUGHT, SparsifySettings(0.5)),
     "student": Recipe.of(TAUGHT, StudentSettings(Logistic())),
 }

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "compress": ("compress", "The main job: a smaller, faster model for a budget, with the proof."),
     "prune": ("by_hand", "Cut one thing by hand: heads, neurons, layers, units, tokens, single weights."),
     "distill": ("by_hand", "Teach a small student, by any of the published losses."),
+    "replace": ("by_hand", "Train fewer layers in the place of the model's (BERT-of-Theseus)."),
     "quantize": ("by_hand", "Round the weights: to integers (faster), or to few bits (smaller)."),
     "share": ("reshaping", "Let groups of layers run one set of weights: smaller, not faster."),
     "factorise": ("reshaping", "The word embedding as a product of two small matrices, the nearest of a rank."),

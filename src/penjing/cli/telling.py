@@ -25,7 +25,7 @@ def compressed(report: Report, out: Path) -> str:
 
 
 def distilled(report: Report, out: Path) -> str:
-    """The summary of `distill`: quality, size and time against the teacher's."""
+    """The summary of `distill` and `replace`: quality, size and time against the teacher's."""
     result = report.result
     teacher = report.teacher
     lines = [

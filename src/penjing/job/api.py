@@ -19,7 +19,7 @@ from penjing.files.references import import_named
 from penjing.files.run import ASKED, TRAINING, Tell, claimed, fingerprint
 from penjing.files.whole import Json
 from penjing.job.asked import Budget, Job
-from penjing.job.by_hand import Distilling, Pruning, Quantizing
+from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
 from penjing.job.material import Sources
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
@@ -124,6 +124,12 @@ def project(model: str | Path, out: str | Path, **options: Any) -> Report:
     """Project the word embedding at random; options: the fields of `Projecting` and `Retraining`, and those of `compress` but speed and size."""
     projecting, retraining, *parts = _parts(options, Projecting, Retraining, Budget, Given, Reading, Machinery)
     return run(model, out, retraining.after(projecting.step(parts[-1].seed)), *parts)
+
+
+def replace(model: str | Path, out: str | Path, **options: Any) -> Report:
+    """Train fewer layers in the place of the model's; options: the fields of `Replacing`, and those of `compress` but speed and size."""
+    replacing, *parts = _parts(options, Replacing, Budget, Given, Reading, Machinery)
+    return run(model, out, replacing.recipe(), *parts)
 
 
 @dataclass(frozen=True)

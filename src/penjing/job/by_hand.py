@@ -1,4 +1,4 @@
-"""Options of the single steps `prune`, `quantize` and `distill`, and the recipes that they make."""
+"""Options of the single steps `prune`, `quantize`, `distill` and `replace`, and the recipes that they make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,6 +20,7 @@ from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.replace import ReplaceSettings
 from penjing.students.names import STUDENTS
 from penjing.students.student import Student
 from penjing.training.objective import HARD
@@ -313,3 +314,27 @@ class Distilling:
         fine = {"heads", "neurons", "hidden"} & set(kept)
         importance, repair = ("fisher", "weights") if fine else ("magnitude", "none")
         return PruneSettings(keep=self.keep or preset.keep, importance=importance, repair=repair, **kept)
+
+
+# -- replace -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Replacing:
+    """Options of `replace`: the successor's layers, the replacement rate, and the losses."""
+
+    layers: int | None = option(None, "Layers of the successor, evenly spread over the model's.", least=1)
+    schedule: str = like(ReplaceSettings, "schedule")
+    rate: float | None = like(ReplaceSettings, "rate")
+    until: float = like(ReplaceSettings, "until")
+    losses: str = option("hard=1", "Names and weights: hard of the labels; others beside it, as hard=1,states=1.")
+    epochs: int | None = option(None, "3.", least=1, most=10_000, panel="training")
+    learning_rate: float | None = like(Distilling, "learning_rate")
+
+    def recipe(self) -> Recipe:
+        """The recipe of module replacing, in float32; losses on states and answers are taught side by side."""
+        if self.layers is None:
+            raise InputError("replace: the successor would be the model itself; give `layers`")
+        taught = PRESETS["labels"].settings(self.epochs, self.learning_rate, {"losses": weights_of(self.losses), "states_first": 0.0})
+        cut = PruneSettings(layers=self.layers, keep="uniform", importance="magnitude", repair="none")
+        return Recipe.of(cut, taught, ReplaceSettings(self.schedule, self.rate, self.until))

@@ -11,6 +11,7 @@ from penjing.steps.reshape.project import ProjectSettings
 from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.replace import ReplaceSettings
 
 STEPS: dict[str, type[Settings]] = {
     step.name: step
@@ -22,6 +23,7 @@ STEPS: dict[str, type[Settings]] = {
         FactoriseSettings,
         ProjectSettings,
         Distillation,
+        ReplaceSettings,
         SparsifySettings,
         StoreSettings,
         QuantizeSettings,

@@ -162,6 +162,8 @@ def in_order(items: Sequence[Settings]) -> list[Settings]:
 def _missing(name: str, trait: Trait, taker: str | None) -> str:
     if trait is Trait.ENCODER:
         return f"recipe: {taker} is no encoder, and has nothing that {name} could change; leave one of them out"
+    if trait is Trait.CUTS:
+        return f"recipe: {name} trains what was cut, and nothing is cut before distill; add prune, or leave {name} out"
     if taker is None:
         return f"recipe: {name} is learned while distilling, and nothing is taught; add distill, or leave {name} out"
     return f"recipe: {taker} and {name} do not go in one run, since each takes the training over; do the second on the result of the first"
