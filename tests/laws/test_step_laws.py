@@ -33,6 +33,8 @@ from penjing.steps.cut.prune import Prune
 from penjing.steps.cut.sparsify import Sparsify, SparsifySettings
 from penjing.steps.cut.vocabulary import PruneVocabulary
 from penjing.steps.reshape.factorise import Factorise
+from penjing.steps.reshape.project import Project
+from penjing.steps.reshape.share import Share
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
 from penjing.steps.teach.replace import Replace, ReplaceSettings
@@ -82,6 +84,8 @@ STEPS: dict[str, MakeStep] = {
     "prune": lambda model, folder: Prune(TASK, CRITERIA["fisher"].score, texts().encoded, choose=uneven),
     "vocabulary": lambda model, folder: PruneVocabulary(TASK, TOKENIZER, None),
     "factorise": lambda model, folder: Factorise(4),
+    "project": lambda model, folder: Project(4, "sparse"),
+    "share": lambda model, folder: Share(len({replace(layer, shares=None) for layer in blueprint_of(model).layers}), "cycle", "least-squares"),
     "quantize": lambda model, folder: Quantize(),
     "distill": distill,
     "gradual": lambda model, folder: GradualPrune(distill(model, folder), GradualSettings(0.4), 6),
@@ -90,7 +94,7 @@ STEPS: dict[str, MakeStep] = {
     "qat": lambda model, folder: QuantizationAware(distill(model, folder), texts()),
     "low-bit": lambda model, folder: LowBit(distill(model, folder), uniform(model, StoreSettings(group=8)), 8),
 }  # fmt: skip
-KEEP_WEIGHTS = {"prune": False, "vocabulary": False, "factorise": False, "quantize": True}
+KEEP_WEIGHTS = {"prune": False, "vocabulary": False, "factorise": False, "project": False, "share": False, "quantize": True}
 """Of the steps without a training: whether the result has the weights of the model."""
 
 
@@ -120,7 +124,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Penjin
             return model
         blueprint = blueprint_of(model)
         relu = replace(blueprint.layers[0], activation="relu")
-        return build(blueprint.with_layers((relu, blueprint.layers[1], replace(relu, shares=0))), model.config)
+        return build(blueprint.with_layers((relu, blueprint.layers[1], replace(relu, shares=0), blueprint.layers[1])), model.config)
 
     return teacher
 
@@ -171,7 +175,7 @@ def test_the_result_has_the_blueprint_that_the_plan_tells(case: Case) -> None:
         assert told == case.before and (case.taught.selection is not None) == (case.name == "gradual")
         told = case.taught.selection.plan(case.before) if case.taught.selection else told
     assert blueprint_of(case.result) == told
-    assert (told != case.before) == (case.name in ("prune", "vocabulary", "factorise", "gradual"))
+    assert (told != case.before) == (case.name in ("prune", "vocabulary", "factorise", "project", "share", "gradual"))
 
 
 def test_the_result_is_written_and_read_with_equal_logits(case: Case, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.names import STEPS
 from penjing.steps.reshape.factorise import FactoriseSettings
+from penjing.steps.reshape.project import ProjectSettings
+from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Effects, Settings, Trait, check_effects, check_name, effects, in_order, is_taught, told
 from penjing.steps.stage import Stage
 from penjing.steps.teach.distillation import Distillation
@@ -32,7 +34,9 @@ VARIANTS: dict[str, Settings] = {
     "prune": PruneSettings(macs=0.5),
     "gradual": GradualSettings(),
     "replace": ReplaceSettings(),
+    "share": ShareSettings(1),
     "factorise": FactoriseSettings(4),
+    "project": ProjectSettings(4),
     "sparsify": SparsifySettings(),
     "sparsify at once": SparsifySettings(schedule="one-shot"),
     "store": StoreSettings(),
@@ -48,10 +52,11 @@ LEAVES = {
     "quantize in training": Trait.RANGES,
 }  # fmt: skip
 """What a later step can spoil."""
+RESHAPED = {"prune", "share", "factorise", "project"}
 SPOILS = {
-    Trait.ZEROS: {"prune", "factorise", "store", "store in training"},
-    Trait.CODES: {"vocabulary", "prune", "factorise", "sparsify at once", "smooth"},
-    Trait.RANGES: {"prune", "factorise", "sparsify at once", "store", "store in training", "smooth"},
+    Trait.ZEROS: {*RESHAPED, "store", "store in training"},
+    Trait.CODES: {"vocabulary", *RESHAPED, "sparsify at once", "smooth"},
+    Trait.RANGES: {*RESHAPED, "sparsify at once", "store", "store in training", "smooth"},
 }
 """The steps that give weights new values, by what is lost by it."""
 
@@ -89,9 +94,9 @@ def goes(first: str, second: str, *, taught: str) -> bool:
             if left:
                 return False
             continue
-        if name == "replace" and not {"vocabulary", "prune", "factorise"} & set(order[: order.index(name)]):
+        if name == "replace" and not {"vocabulary", *RESHAPED} & set(order[: order.index(name)]):
             return False  # nothing is cut
-        if name in STUDENTS and set(order[: order.index(name)]) & {"vocabulary", "prune", "factorise"}:
+        if name in STUDENTS and set(order[: order.index(name)]) & {"vocabulary", *RESHAPED}:
             return False  # nothing is left of what was cut
         if any(trait in left for trait, spoilers in SPOILS.items() if name in spoilers):
             return False
@@ -111,7 +116,9 @@ def recipe_of(first: Settings, second: Settings, taught: str) -> list[Settings]:
 
 def test_every_step_of_the_table_is_looked_at() -> None:
     assert {type(settings) for settings in VARIANTS.values()} == {*STEPS.values(), StudentSettings} - {Distillation}
-    assert list(STEPS) == ["vocabulary", "prune", "gradual", "factorise", "distill", "replace", "sparsify", "store", "quantize"]
+    assert list(STEPS) == [
+        "vocabulary", "prune", "gradual", "share", "factorise", "project", "distill", "replace", "sparsify", "store", "quantize",
+    ]  # fmt: skip
     assert all(issubclass(step, Settings) and step.name == name and step.paper and step.when for name, step in STEPS.items())
 
 

@@ -32,6 +32,8 @@ from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.product import Product
 from penjing.steps.reshape.factorise import FactoriseSettings
+from penjing.steps.reshape.project import ProjectSettings
+from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Settings
 from penjing.steps.stage import MODEL, Context, Note, Planner, Stage, Work, loaded
 from penjing.steps.step import Step
@@ -90,6 +92,7 @@ RECIPES: dict[str, Recipe] = {
     "int8 in training": Recipe.of(TAUGHT, QuantizeSettings(texts=16, calibration="mse", training=True)),
     "gradual": Recipe.of(TAUGHT, GradualSettings(0.5)),
     "replaced": Recipe.of(PruneSettings(texts=16, neurons=0.5, repair="none"), TAUGHT, ReplaceSettings()),
+    "shared": Recipe.of(ShareSettings(1, texts=16), ProjectSettings(4), TAUGHT),
     "masks": Recipe.of(TAUGHT, SparsifySettings(0.5)),
     "student": Recipe.of(TAUGHT, StudentSettings(Logistic())),
 }
