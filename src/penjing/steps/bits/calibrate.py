@@ -1,7 +1,7 @@
 """Calibration of static int8: the ranges of the inputs of linear layers on real texts."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -54,5 +54,5 @@ def calibrate(
             model(**feeds)
     if method in OF_EXTREMES:
         return {name: OF_EXTREMES[method](ends) for name, ends in extremes.items()}
-    range_of: Callable[[Histogram], Range] = OF_HISTOGRAM[method] if isinstance(method, str) else method
+    range_of = cast(Callable[[Histogram], Range], OF_HISTOGRAM.get(cast(str, method), method))
     return {name: range_of(seen) for name, seen in histograms.items()}
