@@ -216,6 +216,7 @@ def test_fields_in_messages_are_options_of_the_command_that_runs(monkeypatch: py
         ("distill", "companions: these", "--with: these"),
         ("distill", "masked_lm: nothing asks for it; give `augment` masked-lm", "--masked-lm: nothing asks for it; give --augment masked-lm"),
         ("quantize", "activation_bits, squash, halves: they say", "activation_bits, squash, halves: they say"),
+        ("quantize", "activation_bits, gradient_bits: they", "--activation-bits, --gradient-bits: they"),
         ("eval", "engine: 'x' is none", "--engine: 'x' is none"),
         ("", "macs: `macs` alone", "macs: macs alone"),
         ("inspect", "model: a folder has no config.json", "model: a folder has no config.json"),

@@ -93,6 +93,8 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ("quantize", "--calibration"): "min-max",
     ("quantize", "--divergence"): "100",
     ("quantize", "--smooth"): "0.5",
+    ("quantize", "--ranges"): "learned",
+    ("quantize", "--gradient-bits"): "4",
     # distill
     ("distill", "--preset"): "minilm",
     ("distill", "--keep"): "last",
@@ -157,7 +159,8 @@ RUNS: dict[str, Sequence[str]] = {
     ],
     "quantize": [
         f"{FULL} --scheme --calibration --texts --divergence --smooth --no-training",
-        f"{JOB} --engine --scheme=linear --bits --group --clip --activation-bits --epochs",
+        f"{JOB} --engine --scheme=linear --bits --group --clip --activation-bits --gradient-bits --epochs",
+        f"{JOB} --engine --scheme=qat-int8 --calibration --ranges --epochs",
     ],
     "distill": [
         f"{FULL} --preset --layers --keep --heads --neurons --hidden --general --general-texts --cache --epochs --learning-rate",

@@ -58,7 +58,10 @@ def test_static_int8_leaves_in_float_what_rounding_harms(tmp_path: Path) -> None
     assert report["result"]["float_layers"] == []
 
 
-@pytest.mark.parametrize(("scheme", "bits", "epochs"), [("kmeans", "3", None), ("mixed", "4", None), ("ternary", None, "1")])
+@pytest.mark.parametrize(
+    ("scheme", "bits", "epochs"),
+    [("kmeans", "3", None), ("mixed", "4", None), ("ternary", None, "1"), ("dorefa", "2", "1"), ("xnor", None, "1")],
+)
 def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
     tmp_path: Path, scheme: str, bits: str | None, epochs: str | None
 ) -> None:
@@ -79,7 +82,9 @@ def test_stored_weights_run_in_the_engine_and_without_penjing_alike(
         assert answer["score"] == pytest.approx(float(torch.tensor(logits).softmax(0).max()), abs=1e-4)
     assert alone["same"]
     weight = read(out / "model").get_parameter("encoder.layers.0.feed_forward.up.weight")
-    assert all(len(row.unique()) <= 2 ** int(bits or 2) for row in weight.detach())
+    assert all(len(row.unique()) <= 2 ** int(bits or {"ternary": 2, "xnor": 1}.get(scheme, 4)) for row in weight.detach())
+    if scheme == "xnor":
+        assert "with inputs in 1 bit on texts held out" in next(step["note"] for step in report["steps"] if step["name"] == "low-bit")
 
 
 def test_a_size_is_met_by_tokens_bits_and_rank_together(tmp_path: Path) -> None:
@@ -112,6 +117,10 @@ def test_training_in_few_bits_is_killed_and_goes_on_and_ends_the_same(tmp_path: 
         (["--scheme", "linear", "--clip", "some"], "--clip"),
         (["--scheme", "linear", "--activation-bits", "8"], "--epochs"),
         (["--scheme", "static-int8", "--calibration", "best"], "--calibration"),
+        (["--scheme", "static-int8", "--ranges", "learned"], "--ranges"),
+        (["--scheme", "xnor", "--activation-bits", "4"], "--activation-bits: xnor reads the signs"),
+        (["--scheme", "xnor", "--no-training"], "--scheme: xnor rounds the inputs too"),
+        (["--scheme", "linear", "--gradient-bits", "4"], "--epochs"),
         (["--scheme", "dynamic-int8", "--engine", "openvino"], "dynamic"),
         (["--scheme", "static-int8", "--engine", "torch"], "--engine"),
         (["--scheme", "qat-int8", "--smooth", "0.5"], "--smooth"),

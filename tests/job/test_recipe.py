@@ -88,7 +88,7 @@ def test_a_recipe_is_told_as_a_list_of_names_with_settings() -> None:
     assert [list(step) for step in told] == [["prune"], ["store"]]
     assert told[0]["prune"]["macs"] == 0.5 and told[1]["store"] == {
         "scheme": "kmeans", "bits": 3, "group": 128, "clip": "mse", "training": False, "activation_bits": 0, "curvature": "gauss-newton",
-        "squash": False, "halves": False,
+        "squash": False, "halves": False, "gradient_bits": 0,
     }  # fmt: skip
 
 

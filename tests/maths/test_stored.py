@@ -274,6 +274,27 @@ def test_binary_is_the_sign_times_the_mean(w: Tensor, group: int) -> None:
         assert torch.allclose(back.double(), torch.where(part >= 0, alpha, -alpha), rtol=2**-11)
 
 
+@given(weights(1), st.integers(2, 8), st.integers(0, 12))
+def test_dorefas_levels_are_even_and_none_is_zero(w: Tensor, bits: int, group: int) -> None:
+    """2·quantize_k(w/2L + 1/2) - 1 times L, L = max|w|, as equation 9 has it of tanh(w)."""
+    t = 2**bits - 1
+    for part, back in zip(groups(w, group), groups(values(w, Scheme("dorefa", bits, group)), group), strict=True):
+        L = part.abs().max().double()
+        if not L:
+            assert not back.any()
+            continue
+        levels = L * (2 * torch.arange(t + 1, dtype=torch.float64) / t - 1)
+        apart = (back.double().flatten()[:, None] - levels).abs()
+        assert torch.all(apart.amin(1) <= 2**-11 * L) and len(back.unique()) <= 2**bits and torch.all(back != 0)
+        position = t * (part.double().flatten() / (2 * L) + 0.5)
+        assert torch.all((apart.argmin(1) - position).abs() <= 0.5 + 2**-10 * t)
+
+
+@given(weights(1), st.integers(0, 12))
+def test_dorefa_of_one_bit_is_binary(w: Tensor, group: int) -> None:
+    assert torch.equal(values(w, Scheme("dorefa", 1, group)), values(w, Scheme("binary", 1, group)))
+
+
 @given(st.integers(1, 9), st.integers(2, 70), st.integers(0, 20), st.integers(0, 999))
 def test_the_halves_of_a_ternary_weight_are_binary_and_sum_to_it(rows: int, columns: int, group: int, seed: int) -> None:
     w = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))

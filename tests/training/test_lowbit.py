@@ -20,6 +20,7 @@ from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
 from penjing.selection import Selection
 from penjing.steps.bits.lowbit import Codebook, Halves, Levels, LowBit, LowBitWeights
+from penjing.steps.bits.qat import RoundedWeight
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
 from penjing.tasks import judging
 from penjing.tasks.sequence import Classification
@@ -36,6 +37,7 @@ STEPS = 6
 SCHEMES = (
     Scheme("linear", 4, 8), Scheme("linear", 3, 5, "mse"), Scheme("affine", 2, 16, "percentile"), Scheme("log", 4, 0),
     Scheme("kmeans", 3, 0), Scheme("kmeans", 2, 6), Scheme("ternary", 2, 16), Scheme("binary", 1, 16),
+    Scheme("dorefa", 2, 0), Scheme("dorefa", 1, 0),
 )  # fmt: skip
 
 
@@ -107,16 +109,35 @@ def test_each_weight_has_the_nearest_of_its_groups_values(scheme: Scheme, seed: 
         return
     levels = Levels(weight, scheme)
     moved = weight + 0.3 * torch.randn(weight.shape)
-    every = levels(torch.linspace(-9, 9, 999)[:, None, None].expand(-1, 4, 9).reshape(-1, 9), torch.arange(4).repeat(999)).view(999, 4, 9)
+    reach = levels._regrouped(weight, None, lambda w, scale, _: levels.top * scale * torch.ones_like(w))  # all levels lie within ± this
+    points = torch.linspace(-1, 1, 999)[:, None, None] * reach
+    every = levels(points.reshape(-1, 9), torch.arange(4).repeat(999)).view(999, 4, 9)
     torch.testing.assert_close((levels(moved) - moved).abs(), (every - moved).abs().amin(0))
+
+
+@given(st.integers(2, 4), st.integers(0, 99), st.sampled_from([1.0, 0.05]))
+def test_dorefas_weights_are_those_of_its_equation_in_the_unit_of_the_matrix(bits: int, seed: int, size: float) -> None:
+    """Codes of 2·quantize_k(tanh(u)/2max|tanh(u)| + 1/2) - 1, u the weights over their root mean square; the gradient is the tanh's own."""
+    weight = (size * torch.randn(6, 9, generator=torch.Generator().manual_seed(seed))).requires_grad_()
+    levels = Levels(weight, Scheme("dorefa", bits, 0), squash=True)
+    rounding = RoundedWeight(levels, levels.squashed)
+    found = rounding(weight)
+    tanh = torch.tanh(weight.detach() / weight.detach().square().mean().sqrt())
+    u = (tanh / tanh.abs().max() / 2 + 0.5) * (2**bits - 1)
+    away = ((u % 1) - 0.5).abs() > 2**-6  # of a tie: the scale has 11 bits
+    assert torch.equal(torch.from_numpy(levels.codes(weight.detach()).codes)[away], u.round().to(torch.uint8)[away])
+    assert torch.equal(found.detach(), torch.from_numpy(levels.codes(weight.detach()).values())) and len(found.unique()) <= 2**bits
+    found.sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, levels.gain / levels.unit * (1 - tanh**2), rtol=1e-3, atol=1e-5)
 
 
 def test_rows_of_a_table_are_rounded_as_in_the_whole() -> None:
     table, ids = torch.randn(12, 10), torch.tensor([3, 3, 0, 11])
     for scheme in SCHEMES:
         if scheme.kind != "kmeans":
-            levels = Levels(table, scheme)
-            assert torch.equal(levels(table[ids], ids), levels(table)[ids])
+            for levels in (Levels(table, scheme), Levels(table, scheme, squash=True)):
+                assert torch.equal(levels(table[ids], ids), levels(table)[ids])
 
 
 @given(st.sampled_from([0, 8, 20]), st.integers(0, 99))
@@ -202,7 +223,13 @@ def test_the_model_has_the_values_that_are_stored_and_was_judged_with_them(train
         assert judging.quality_of(TASK, dev, logits_of(model, dev.encoded)) == taught.history.best
 
 
-@pytest.mark.parametrize("options", [{"activation_bits": 8}, {"activation_bits": 4, "squash": True}, {"activation_bits": 1}], ids=str)
+@pytest.mark.parametrize("options",
+    [
+        {"activation_bits": 8}, {"activation_bits": 4, "squash": True}, {"activation_bits": 1}, {"activation_bits": 1, "levels": "rows"},
+        {"activation_bits": 2, "levels": "even", "gradient_bits": 4},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_inputs_are_rounded_in_training_alone(train: Any, options: dict[str, Any], tmp_path: Path) -> None:
     model, taught = train(tmp_path, Scheme("linear", 4, 16), **options)
     assert model.state_dict().keys() == small().state_dict().keys()
@@ -219,7 +246,11 @@ def test_ternary_weights_become_sums_of_two_binary_ones(train: Any, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"scheme": Scheme("ternary", 2, 16), "halves": True, "activation_bits": 1}, {"scheme": SCHEMES[5], "activation_bits": 8}],
+    [
+        {"scheme": Scheme("ternary", 2, 16), "halves": True, "activation_bits": 1},
+        {"scheme": SCHEMES[5], "activation_bits": 8},
+        {"scheme": SCHEMES[8], "activation_bits": 2, "levels": "even", "gradient_bits": 2, "squash": True},
+    ],
     ids=str,
 )
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
@@ -239,5 +270,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     teach: Any = None
     with pytest.raises(InputError, match=r"activation bits: 0.*1 to 8"):
         LowBit(teach, {}, 0)
+    with pytest.raises(InputError, match=r"4 do not go with a scale per token.*give 1"):
+        LowBit(teach, {}, 4, levels="rows")
     with pytest.raises(InputError, match="halves: no weight is ternary"):
         LowBit(teach, everywhere(SCHEMES[0]), halves=True)

@@ -24,8 +24,9 @@ from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
 from penjing.model.watch import linear_layers
 from penjing.selection import Selection
+from penjing.steps.bits.activations import MOMENTUM
 from penjing.steps.bits.calibrate import calibrate
-from penjing.steps.bits.qat import MOMENTUM, FakeQuantization, QuantizationAware
+from penjing.steps.bits.qat import FakeQuantization, QuantizationAware
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
 from penjing.tasks import judging
 from penjing.tasks.sequence import Classification, Pair
@@ -253,6 +254,34 @@ def test_ranges_that_clip_on_purpose_stay(train: Any, tmp_path: Path) -> None:
     start = calibrate(small(), examples(task, 0, 48).encoded, "percentile")
     _, taught = train(tmp_path, task, calibration="percentile")
     assert flat(taught.ranges) == pytest.approx(flat(start))
+
+
+def test_learned_ranges_start_as_calibrated_and_are_exported_as_they_end(train: Any, tmp_path: Path) -> None:
+    task = Classification(["big", "small"])
+    start = calibrate(small(), examples(task, 0, 48).encoded, "percentile")
+    rounding = FakeQuantization(small(), start, 8, learned=True)
+    assert flat(rounding.inputs.ranges) == pytest.approx(flat({name: start[name] for name in rounding.layers}))
+    model, taught = train(tmp_path / "work", task, calibration="percentile", bits=safe_weight_bits(), learned=True)
+    assert model.state_dict().keys() == small().state_dict().keys()
+    moved = [name for name in rounding.layers if taught.ranges[name] != pytest.approx(start[name], rel=1e-4)]
+    assert set(moved) == set(rounding.layers) and all(low <= 0 <= high for low, high in taught.ranges.values())
+    dev = examples(task, 1, 12)
+    theirs = exported(model, taught.ranges, tmp_path, dev.encoded)
+    FakeQuantization(model, taught.ranges, safe_weight_bits())
+    agree(logits_of(model, dev.encoded), theirs)
+    if mixed_precision() == "no":
+        assert judging.quality_of(task, dev, theirs) == taught.history.best
+
+
+def test_gradients_reach_both_ends_of_every_learned_range() -> None:
+    model, encoded = small(), texts(0, 8)
+    rounding = FakeQuantization(
+        model.train(), {name: (low / 4, high / 4) for name, (low, high) in calibrate(model, encoded).items()}, 8, learned=True
+    )
+    feeds = {name: torch.from_numpy(value) for name, value in encoded.padded(np.arange(8), pad=0).items()}
+    model(**feeds).logits.square().sum().backward()
+    for module in rounding.inputs.modules.values():
+        assert module.ends is not None and module.ends.grad is not None and module.ends.grad.all()
 
 
 def test_a_killed_training_ends_with_the_weights_and_ranges_of_one_that_was_not(

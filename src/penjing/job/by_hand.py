@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.files.options import like, option
 from penjing.job.presets import PRESETS, Preset, weights_of
 from penjing.job.recipe import Recipe
-from penjing.maths.stored import Clip, Kind
+from penjing.maths.stored import Clip
 from penjing.steps.bits.quantize import QuantizeSettings
-from penjing.steps.bits.store import MIXED, StoreSettings
+from penjing.steps.bits.store import STORED, XNOR, StoreSettings
 from penjing.steps.cut.gradual import GradualSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.sparsify import IMPORTANCES, SCHEDULES, UNTRAINED, SparsifySettings, sparsity_for
@@ -153,10 +153,9 @@ SCHEMES = {
     "qat-dynamic-int8": QuantizeSettings(scheme="dynamic", training=True),
 }
 """Schemes of int8 that engines compute in, as `penjing quantize` names them; every other scheme is stored."""
-STORED = (*get_args(Kind), MIXED)
 QAT_RATE = 2e-5
 """The learning rate of quantization-aware training, low since the student starts as the teacher."""
-TRAINED = ("qat-int8", "qat-dynamic-int8", "ternary", "binary")
+TRAINED = ("qat-int8", "qat-dynamic-int8", "ternary", "binary", "dorefa", XNOR)
 """Schemes that lose too much without training."""
 
 
@@ -172,13 +171,15 @@ class Quantizing:
     group: int = like(StoreSettings, "group")
     clip: str = like(StoreSettings, "clip")
     activation_bits: int = like(StoreSettings, "activation_bits")
+    gradient_bits: int = like(StoreSettings, "gradient_bits")
     calibration: str = like(QuantizeSettings, "calibration")
     texts: int = like(QuantizeSettings, "texts")
     divergence: float = like(QuantizeSettings, "divergence")
     smooth: float = like(QuantizeSettings, "smooth")
+    ranges: str = like(QuantizeSettings, "ranges")
     epochs: int | None = option(
         None,
-        "Epochs of distillation with rounded weights; without it, qat, ternary and binary are trained, the others are not.",
+        "Epochs of distillation with rounded weights; without it, qat, ternary, binary, dorefa and xnor are trained, the others are not.",
         least=1,
         most=10_000,
         panel="training",
@@ -198,18 +199,24 @@ class Quantizing:
             return self._real(distill)
         if self.scheme not in STORED:
             raise InputError(f"scheme: {self.scheme!r} is none; allowed are {', '.join((*SCHEMES, *STORED))}")
-        if self.activation_bits and distill is None:
-            raise InputError("activation_bits: activations are rounded while training; give `epochs`")
-        store = StoreSettings(self.scheme, self.bits, self.group, cast(Clip, self.clip), distill is not None, self.activation_bits)
+        if (self.activation_bits or self.gradient_bits) and distill is None:
+            raise InputError("activation_bits, gradient_bits: they are rounded while training; give `epochs`")
+        store = StoreSettings(
+            self.scheme, self.bits, self.group, cast(Clip, self.clip), distill is not None, self.activation_bits,
+            gradient_bits=self.gradient_bits,
+        )  # fmt: skip
         return Recipe.of(*([distill] if distill else []), store)
 
     def _real(self, distill: DistillSettings | None) -> Recipe:
         named = SCHEMES[self.scheme]
-        if self.bits not in (None, 8) or self.activation_bits:
+        if self.bits not in (None, 8) or self.activation_bits or self.gradient_bits:
             raise InputError(f"bits: engines compute in 8 bits, so {self.scheme} has no other; a stored scheme does, such as linear")
         if named.training and distill is None:
             raise InputError(f"no_training: {self.scheme} is trained; give {self.scheme.removeprefix('qat-')}, or leave the option out")
-        quantize = replace(named, calibration=cast(Any, self.calibration), texts=self.texts, divergence=self.divergence, smooth=self.smooth)
+        quantize = replace(
+            named, calibration=cast(Any, self.calibration), texts=self.texts, divergence=self.divergence, smooth=self.smooth,
+            ranges=self.ranges,
+        )  # fmt: skip
         if distill is None or not named.training:
             return Recipe.of(quantize)
         return Recipe.of(replace(distill, schedule=replace(distill.schedule, learning_rate=QAT_RATE)), quantize)

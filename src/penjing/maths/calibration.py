@@ -95,13 +95,23 @@ def percentile(seen: Histogram, part: float = 0.9999) -> Range:
     return float(low), float(high)
 
 
-def squared_error(seen: Histogram) -> Range:
-    """The range with the least Σ c·(x - r(x))², r(x) what the 8 bits of the range give for x."""
+Rounding = Callable[[NDArray[np.float64], float, float], NDArray[np.float64]]
+"""(values, low, high) → what the levels of a range give for them."""
+
+
+def affine_levels(bits: int = 8) -> Rounding:
+    """The rounding of static integers: so many bits, and a zero that is exact."""
+    return lambda x, low, high: affine_round(x, *affine(low, high, bits), bits)
+
+
+def squared_error(seen: Histogram, rounding: Rounding | None = None) -> Range:
+    """The range with the least Σ c·(x - r(x))², r(x) what the levels of the range give for x; by default those of 8 bits."""
     used = seen.counts.nonzero()[0]
     c, x = seen.counts[used], seen.centres[used]
+    values = rounding or affine_levels()
 
     def loss(low: float, high: float) -> float:
-        return float(c @ np.square(x - affine_round(x, *affine(low, high))))
+        return float(c @ np.square(x - values(x, low, high)))
 
     return _narrowed(loss, seen.low, seen.high)
 

@@ -35,7 +35,17 @@ def affine(low: float, high: float, bits: int = 8) -> tuple[np.float32, np.uint8
     return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, levels))
 
 
-def affine_round(r: NDArray[Any], scale: np.float32, zero: np.uint8) -> NDArray[Any]:
-    """S·(q - Z) with q = round(r/S) + Z clipped to 0 … 255: what is left of `r`."""
+def affine_round(r: NDArray[Any], scale: np.float32, zero: np.uint8, bits: int = 8) -> NDArray[Any]:
+    """S·(q - Z) with q = round(r/S) + Z clipped to 0 … 2^bits - 1: what is left of `r`."""
     z = float(zero)
-    return (np.clip(np.rint(r / scale) + z, 0, 255) - z) * scale
+    return (np.clip(np.rint(r / scale) + z, 0, 2**bits - 1) - z) * scale
+
+
+def even_round(r: NDArray[Any], low: float, high: float, bits: int) -> NDArray[Any]:
+    """low + (high - low)·quantize_k(clip((r - low)/(high - low), 0, 1)), quantize_k(u) = round(t·u)/t, t = 2^bits - 1.
+
+    DoReFa's rounding of activations (Zhou et al. 2016, equations 5 and 11), whose range is [0, 1] in the paper. Both ends are levels;
+    zero need not be one.
+    """
+    step = (high - low) / (2**bits - 1) or 1.0
+    return low + np.rint((np.clip(r, low, high) - low) / step) * step

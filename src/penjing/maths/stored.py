@@ -21,7 +21,7 @@ from penjing.errors import InputError
 from penjing.maths.clustering import assign, cluster
 from penjing.model.coded import Coded, powers
 
-Kind = Literal["linear", "affine", "log", "kmeans", "ternary", "binary"]
+Kind = Literal["linear", "affine", "log", "kmeans", "ternary", "binary", "dorefa"]
 Clip = Literal["none", "percentile", "mse"]
 BITS: dict[Kind, tuple[int, ...]] = {
     "linear": (2, 3, 4, 5, 6, 7, 8),
@@ -30,6 +30,7 @@ BITS: dict[Kind, tuple[int, ...]] = {
     "kmeans": (1, 2, 3, 4, 5, 6, 7, 8),
     "ternary": (2,),
     "binary": (1,),
+    "dorefa": (1, 2, 3, 4, 5, 6, 7, 8),
 }
 """The bits of a code that each kind has."""
 PERCENTILE = 0.999
@@ -52,7 +53,8 @@ class Scheme:
 
     kind: `linear` equal steps on both sides of zero, `affine` equal steps and a zero point (Jacob et al. 2018, section 2.1), `log`
         powers of two (Miyashita et al. 2016, section 3), `kmeans` a codebook (Han et al. 2016, section 3), `ternary` (Li et al.
-        2016), `binary` (Rastegari et al. 2016, section 3.1).
+        2016), `binary` (Rastegari et al. 2016, section 3.1), `dorefa` equal steps with as many levels above zero as below, and none
+        at zero; of 1 bit binary (Zhou et al. 2016, section 2.3).
     bits: of a code. Ternary has 2, which are stored in 1.6; binary 1.
     group: neighbours in a row that share a scale or a table: the row's length, or more, for one per row; 0 for one in all.
     clip: the range of linear, affine and log (the other kinds have none): `none` all of it, `percentile` all but the outermost, `mse`
@@ -97,7 +99,7 @@ def quantize(w: Float[Tensor, "..."], scheme: Scheme, seed: int = 0) -> Coded:
         for name in rounded[0][1]
     }
     parameters = {name: (p if name == "table" else p[:, 0]).numpy() for name, p in joined.items()}
-    if scheme.kind in ("linear", "ternary", "binary"):
+    if scheme.kind in ("linear", "ternary", "binary", "dorefa"):
         parameters["zero"] = parameters["zero"][:1]
     return Coded(_CODECS[scheme.kind], scheme.bits, shape, scheme.group, codes.numpy(), parameters)
 
@@ -116,14 +118,16 @@ def _joined(blocks: list[Tensor], shape: tuple[int, ...], group: int) -> Tensor:
     return torch.cat([block.reshape(count, -1) for block in blocks], 1).view(shape)
 
 
-_CODECS = {"linear": "grid", "affine": "grid", "log": "power", "kmeans": "codebook", "ternary": "grid", "binary": "grid"}
+_CODECS = {kind: {"log": "power", "kmeans": "codebook"}.get(kind, "grid") for kind in BITS}
 
 
 def _round(w: Tensor, scheme: Scheme) -> Rounded:
     if scheme.kind == "ternary":
         return _ternary(w)
-    if scheme.kind == "binary":
+    if scheme.kind == "binary" or (scheme.kind == "dorefa" and scheme.bits == 1):
         return _binary(w)
+    if scheme.kind == "dorefa":
+        return _even(w, scheme.bits)
     to_range = {"linear": _linear, "affine": _affine, "log": _log}[scheme.kind]
     low, high = _range(w, PERCENTILE if scheme.clip == "percentile" else 1.0)
     if scheme.clip == "mse":
@@ -227,6 +231,17 @@ def _binary(w: Tensor) -> Rounded:
     mean = w.abs().mean(1, keepdim=True, dtype=torch.float64)
     alpha = _short(mean)
     return (w >= 0).to(torch.uint8), {"scale": 2 * alpha, "zero": torch.full_like(alpha, 0.5)}
+
+
+def _even(w: Tensor, bits: int) -> Rounded:
+    """L·(2·quantize_k(w/2L + 1/2) - 1), L = max|w|, quantize_k(u) = round(t·u)/t, t = 2^bits - 1 (Zhou et al. 2016, equation 9).
+
+    As S·(code - t/2), S = 2L/t. There the tanh of w takes the place of w, and L is 1 (`penjing.maths.fake.squashed`).
+    """
+    t = 2**bits - 1
+    scale = _short(2 * w.abs().amax(1, keepdim=True) / t)
+    codes = (w / torch.where(scale > 0, scale, 1.0)).add_(t / 2).round_().clamp_(0, t)
+    return codes.to(torch.uint8), {"scale": scale, "zero": torch.full_like(scale, t / 2)}
 
 
 def _values(rounded: Rounded, bits: int) -> Tensor:

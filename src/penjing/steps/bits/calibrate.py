@@ -1,6 +1,7 @@
 """Calibration of static int8: the ranges of the inputs of linear layers on real texts."""
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -24,16 +25,18 @@ OF_HISTOGRAM = {"percentile": percentile, "mse": squared_error, "entropy": entro
 
 
 @torch.inference_mode()
-def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, method: Calibration = "mse", batch: int = 16) -> Ranges:
+def calibrate(
+    model: PenjingPreTrainedModel, encoded: Encoded, method: Calibration | Callable[[Histogram], Range] = "mse", batch: int = 16
+) -> Ranges:
     """Activation ranges (low, high) of the input of every linear layer, over batches of `encoded`, in one pass.
 
-    The methods are those of `penjing.maths.calibration`. Where the exported graph computes the first token alone, only its values
-    count.
+    The methods are those of `penjing.maths.calibration`, by name, or a function of all values' histogram. Where the exported graph
+    computes the first token alone, only its values count.
 
     Raises:
         InputError: no such method.
     """
-    if method not in get_args(Calibration):
+    if isinstance(method, str) and method not in get_args(Calibration):
         raise InputError(f"calibrate: {method!r} is no method; allowed are {', '.join(get_args(Calibration))}")
     first_only = first_token_layers(blueprint_of(model))
     extremes: dict[str, list[Range]] = {}
@@ -51,4 +54,5 @@ def calibrate(model: PenjingPreTrainedModel, encoded: Encoded, method: Calibrati
             model(**feeds)
     if method in OF_EXTREMES:
         return {name: OF_EXTREMES[method](ends) for name, ends in extremes.items()}
-    return {name: OF_HISTOGRAM[method](seen) for name, seen in histograms.items()}
+    range_of = cast(Callable[[Histogram], Range], OF_HISTOGRAM.get(cast(str, method), method))
+    return {name: range_of(seen) for name, seen in histograms.items()}

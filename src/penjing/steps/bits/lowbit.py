@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast, final
+from functools import partial
+from typing import Literal, cast, final
 
 import numpy as np
 import torch
@@ -13,14 +14,25 @@ from torch.utils.hooks import RemovableHandle
 
 from penjing.errors import InputError
 from penjing.maths import fake
+from penjing.maths.calibration import affine_levels, squared_error
 from penjing.maths.stored import Scheme, quantize, split_ternary
 from penjing.model.coded import Coded, powers
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.model.run import batches
 from penjing.model.surgery import copy_of
-from penjing.model.watch import encoder_of, watching_inputs
+from penjing.model.watch import encoder_of
+from penjing.steps.bits.activations import (
+    FROZEN_FROM,
+    RATES,
+    Attached,
+    Inputs,
+    RoundedInputs,
+    RowSigns,
+    clipped_inputs,
+    learned_signs,
+    rounded_gradients,
+)
 from penjing.steps.bits.calibrate import calibrate
-from penjing.steps.bits.qat import FROZEN_FROM, RoundedInputs, RoundedWeight
+from penjing.steps.bits.qat import RoundedWeight
 from penjing.steps.bits.sensitivity import roundable
 from penjing.steps.teach.distill import Distill
 from penjing.steps.teach.training import TrainingStep
@@ -30,12 +42,11 @@ from penjing.training.lesson import TeachingEvidence
 from penjing.training.loop import Hooks
 from penjing.training.taught import Taught
 
+InputLevels = Literal["integers", "rows", "even"]
 REFRESHES = 20
 """How often in a training the scales are fitted again; in between, each weight is rounded with the scales as they are."""
 CALIBRATED_ON = 256
 """Texts that the ranges of the inputs are calibrated on at the start."""
-RATE = 10.0
-"""The learning rate of scales and thresholds of inputs, as a multiple of the weights' own."""
 
 
 # -- weights -----------------------------------------------------------------------------------------------------
@@ -47,16 +58,25 @@ class Levels(nn.Module):
 
     The scales are those of `quantize`. Fitting them (as by the clip of the least squared error) takes many times as long as a step
     of training, and they hardly move from one step to the next, so they are fitted again only now and then.
+
+    squash: a weight goes through tanh first, on scales of the whole matrix (`fake.squashed`); that is what the levels are of.
     """
 
     scale: Tensor
     zero: Tensor
     powers: Tensor
+    unit: Tensor
+    gain: Tensor
 
-    def __init__(self, weight: Tensor, scheme: Scheme) -> None:
+    def __init__(self, weight: Tensor, scheme: Scheme, squash: bool = False) -> None:
         super().__init__()
         self.scheme = scheme
-        self.like = quantize(weight, scheme)
+        self.squash = squash
+        if squash:
+            unit, gain = fake.squash_scales(weight)
+            self.register_buffer("unit", unit)
+            self.register_buffer("gain", gain)
+        self.like = quantize(self.squashed(weight), scheme)
         parameters = self.like.parameters
         zero = parameters.get("zero", np.zeros(1, np.float32))
         self.top = int(2 * zero[0]) if scheme.kind != "affine" else 2**scheme.bits - 1
@@ -67,21 +87,29 @@ class Levels(nn.Module):
 
     def refresh(self, weight: Tensor) -> None:
         """Fit the scales to a weight that has changed."""
-        for name, value in quantize(weight, self.scheme).parameters.items():
+        if self.squash:
+            unit, gain = fake.squash_scales(weight)
+            self.unit.copy_(unit)
+            self.gain.copy_(gain)
+        for name, value in quantize(self.squashed(weight), self.scheme).parameters.items():
             cast(Tensor, getattr(self, name)).copy_(torch.from_numpy(value))
+
+    def squashed(self, weight: Tensor) -> Tensor:
+        """What is rounded of a weight, with its gradient: the weight itself, or its tanh."""
+        return fake.squashed(weight, self.unit, self.gain) if self.squash else weight
 
     def forward(self, weight: Tensor, rows: Tensor | None = None) -> Tensor:
         """Weights (R, C) rounded to the nearest levels; rows (R,): their row numbers in the matrix, None: all rows."""
-        return self._regrouped(weight, rows, self._values)
+        return self._regrouped(self.squashed(weight), rows, self._values)
 
     def codes(self, weight: Tensor) -> Coded:
         """The codes of a weight, as they are stored."""
-        codes = self._regrouped(weight, None, self._codes).to(torch.uint8).cpu().numpy()
+        codes = self._regrouped(self.squashed(weight), None, self._codes).to(torch.uint8).cpu().numpy()
         buffers = {name: cast(Tensor, getattr(self, name)).cpu().numpy() for name in self.like.parameters}
         return replace(self.like, codes=codes, parameters=buffers)
 
     def _codes(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        if self.scheme.kind == "binary":  # sign(0) = 1, as in the stored codes
+        if self.scheme.bits == 1:  # sign(0) = 1, as in the stored codes
             return (w >= 0).to(w)
         return fake.power_codes(w, scale, self.m) if self.scheme.kind == "log" else fake.grid_codes(w, scale, zero, self.top)
 
@@ -179,7 +207,6 @@ class LowBitWeights:
     def __init__(self, model: PenjingPreTrainedModel, schemes: Mapping[str, Scheme], squash: bool, seed: int) -> None:
         self.model = model
         self.schemes = schemes
-        self.before = fake.tanh_normalised if squash else lambda w: w
         word = encoder_of(model).embeddings.word
         self.hooks: list[RemovableHandle] = []
         for name, scheme in schemes.items():
@@ -187,12 +214,12 @@ class LowBitWeights:
             weight = getattr(module, attribute).detach()
             if scheme.kind == "kmeans":
                 parametrize.register_parametrization(module, attribute, Codebook(weight, scheme, seed))
-            elif module is word and not squash:
-                module.add_module("levels", Levels(weight, scheme))
+            elif module is word:
+                module.add_module("levels", Levels(weight, scheme, squash))
                 self.hooks.append(module.register_forward_hook(_round_rows))
             else:
-                levels = Levels(self.before(weight), scheme)
-                parametrize.register_parametrization(module, attribute, RoundedWeight(levels, self.before))
+                levels = Levels(weight, scheme, squash)
+                parametrize.register_parametrization(module, attribute, RoundedWeight(levels, levels.squashed))
 
     def place(self, name: str) -> tuple[nn.Module, str]:
         """The module and attribute name of a parameter."""
@@ -213,7 +240,8 @@ class LowBitWeights:
         for name, scheme in self.schemes.items():
             if scheme.kind == "ternary":
                 rounding, (weight,) = self._latent(name)
-                halves = Halves(weight, rounding(weight), scheme.group)
+                latent = rounding.squashed(weight) if isinstance(rounding, Levels) else weight
+                halves = Halves(latent, rounding(weight), scheme.group)
                 self._remove(name, weight)
                 parametrize.register_parametrization(*self.place(name), halves)
 
@@ -236,7 +264,7 @@ class LowBitWeights:
         names = ("original",) if chain.is_tensor else ("original0", "original1")
         weights = tuple(chain.get_parameter(name).detach() for name in names)
         if isinstance(chain[0], RoundedWeight):
-            return cast(Levels, chain[0].rounder), (self.before(weights[0]),)
+            return cast(Levels, chain[0].rounder), weights
         return cast(Codebook | Halves, chain[0]), weights
 
     def _remove(self, name: str, value: Tensor) -> None:
@@ -255,52 +283,7 @@ def _round_rows(module: nn.Module, inputs: tuple[Tensor], rows: Tensor) -> Tenso
     """Forward hook of an embedding that has `levels`: the looked-up rows, rounded."""
     flat = rows.detach().flatten(0, -2)  # (B · S, E)
     levels = cast(Levels, module.levels)
-    return fake.straight_through(rows, levels(flat, inputs[0].flatten()).view_as(rows))
-
-
-# -- inputs ------------------------------------------------------------------------------------------------------
-
-
-@final
-class SignedInput(nn.Module):
-    """Binary input of a linear layer, -α or α, by the sign of x - β; scale α and threshold β are learned (Liu et al. 2022, BiT)."""
-
-    def __init__(self, alpha: float) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.tensor(alpha))
-        self.beta = nn.Parameter(torch.tensor(0.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return fake.sign(x, self.alpha.abs(), self.beta)
-
-
-@final
-class SignedInputs:
-    """Binary inputs of the linear layers of a model: attached by the constructor, removed by `finish`.
-
-    Scales start from mean|x| over texts (Rastegari et al. 2016, section 3.2).
-    """
-
-    def __init__(self, model: PenjingPreTrainedModel, encoded: Encoded, layers: dict[str, nn.Linear]) -> None:
-        self.layers = layers
-        seen: dict[str, list[float]] = {name: [] for name in layers}
-        with torch.inference_mode(), watching_inputs(layers.items(), lambda name, x: seen[name].append(x.abs().mean().item())):
-            for _, feeds in batches(model, encoded, 16, masked=True):
-                model(**feeds)
-        self.hooks = []
-        for name, layer in layers.items():
-            layer.add_module("input", SignedInput(float(np.mean(seen[name]))))
-            self.hooks.append(layer.register_forward_pre_hook(lambda module, inputs: module.input(inputs[0])))
-
-    def before_step(self, step: int, total: int) -> None:
-        """Nothing to do: scale and threshold change by their gradients alone."""
-
-    def finish(self) -> None:
-        """Remove the rounding of the inputs."""
-        for hook in self.hooks:
-            hook.remove()
-        for layer in self.layers.values():
-            del layer.input
+    return fake.straight_through(levels.squashed(rows), levels(flat, inputs[0].flatten()).view_as(rows))
 
 
 # -- the step ----------------------------------------------------------------------------------------------------
@@ -311,11 +294,13 @@ class LowBit(TrainingStep[TeachingEvidence]):
     """The step of low-bit training while `distill` teaches (Zhang et al. 2020, TernaryBERT; Han et al. 2016 for codebooks).
 
     schemes: how each matrix is stored, by the parameter's name; the others stay float.
-    activation_bits: of the inputs of the linear layers while training, 8 as TernaryBERT, 1 by signs with a learned scale and
-        threshold (Liu et al. 2022, BiT, after BiBERT, Qin et al. 2022, without its attention of zeros and ones); None leaves
-        them float, as they are when the stored model is loaded.
-    squash: weights go through tanh before they are rounded (Zhou et al. 2016, DoReFa, equation 9, and no more of it: the levels stay
-        those of the scheme, gradients and activations are not rounded).
+    activation_bits: of the inputs of the linear layers while training; None leaves them float, as they are when the stored model is
+        loaded.
+    levels: of those inputs. integers: 8 bits as TernaryBERT, 1 by signs with a learned scale and threshold (Liu et al. 2022, BiT,
+        after BiBERT, Qin et al. 2022, without its attention of zeros and ones). rows: signs with a scale per token (`RowSigns`).
+        even: DoReFa's (`ClippedInput`).
+    gradient_bits: of the gradients of the linear layers' outputs (Zhou et al. 2016, DoReFa, section 2.5); 0: float.
+    squash: weights go through tanh before they are rounded (`fake.squashed`).
     halves: after a training with ternary weights these are split into sums of two binary ones, and trained once more (Bai et al.
         2021, BinaryBERT).
     """
@@ -328,16 +313,22 @@ class LowBit(TrainingStep[TeachingEvidence]):
         schemes: Mapping[str, Scheme],
         activation_bits: int | None = None,
         *,
+        levels: InputLevels = "integers",
+        gradient_bits: int = 0,
         squash: bool = False,
         halves: bool = False,
     ) -> None:
         if activation_bits is not None and not 1 <= activation_bits <= 8:
             raise InputError(f"activation bits: {activation_bits} is out of range; give 1 to 8, or none for float")
+        if levels == "rows" and activation_bits != 1:
+            raise InputError(f"activation bits: {activation_bits} do not go with a scale per token, which is of signs; give 1")
         if halves and not any(scheme.kind == "ternary" for scheme in schemes.values()):
             raise InputError("halves: no weight is ternary, and only those are split into binary ones; give the scheme ternary")
         self.distill = distill
         self.schemes = schemes
         self.activation_bits = activation_bits
+        self.levels = levels
+        self.gradient_bits = gradient_bits
         self.squash = squash
         self.halves = halves
 
@@ -357,23 +348,29 @@ class LowBit(TrainingStep[TeachingEvidence]):
             if inputs is not None:
                 inputs.before_step(step, total)
 
-        hooks = Hooks(before_step, rates={"input.alpha": RATE, "input.beta": RATE})
+        hooks = Hooks(before_step, rates=RATES)
         for phase in ("", "-halves")[: 1 + self.halves]:
             if phase:
                 weights.split()
             taught = replace(lesson, state_file=lesson.state_file.with_stem(lesson.state_file.stem + phase))
-            history = taught.teach(student, hooks)
+            with rounded_gradients(roundable(student), self.gradient_bits):
+                history = taught.teach(student, hooks)
         if inputs is not None:
             inputs.finish()
         coded = weights.finish()
         return Taught(copy_of(student), history, coded=coded)
 
-    def inputs(self, student: PenjingPreTrainedModel, encoded: Encoded) -> RoundedInputs | SignedInputs | None:
+    def inputs(self, student: PenjingPreTrainedModel, encoded: Encoded) -> Inputs | None:
         """Round the inputs of every linear layer but the head's last, from now on; None: inputs stay in float."""
         if self.activation_bits is None:
             return None
         texts = encoded.take(encoded.sample(CALIBRATED_ON, self.distill.settings.schedule.seed))
         layers = roundable(student)
+        if self.levels == "rows":
+            return Attached(layers, {name: RowSigns() for name in layers})
+        if self.levels == "even":
+            return clipped_inputs(student, texts, layers, self.activation_bits)
         if self.activation_bits == 1:
-            return SignedInputs(student, texts, layers)
-        return RoundedInputs(student, calibrate(student, texts), layers, self.activation_bits)
+            return learned_signs(student, texts, layers)
+        rounding = affine_levels(self.activation_bits)
+        return RoundedInputs(student, calibrate(student, texts, partial(squared_error, rounding=rounding)), layers, self.activation_bits)

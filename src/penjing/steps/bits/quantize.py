@@ -29,6 +29,7 @@ from penjing.training.taught import Taught
 
 CALIBRATIONS = ("measured", *get_args(Calibration))
 
+RANGES = ("calibrated", "learned")
 REAL = ("any", "dynamic", "static")
 """Schemes of int8 that an engine computes in."""
 SENSITIVITY_TEXTS = 128
@@ -46,11 +47,12 @@ class QuantizeSettings(Rider):
     training: quantization-aware training, from the float teacher.
     divergence: nats that rounding may move the answers by on average; where it moves them further, the layers that do the most harm
         are left in float.
+    ranges: calibrated, or learned in the training for the static form (`QuantizationAware`).
     smooth: how much of the activations' outliers moves into the weights (SmoothQuant's α, Xiao et al. 2023); 0: none.
     """
 
     name = "quantize"
-    paper = "Jacob et al. 2018; Zafrir et al. 2019 (Q8BERT, in training); Xiao et al. 2023 (SmoothQuant)"
+    paper = "Jacob et al. 2018; Zafrir et al. 2019 (Q8BERT, in training); Esser et al. 2020 (LSQ, learned ranges); Xiao et al. 2023 (SmoothQuant)"
     when = "Nearly always: it is faster and a quarter of the bytes, for little quality."
     teaching = "qat"
 
@@ -62,10 +64,14 @@ class QuantizeSettings(Rider):
     training: bool = False
     divergence: float = option(0.02, "Nats that int8 may move the answers by; the layers that do the most harm stay in float.")
     smooth: float = option(0.0, "How much of int8's activation outliers moves into the weights: SmoothQuant's alpha, 0.5 is the usual.")
+    ranges: str = option("calibrated", "Of static int8's activations; learned: by their gradients, in qat-int8.", allowed=RANGES)
 
     def __post_init__(self) -> None:
         check_name("scheme", self.scheme, REAL)
         check_name("calibration", self.calibration, CALIBRATIONS)
+        check_name("ranges", self.ranges, RANGES)
+        if self.ranges == "learned" and (not self.training or self.scheme == "dynamic"):
+            raise InputError("ranges: they are learned in the training for static int8; give qat-int8 (training: true), or leave it out")
         if not 0 <= self.divergence < math.inf:
             raise InputError(f"divergence: {self.divergence} is out of range; give nats, at least 0")
         if not 0 <= self.smooth <= 1:
@@ -93,7 +99,8 @@ class QuantizeSettings(Rider):
     def around(self, distill: Distill, work: Work, context: Context) -> QuantizationAware:
         """The step of quantization-aware training around `distill`."""
         return QuantizationAware(
-            distill, context.calibration(work, self.texts), safe_weight_bits(), calibration=self.calibration, dynamic=self.scheme == "dynamic"
+            distill, context.calibration(work, self.texts), safe_weight_bits(), calibration=self.calibration,
+            dynamic=self.scheme == "dynamic", learned=self.ranges == "learned",
         )  # fmt: skip
 
     def told(self, taught: Taught) -> str:
