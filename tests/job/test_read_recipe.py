@@ -70,7 +70,9 @@ def test_names_alone_are_steps_by_default(read: Read) -> None:
         assert read(text) == Recipe()
 
 
-@pytest.mark.parametrize("name", [*(name for name in STEPS if name not in ("gradual", "distill", "sparsify")), "distill"])
+@pytest.mark.parametrize(
+    "name", [*(name for name in STEPS if name not in ("gradual", "distill", "mutual", "self-distill", "sparsify")), "distill"]
+)
 def test_every_step_can_stand_alone(name: str, read: Read) -> None:
     assert read(f"- {name}\n") == Recipe((STEPS[name](),))
 
@@ -222,7 +224,7 @@ FORM = [
     ("- {}", "step 1 is {}; give a step's name"),
     (
         "- destil",
-        "step 1 has 'destil'; allowed are vocabulary, prune, gradual, factorise, distill, sparsify, store, quantize, bilstm, logistic",
+        "step 1 has 'destil'; allowed are vocabulary, prune, gradual, factorise, distill, mutual, self-distill, sparsify, store, quantize, bilstm, logistic",
     ),
     ("- prune: false", "prune is False; give a mapping of settings"),
     ("- 1: {}", "step 1 has 1; allowed are"),
@@ -233,7 +235,10 @@ FORM = [
     ("a: [", "cannot be read as YAML"),
 ]
 OLD_FORM = [
-    ("destil: true", "'destil'; allowed are vocabulary, prune, gradual, factorise, distill, sparsify, store, quantize, texts, student"),
+    (
+        "destil: true",
+        "'destil'; allowed are vocabulary, prune, gradual, factorise, distill, mutual, self-distill, sparsify, store, quantize, texts, student",
+    ),
     ("texts: {how: magic}", "allowed are neighbours"),
     ("student: gpt", "'gpt' is none; allowed are bilstm"),
     ("prune: {vocabulary: 2}", "vocab: 2 is out of range"),

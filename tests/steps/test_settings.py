@@ -23,6 +23,8 @@ from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.settings import Effects, Settings, Trait, check_effects, check_name, effects, in_order, is_taught, told
 from penjing.steps.stage import Stage
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.mutual import MutualSettings
+from penjing.steps.teach.self_distill import SelfDistillSettings
 from penjing.students.names import STUDENTS
 from penjing.students.stage import StudentSettings
 
@@ -31,6 +33,8 @@ VARIANTS: dict[str, Settings] = {
     "prune": PruneSettings(macs=0.5),
     "gradual": GradualSettings(),
     "factorise": FactoriseSettings(4),
+    "mutual": MutualSettings(),
+    "self-distill": SelfDistillSettings(),
     "sparsify": SparsifySettings(),
     "sparsify at once": SparsifySettings(schedule="one-shot"),
     "store": StoreSettings(),
@@ -40,7 +44,7 @@ VARIANTS: dict[str, Settings] = {
     "smooth": QuantizeSettings(smooth=0.5),
 } | {name: StudentSettings(student) for name, student in STUDENTS.items()}
 """Every step, and every way in which its effects are others."""
-NEED_TRAINING = {"gradual", "sparsify", "store in training", "quantize in training", *STUDENTS}
+NEED_TRAINING = {"gradual", "mutual", "self-distill", "sparsify", "store in training", "quantize in training", *STUDENTS}
 LEAVES = {
     "sparsify": Trait.ZEROS, "sparsify at once": Trait.ZEROS, "store": Trait.CODES, "store in training": Trait.CODES,
     "quantize in training": Trait.RANGES,
@@ -107,7 +111,7 @@ def recipe_of(first: Settings, second: Settings, taught: str) -> list[Settings]:
 
 def test_every_step_of_the_table_is_looked_at() -> None:
     assert {type(settings) for settings in VARIANTS.values()} == {*STEPS.values(), StudentSettings} - {Distillation}
-    assert list(STEPS) == ["vocabulary", "prune", "gradual", "factorise", "distill", "sparsify", "store", "quantize"]
+    assert list(STEPS) == ["vocabulary", "prune", "gradual", "factorise", "distill", "mutual", "self-distill", "sparsify", "store", "quantize"]
     assert all(issubclass(step, Settings) and step.name == name and step.paper and step.when for name, step in STEPS.items())
 
 

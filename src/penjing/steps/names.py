@@ -9,6 +9,8 @@ from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.mutual import MutualSettings
+from penjing.steps.teach.self_distill import SelfDistillSettings
 
 STEPS: dict[str, type[Settings]] = {
     step.name: step
@@ -18,6 +20,8 @@ STEPS: dict[str, type[Settings]] = {
         GradualSettings,
         FactoriseSettings,
         Distillation,
+        MutualSettings,
+        SelfDistillSettings,
         SparsifySettings,
         StoreSettings,
         QuantizeSettings,
