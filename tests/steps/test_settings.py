@@ -111,7 +111,18 @@ def recipe_of(first: Settings, second: Settings, taught: str) -> list[Settings]:
 
 def test_every_step_of_the_table_is_looked_at() -> None:
     assert {type(settings) for settings in VARIANTS.values()} == {*STEPS.values(), StudentSettings} - {Distillation}
-    assert list(STEPS) == ["vocabulary", "prune", "gradual", "factorise", "distill", "mutual", "self-distill", "sparsify", "store", "quantize"]
+    assert list(STEPS) == [
+        "vocabulary",
+        "prune",
+        "gradual",
+        "factorise",
+        "distill",
+        "mutual",
+        "self-distill",
+        "sparsify",
+        "store",
+        "quantize",
+    ]
     assert all(issubclass(step, Settings) and step.name == name and step.paper and step.when for name, step in STEPS.items())
 
 
