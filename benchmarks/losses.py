@@ -1,6 +1,6 @@
 """The methods of distillation beside the presets, on real data: the figures of "More methods" in docs/distillation.md.
 
-    python benchmarks/losses.py [berts] [trees]
+    python benchmarks/losses.py [trees] [seed-0] [seed-1] [seed-2] [again]
 
 One slice of SST-2, one epoch, three seeds, dev and test; data and teacher are read in place from ../shared (or PENJING_SHARED).
 Results go to .cache/bench/losses/, where a run that was stopped goes on; the table holds what is there. Nothing is chosen on dev or test.
@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,15 @@ def fitted(name: str, seed: int) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
-def berts() -> None:
-    """Every method that teaches a BERT; the one that is taught by noisy students comes when those of all seeds are there."""
-    for seed in SEEDS:
-        for label, options in BERTS.items():
-            if label != AGAIN:
-                one(label, options, seed)
+def berts(seed: int) -> None:
+    """Every method that teaches a BERT, with one seed."""
+    for label, options in BERTS.items():
+        if label != AGAIN:
+            one(label, options, seed)
+
+
+def again() -> None:
+    """What the noisy students of all seeds teach together."""
     for seed in SEEDS:
         one(AGAIN, BERTS[AGAIN], seed)
 
@@ -178,4 +182,4 @@ def _row(label: str, files: list[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run({"berts": berts, "trees": trees}, table)
+    run({"trees": trees} | {f"seed-{seed}": partial(berts, seed) for seed in SEEDS} | {"again": again}, table)
