@@ -35,6 +35,8 @@ from penjing.steps.cut.vocabulary import PruneVocabulary
 from penjing.steps.reshape.factorise import Factorise
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.steps.teach.mutual import Mutual, MutualSettings
+from penjing.steps.teach.self_distill import SelfDistill, SelfDistillSettings
 from penjing.steps.teach.training import TrainingStep
 from penjing.tasks.encoder import Encoder
 from penjing.tasks.sequence import Classification
@@ -81,6 +83,8 @@ STEPS: dict[str, MakeStep] = {
     "factorise": lambda model, folder: Factorise(4),
     "quantize": lambda model, folder: Quantize(),
     "distill": distill,
+    "mutual": lambda model, folder: Mutual(distill(model, folder), MutualSettings()),
+    "self-distill": lambda model, folder: SelfDistill(distill(model, folder), SelfDistillSettings()),
     "gradual": lambda model, folder: GradualPrune(distill(model, folder), GradualSettings(0.4), 6),
     "sparsify": lambda model, folder: Sparsify(distill(model, folder), SparsifySettings(0.5)),
     "qat": lambda model, folder: QuantizationAware(distill(model, folder), texts()),
