@@ -60,7 +60,8 @@ def quantize(name: str, out: str, rows: int, *options: object) -> Path:
 
 def loaded(name: str) -> Any:
     """The task's data as the command line reads it."""
-    from penjing.tasks.sources import Reading, load_data
+    from penjing.tasks.sources import load_data
+    from penjing.text.reading import Reading
 
     dev = str(data(name, "dev")) if data(name, "dev").is_file() else ""
     return load_data(str(model_of(name)), TASKS[name], str(data(name, "train")), dev, Reading(max_length=128), print)

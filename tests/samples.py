@@ -68,6 +68,13 @@ def student(kind: str, seed: int = 0, outputs: int = 3, vocabulary: int = VOCABU
     def normal(*shape: int, dtype: Any = np.float16) -> NDArray[Any]:
         return random.standard_normal(shape).astype(dtype)
 
+    if kind.startswith("soft-tree"):
+        leaves = np.exp(normal(8, 2 if two else outputs, dtype=np.float32))
+        buckets = np.sort(random.permutation(1 << HASHED["bits"])[:200]).astype(np.uint32)
+        return Learned("soft-tree", {
+            "buckets": buckets, "filters": normal(200, 7), "threshold": normal(7, dtype=np.float32),
+            "leaves": leaves / leaves.sum(1, keepdims=True),
+        }, dict(HASHED))  # fmt: skip
     if not kind.startswith("static"):
         columns, buckets = 1 if two else outputs, 1 << HASHED["bits"]
         bias = normal(columns, dtype=np.float32)

@@ -108,6 +108,9 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ("distill", "--anneal"): FLAG,
     ("distill", "--noise"): "0.1",
     ("distill", "--draws"): "2",
+    ("distill", "--adversarial"): "0.5",
+    ("distill", "--peers"): "2",
+    ("distill", "--self-distill"): "1",
     ("distill", "--augment"): "masked-lm",
     ("distill", "--masked-lm"): "{place}/masked",
     ("distill", "--copies"): "1",
@@ -167,6 +170,8 @@ RUNS: dict[str, Sequence[str]] = {
         f"{JOB} --engine --student --teacher --losses --alpha --temperature --layer-map --relation-heads --levels --states-first --anneal"
         " --noise --draws --unlabelled --augment --masked-lm --copies --part --sample --epochs",
         f"{JOB} --engine --layers --with --epochs",
+        f"{JOB} --engine --layers --peers --adversarial --epochs",
+        f"{JOB} --engine --heads --self-distill --losses=hard=1 --epochs",
     ],
     "share": [f"{FULL} --layers --pattern --start --texts --epochs", f"{JOB} --engine --layers --no-training"],
     "factorise": [f"{FULL} --rank --epochs", f"{JOB} --engine --rank --no-training"],

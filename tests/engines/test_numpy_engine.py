@@ -22,7 +22,9 @@ from penjing.errors import InputError
 from penjing.text.encoded import Encoded
 
 BITS, ORDERS = HASHED["bits"], HASHED["orders"]
-KIND = pytest.mark.parametrize("kind", ["logistic", "logistic of two", "trees", "trees of two", "static", "static of pairs"])
+KIND = pytest.mark.parametrize(
+    "kind", ["logistic", "logistic of two", "trees", "trees of two", "soft-tree", "soft-tree of two", "static", "static of pairs"]
+)
 
 
 def texts(count: int = 12, seed: int = 0) -> Encoded:
@@ -70,6 +72,22 @@ def plain_trees(learned: Learned, ids: list[int], types: list[int]) -> NDArray[A
     return z
 
 
+def plain_soft_tree(learned: Learned, ids: list[int], types: list[int]) -> NDArray[Any]:
+    a = {name: value.astype(float) for name, value in learned.arrays.items()}
+    known = [learned.arrays["buckets"].tolist().index(b) for b in plain_ngrams(ids, types) if b in learned.arrays["buckets"]]
+    answer = np.zeros(a["leaves"].shape[1])
+    for leaf, distribution in enumerate(a["leaves"]):
+        node, probability = len(a["threshold"]) + leaf, 1.0
+        while node:
+            above = (node - 1) // 2
+            score = sum(a["filters"][f, above] for f in known) / max(1, len(known)) ** 0.5 + a["threshold"][above]
+            right = 1 / (1 + np.exp(-score))
+            probability *= right if node == 2 * above + 2 else 1 - right
+            node = above
+        answer += probability * distribution
+    return np.asarray(np.log(answer))
+
+
 def plain_static(learned: Learned, ids: list[int], types: list[int]) -> NDArray[Any]:
     a = {name: value.astype(float) for name, value in learned.arrays.items()}
     means = []
@@ -84,7 +102,7 @@ def plain_static(learned: Learned, ids: list[int], types: list[int]) -> NDArray[
 
 
 PLAIN: dict[str, Callable[[Learned, list[int], list[int]], NDArray[Any]]] = {
-    "logistic": plain_logistic, "trees": plain_trees, "static": plain_static,
+    "logistic": plain_logistic, "trees": plain_trees, "soft-tree": plain_soft_tree, "static": plain_static,
 }  # fmt: skip
 
 
@@ -142,7 +160,7 @@ def test_reading_gives_what_was_written(kind: str, tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(engine.logits(encoded), NumpyEngine(learned).logits(encoded), strict=True))
 
 
-@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255), st.sampled_from(["logistic", "trees", "static"]))
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255), st.sampled_from(["logistic", "trees", "soft-tree", "static"]))
 @settings(max_examples=60)
 def test_another_byte_anywhere_is_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, where: float, flip: int, kind: str) -> None:
     path = tmp_path_factory.mktemp("damaged") / FILE
@@ -164,7 +182,7 @@ def test_a_truncated_file_is_refused(left: int, tmp_path: Path) -> None:
         open_engine(NUMPY_FORM, tmp_path, threads=1)
 
 
-LOGISTIC, TREES, STATIC = (student(kind) for kind in ("logistic", "trees", "static"))
+LOGISTIC, TREES, SOFT_TREE, STATIC = (student(kind) for kind in ("logistic", "trees", "soft-tree", "static"))
 
 
 def changed(learned: Learned, name: str, value: Any) -> Learned:
@@ -178,7 +196,7 @@ def with_settings(learned: Learned, **fields: Any) -> Learned:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (replace(LOGISTIC, kind="forest"), "its kind is 'forest'; known are logistic, trees, static"),
+        (replace(LOGISTIC, kind="forest"), "its kind is 'forest'; known are logistic, trees, soft-tree, static"),
         (replace(LOGISTIC, kind="trees"), "its settings are"),
         (replace(LOGISTIC, arrays={"used": LOGISTIC.arrays["used"]}), "its arrays are used; logistic takes used, weights, bias"),
         (changed(LOGISTIC, "bias", np.zeros(2, np.float32)), r"bias is float32 \[2\]"),
@@ -197,6 +215,9 @@ def with_settings(learned: Learned, **fields: Any) -> Learned:
         (changed(TREES, "child", TREES.arrays["child"][:, :1]), "two a node"),
         (changed(TREES, "root", TREES.arrays["root"] + 7), "root has 7 to 35, and there are 35"),
         (changed(TREES, "output", TREES.arrays["output"] + 3), "output has"),
+        (changed(SOFT_TREE, "leaves", SOFT_TREE.arrays["leaves"][:7]), "7 inner nodes and leaves"),
+        (changed(SOFT_TREE, "leaves", -SOFT_TREE.arrays["leaves"]), "no probability"),
+        (changed(SOFT_TREE, "buckets", SOFT_TREE.arrays["buckets"] + np.uint32(400)), "buckets has"),
         (with_settings(STATIC, specials=[VOCABULARY]), f"specials has {VOCABULARY} to {VOCABULARY}, and there are {VOCABULARY}"),
         (with_settings(STATIC, specials=["a"]), "invalid literal"),
         (with_settings(STATIC, pairs=True), "linear takes 6 features"),
@@ -230,7 +251,7 @@ def test_without_safetensors_the_error_says_what_to_install(monkeypatch: pytest.
 
 
 def test_answering_imports_neither_torch_nor_scikit_learn(tmp_path: Path) -> None:
-    for kind, learned in zip(KINDS, (LOGISTIC, TREES, STATIC), strict=True):
+    for kind, learned in zip(KINDS, (LOGISTIC, TREES, SOFT_TREE, STATIC), strict=True):
         learned.write(tmp_path / kind / FILE)
     script = f"""
 import sys

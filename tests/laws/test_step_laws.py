@@ -37,7 +37,9 @@ from penjing.steps.reshape.project import Project
 from penjing.steps.reshape.share import Share
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
+from penjing.steps.teach.mutual import Mutual, MutualSettings
 from penjing.steps.teach.replace import Replace, ReplaceSettings
+from penjing.steps.teach.self_distill import SelfDistill, SelfDistillSettings
 from penjing.steps.teach.training import TrainingStep
 from penjing.tasks.encoder import Encoder
 from penjing.tasks.sequence import Classification
@@ -88,6 +90,8 @@ STEPS: dict[str, MakeStep] = {
     "share": lambda model, folder: Share(len({replace(layer, shares=None) for layer in blueprint_of(model).layers}), "cycle", "least-squares"),
     "quantize": lambda model, folder: Quantize(),
     "distill": distill,
+    "mutual": lambda model, folder: Mutual(distill(model, folder), MutualSettings()),
+    "self-distill": lambda model, folder: SelfDistill(distill(model, folder), SelfDistillSettings()),
     "gradual": lambda model, folder: GradualPrune(distill(model, folder), GradualSettings(0.4), 6),
     "replace": lambda model, folder: Replace(distill(model, folder), ReplaceSettings()),
     "sparsify": lambda model, folder: Sparsify(distill(model, folder), SparsifySettings(0.5)),

@@ -160,3 +160,66 @@ def test_nst_is_its_definition() -> None:
     a, b = (each[0] / each[0].norm(dim=0) for each in (x, y))
     expected = ((b.T @ b) ** 2).mean() + ((a.T @ a) ** 2).mean() - 2 * ((a.T @ b) ** 2).mean()
     torch.testing.assert_close(losses.nst(x, y, mask), expected)
+
+
+# -- similarities, attention transfer, neighbours ----------------------------------------------------------------
+
+SHORT = torch.tensor([[True, True], [True, False]])
+"""A text of two tokens and one of one."""
+
+
+def turn(width: int, seed: int = 9) -> Tensor:
+    """An orthogonal matrix."""
+    return torch.linalg.qr(draw(seed, width, width))[0]
+
+
+def test_similarity_by_hand() -> None:
+    h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [5.0, 5.0]]])  # the last token is padding
+    g = torch.tensor([[[1.0], [0.0]], [[0.0], [7.0]]])
+    # h: Q = [1 0 0 1; 1 0 0 0], QQᵀ = [2 1; 1 1]; g: Q = [1 0; 0 0], QQᵀ = [1 0; 0 0]
+    student = torch.tensor([[2 / 5**0.5, 1 / 5**0.5], [0.5**0.5, 0.5**0.5]])
+    teacher = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(losses.similarity(h, g, SHORT), (student - teacher).square().sum() / 4)
+
+
+def test_attention_transfer_by_hand() -> None:
+    h = torch.tensor([[[1.0, 1.0], [1.0, 0.0]], [[3.0, 0.0], [5.0, 5.0]]])
+    g = torch.tensor([[[0.0], [2.0]], [[7.0], [7.0]]])
+    # maps: h (2, 1)/√5 and (1, 0); g (0, 1) and (1, 0)
+    expected = ((2 / 5**0.5) ** 2 + (1 / 5**0.5 - 1) ** 2) / 2
+    assert losses.attention_transfer(h, g, SHORT).item() == pytest.approx(expected)
+
+
+def test_neighbours_by_hand() -> None:
+    h = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    g = torch.tensor([[1.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0]])
+    # (cosine + 1)/2 of h: 1 with the second, 1/2 with the third; of g 1/2 each
+    p = [torch.tensor([2 / 3, 1 / 3]), torch.tensor([2 / 3, 1 / 3]), torch.tensor([1 / 2, 1 / 2])]
+    expected = sum((0.5 * (0.5 / each).log()).sum() for each in p) / 3
+    torch.testing.assert_close(losses.neighbour_kl(h, g), torch.as_tensor(expected))
+    assert losses.neighbour_kl(h[:1], g[:1]) == 0
+
+
+@pytest.mark.parametrize("loss", [losses.similarity, losses.attention_transfer])
+def test_losses_on_whole_texts_are_blind_to_rotation_scale_and_padding(loss) -> None:
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 4 + [False]])
+    h, g = draw(1, 3, 5, 8), draw(2, 3, 5, 6)
+    assert loss(3 * h @ turn(8), h, mask) < 1e-6 < loss(h, g, mask)
+    noise = torch.where(mask[..., None], 0.0, 100.0)
+    torch.testing.assert_close(loss(h + noise, g - noise[..., :6], mask), loss(h, g, mask))
+    wider = torch.nn.functional.pad(mask, (0, 3))
+    torch.testing.assert_close(loss(*(torch.nn.functional.pad(x, (0, 0, 0, 3)) for x in (h, g)), wider), loss(h, g, mask))
+
+
+def test_neighbours_are_blind_to_rotation_and_scale_of_each_text() -> None:
+    h, g = draw(1, 6, 8), draw(2, 6, 5)
+    sizes = torch.arange(1.0, 7.0)[:, None]
+    assert losses.neighbour_kl(sizes * h @ turn(8), h) < 1e-6 < losses.neighbour_kl(h, g)
+
+
+def test_losses_on_whole_texts_have_gradients_that_are_finite_where_all_is_equal() -> None:
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    for loss in (losses.similarity, losses.attention_transfer):
+        h = draw(1, 3, 5, 8).requires_grad_()
+        loss(h, h.detach(), mask).backward()
+        assert h.grad is not None and h.grad.abs().max() < 1e-5

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from tokenizers import processors
 
 from penjing.engines.numpy import FILE, Learned
-from penjing.students import logistic, static, trees
+from penjing.students import logistic, soft_tree, static, tree, trees
 from penjing.students.fitted import FITTED, FITTED_TEXTS, FittedArrays, largest_difference
 from penjing.text.encoded import Encoded, load_rows
 
@@ -43,11 +43,17 @@ def fitted(kind: str, classes: int, pairs: bool = False, absent: int | None = No
         return logistic.fit(encoded, wanted)
     if kind == "trees":
         return trees.fit(encoded, wanted, trees.Trees(rounds=10, least=2))
+    if kind == "tree":
+        return tree.fit(encoded, wanted, tree.Tree(least=2))
+    if kind == "soft-tree":
+        return soft_tree.fit(encoded, wanted, soft_tree.SoftTree(depth=3, least=2, patience=40, learning_rate=0.05))
     vectors = np.random.default_rng(3).standard_normal((40, 8)).astype(np.float32)
     return static.fit(encoded, wanted, vectors, (2, 3), pairs=pairs, settings=static.Static(epochs=2))
 
 
-@pytest.mark.parametrize(("kind", "pairs"), [("logistic", False), ("trees", False), ("static", False), ("static", True)])
+@pytest.mark.parametrize(
+    ("kind", "pairs"), [("logistic", False), ("trees", False), ("tree", False), ("soft-tree", False), ("static", False), ("static", True)]
+)
 @pytest.mark.parametrize(("classes", "absent"), [(2, None), (3, None), (3, 1), (4, 0)])
 def test_the_arrays_answer_as_the_fitted_model_and_a_wrong_number_is_found(
     kind: str, pairs: bool, classes: int, absent: int | None, tmp_path: Path
@@ -59,7 +65,7 @@ def test_the_arrays_answer_as_the_fitted_model_and_a_wrong_number_is_found(
     assert len(rows) == FITTED_TEXTS and rows[0].shape == (classes,) and np.ptp(np.stack(rows), axis=0).max() > 0.1
     assert largest_difference(tmp_path, file, held) < 0.02  # arrays in half precision
     learned = Learned.read(file)
-    name = {"logistic": "weights", "trees": "value", "static": "vectors"}[kind]
+    name = {"logistic": "weights", "trees": "value", "tree": "value", "soft-tree": "filters", "static": "vectors"}[kind]
     replace(learned, arrays=learned.arrays | {name: -learned.arrays[name]}).write(file)
     assert largest_difference(tmp_path, file, held) > 0.2
 

@@ -24,8 +24,10 @@ from penjing.students.bilstm import Bilstm
 from penjing.students.fitting import Fit, Fitting
 from penjing.students.logistic import Logistic
 from penjing.students.names import STUDENTS
+from penjing.students.soft_tree import SoftTree
 from penjing.students.static import Static
 from penjing.students.student import MODEL, Answer, ParityTexts, Student
+from penjing.students.tree import Tree
 from penjing.students.trees import Trees
 from penjing.tasks.sequence import Classification, Pair
 from penjing.tasks.tagging import Tagging
@@ -94,7 +96,7 @@ def shares(encoded: Encoded) -> NDArray[np.float64]:
 CLASSES, PAIR, TAGS = Classification(("no", "so so", "yes")), Pair(("no", "yes")), Tagging(("B-x", "O"))
 SMALL: dict[str, Student] = {
     "bilstm": Bilstm(width=8, hidden=6, dense=7), "logistic": Logistic(bits=12), "trees": Trees(rounds=5, least=2, leaves=6),
-    "static": Static(epochs=1), "centroids": Centroids(),
+    "tree": Tree(least=2, leaves=16), "soft-tree": SoftTree(depth=2, least=2, epochs=30, learning_rate=0.05), "static": Static(epochs=1), "centroids": Centroids(),
 }  # fmt: skip
 CASES = [(name, task) for name in SMALL for task in (CLASSES, PAIR)] + [("bilstm", TAGS)]
 LAW = pytest.mark.parametrize(("name", "task"), CASES, ids=lambda value: value if isinstance(value, str) else value.name)
@@ -193,7 +195,7 @@ def data(task: Task, types: bool = True) -> Any:
 
 KL = DistillSettings(losses={"kl": 1.0})
 NOTHING = Material()
-ALL, ARRAYS, READS_TYPES = tuple(SMALL), ("logistic", "trees", "static", "centroids"), ("bilstm", "static")
+ALL, ARRAYS, READS_TYPES = tuple(SMALL), ("logistic", "trees", "tree", "soft-tree", "static", "centroids"), ("bilstm", "static")
 
 
 def refused(student: Student, task: Task, settings: DistillSettings, material: Material, types: bool = True) -> str:
@@ -215,6 +217,7 @@ def taught(**options: Any) -> DistillSettings:
         (ARRAYS, CLASSES, taught(losses={"mse": 1.0, "kl": 1.0}), NOTHING, "losses: {} learns probabilities, and mse compares logits"),
         (ALL, CLASSES, taught(losses={"kl": 1.0, "hidden": 1.0}), NOTHING, "losses: hidden compare encoders, and {} is none"),
         (ALL, CLASSES, taught(noise=0.1), NOTHING, "noise: a {} student has nothing to do with it"),
+        (ALL, CLASSES, taught(adversarial=0.1), NOTHING, "adversarial: a {} student has nothing to do with it"),
         (ARRAYS, CLASSES, taught(anneal=True), NOTHING, "anneal: a {} student has nothing to do with it"),
         (ALL, CLASSES, KL, Material(general=texts(CLASSES, 2)), "general: a {} student has nothing to do with it"),
         (ALL, CLASSES, KL, Material(companions=[(Path(), data(CLASSES))]), "with: a {} student has nothing to do with it"),
@@ -239,7 +242,7 @@ def test_pairs_take_token_types_where_they_are_told_apart_by_them() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_an_engine_runs_what_it_has_the_file_of(name: str) -> None:
     student = SMALL[name]
-    arrays = name in ("logistic", "trees", "static")
+    arrays = name in ("logistic", "trees", "tree", "soft-tree", "static")
     assert student.engines == (("numpy",) if arrays else ("onnxruntime", "openvino"))
     for engine in student.engines:
         student.check_engine(engine)

@@ -4,14 +4,16 @@
 
     {"format": 1, "kind": "logistic", "settings": {"bits": 18, "orders": 3}, "crc32": 907060870}
 
-The checksum is of the other fields and of the arrays. K n-grams, D outputs, F features, M nodes, R trees, V tokens, W width, G
-features of a text (W, or 4·W of a pair), H hidden units, C classes. D is C, or 1 of two classes, whose logits are then -z/2 and z/2.
+The checksum is of the other fields and of the arrays. K n-grams, D outputs, F features, M nodes, R trees, I inner nodes and L
+leaves of a soft tree, V tokens, W width, G features of a text (W, or 4·W of a pair), H hidden units, C classes. D is C, or 1 of two classes, whose logits are then -z/2 and z/2.
 
 | kind     | settings            | arrays                                                                                             |
 | -------- | ------------------- | -------------------------------------------------------------------------------------------------- |
 | logistic | bits, orders        | `used`: a bit per bucket, the lowest of a byte first; `weights` (K, D) of those used; `bias`       |
 | trees    | bits, orders, depth | `buckets` (F,), ascending; `feature`, `child` (absent, present; a leaf's is itself) and `value` of |
 |          |                     | each node; `root` and `output` of each tree; `bias`                                                |
+| soft-tree | bits, orders       | `buckets` (F,), ascending; `filters` (F, I) and `threshold` (I,) of inner nodes in heap order;     |
+|          |                     | `leaves` (L, C), probabilities                                                                     |
 | static   | pairs, specials     | `vectors` (V, W), weighted; `hidden`, `hidden_bias`; `linear` (G, C), `out` (H, C), `bias`         |
 """
 
@@ -177,6 +179,8 @@ class Kind(ABC):
     settings: ClassVar[dict[str, type]]
     arrays: ClassVar[dict[str, tuple[str, str]]]
     """Type and shape of each array; equal letters are equal sizes."""
+    answering: ClassVar[str] = "bias"
+    """The array whose last axis counts the outputs."""
 
     @abstractmethod
     def __init__(self, learned: Learned) -> None:
@@ -258,6 +262,51 @@ class TreesArrays(Kind):
 
 
 @final
+class SoftTreeArrays(Kind):
+    """z = log Σ P_l·(the distribution of leaf l), where P_l is the product of the turns on the way to it: right with the probability
+    σ(x·filter + threshold), left else; x is 1/√(how many) for each n-gram of `buckets` that the text has (Frosst & Hinton 2017, section 2)."""
+
+    settings: ClassVar[dict[str, type]] = {"bits": int, "orders": int}
+    arrays: ClassVar[dict[str, tuple[str, str]]] = {
+        "buckets": ("uint32", "F"), "filters": ("float16", "FI"), "threshold": ("float32", "I"), "leaves": ("float32", "LC"),
+    }  # fmt: skip
+    answering: ClassVar[str] = "leaves"
+
+    def __init__(self, learned: Learned) -> None:
+        arrays, self.hashing = learned.arrays, learned.settings
+        self.features = len(arrays["buckets"])
+        self.column = np.full(1 << learned.settings["bits"], self.features, np.int32)
+        self.column[arrays["buckets"]] = np.arange(self.features)
+        self.filters, self.threshold = arrays["filters"].astype(np.float32), arrays["threshold"]
+        self.leaves = arrays["leaves"]
+
+    @staticmethod
+    def wrong(arrays: Mapping[str, Array], settings: Mapping[str, Any]) -> str | None:
+        buckets, inner, leaves = arrays["buckets"].astype(np.int64), len(arrays["threshold"]), arrays["leaves"]
+        if len(leaves) != inner + 1 or inner & len(leaves) or leaves.shape[1] < 2 or (np.diff(buckets) <= 0).any():
+            return f"it has {inner} inner nodes and leaves {list(leaves.shape)}; a full tree has 2^d - 1 and (2^d, C), and buckets ascend"
+        if not (np.isfinite(leaves).all() and (leaves >= 0).all()):
+            return "leaves hold what is no probability"
+        return _wrong_hash(settings) or _outside("buckets", buckets, 1 << settings["bits"])
+
+    def answer(self, ids: Array, types: Array) -> Array:
+        text, bucket = _ngrams_of(ids, types, self.hashing)
+        x = np.zeros((len(ids), self.features + 1), np.float32)
+        x[text, self.column[bucket]] = 1
+        x = x[:, : self.features]
+        x /= np.sqrt(np.maximum(x.sum(1, keepdims=True), 1))
+        # σ in a form that does not overflow
+        p = 0.5 * (1 + np.tanh(0.5 * (x @ self.filters + self.threshold)))  # (B, I)
+        reached = np.ones((len(ids), 1), np.float32)
+        start = 0
+        while start < p.shape[1]:
+            right = p[:, start : start + reached.shape[1]]
+            start += reached.shape[1]
+            reached = np.stack([reached * (1 - right), reached * right], axis=2).reshape(len(ids), -1)
+        return np.log(np.maximum(reached @ self.leaves, 1e-12))
+
+
+@final
 class StaticArrays(Kind):
     """x·linear + ReLU(x·hidden + hidden_bias)·out + bias, where x is the mean of a text's vectors, of a pair [u, v, |u - v|, u·v].
 
@@ -299,7 +348,7 @@ def pair_features(u: Array, v: Array) -> Array:
     return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
-KINDS: dict[str, type[Kind]] = {"logistic": LogisticArrays, "trees": TreesArrays, "static": StaticArrays}
+KINDS: dict[str, type[Kind]] = {"logistic": LogisticArrays, "trees": TreesArrays, "soft-tree": SoftTreeArrays, "static": StaticArrays}
 
 
 @final
@@ -312,7 +361,7 @@ class NumpyEngine(Engine):
     def __init__(self, learned: Learned, form: Form = NUMPY_FORM) -> None:
         super().__init__(form)
         self.student = KINDS[learned.kind](learned)
-        self.ports = (None, max(2, len(learned.arrays["bias"])))
+        self.ports = (None, max(2, learned.arrays[self.student.answering].shape[-1]))
 
     @classmethod
     def open(cls, model: Path | bytes, form: Form, threads: int) -> Self:

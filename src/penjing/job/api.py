@@ -103,6 +103,9 @@ def distill(model: str | Path, out: str | Path, **options: Any) -> Report:
     distilling, sources, *parts = _parts(options, Distilling, Sources, Budget, Given, Reading, Machinery)
     if sources.masked_lm and distilling.augment != "masked-lm":
         raise InputError("masked_lm: nothing asks for it; give `augment` masked-lm")
+    riding = next((name for name in ("peers", "self_distill") if getattr(distilling, name) is not None), None)
+    if riding and (sources.companions or sources.general):
+        raise InputError(f"{riding}: it is of one task, and of its own texts; leave out `with` and `general`")
     budget, given, reading, machinery = parts
     recipe = distilling.recipe(given_student=bool(sources.student))
     return run(model, out, recipe, budget, given, reading, machinery, sources)

@@ -19,8 +19,10 @@ from penjing.steps.cut.sparsify import IMPORTANCES, SCHEDULES, UNTRAINED, Sparsi
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distill import DistillSettings
-from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.distillation import Distillation, Rider
+from penjing.steps.teach.mutual import MutualSettings
 from penjing.steps.teach.replace import ReplaceSettings
+from penjing.steps.teach.self_distill import SelfDistillSettings
 from penjing.students.names import STUDENTS
 from penjing.students.student import Student
 from penjing.training.objective import HARD
@@ -257,6 +259,9 @@ class Distilling:
     anneal: bool = like(DistillSettings, "anneal")
     noise: float | None = like(DistillSettings, "noise", None)
     draws: int | None = like(DistillSettings, "draws", None)
+    adversarial: float | None = like(DistillSettings, "adversarial", None)
+    peers: int | None = like(MutualSettings, "peers", None)
+    self_distill: str | None = like(SelfDistillSettings, "self_distill", None)
     augment: str | None = like(TextSettings, "how", None, name="augment")
     copies: int | None = like(TextSettings, "copies", None)
     part: float = like(TextSettings, "part")
@@ -274,7 +279,12 @@ class Distilling:
         settings = self._settings(preset)
         texts = self._texts(preset, settings)
         student: list[Student] = [STUDENTS[preset.student]] if preset.student else []
-        return Recipe.of(*([self._shape(preset, kept)] if kept else []), Distillation(settings, texts), *student)
+        return Recipe.of(*([self._shape(preset, kept)] if kept else []), Distillation(settings, texts), *self._riders(), *student)
+
+    def _riders(self) -> list[Rider]:
+        """The steps that go on during the training."""
+        mutual = [] if self.peers is None else [MutualSettings(self.peers)]
+        return [*mutual, *([] if self.self_distill is None else [SelfDistillSettings(self.self_distill)])]
 
     def _check(self, preset: Preset, kept: Mapping[str, Any], given_student: bool) -> None:
         idle = {
@@ -286,6 +296,11 @@ class Distilling:
         for name, (alone, wanted) in idle.items():
             if alone:
                 raise InputError(f"{name}: nothing asks for it; give {wanted}")
+        riding = [name for name in ("peers", "self_distill") if getattr(self, name) is not None]
+        if len(riding) > 1:
+            raise InputError("peers: students beside it and heads on its layers each take the training over; leave `self_distill` out")
+        if riding and preset.student:
+            raise InputError(f"{riding[0]}: a {self.preset} student has nothing to do with it; leave it out")
         shape = ", ".join(f"`{name}`" for name in (*SHAPE, "keep"))
         if preset.student and (kept or self.keep or given_student):
             raise InputError(f"preset: {self.preset} is no BERT; leave out {shape} and `student`")

@@ -91,6 +91,20 @@ def attention_mse(
     return (a - b)[pairs].square().mean()
 
 
+def attention_transfer(h: Float[Tensor, "B S H"], g: Float[Tensor, "B S H2"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, ""]:
+    """‖a/‖a‖ - b/‖b‖‖², mean over texts, of the maps a = Σ h² and b = Σ g² over the units of each real token
+    (Zagoruyko & Komodakis 2017, section 3.1, equation 2, with F²_sum; the square of their norm, which has a gradient where maps are equal).
+
+    h (B, S, H), g (B, S, H'). A token stands where the paper has a place of the image.
+    """
+    return (_attention_map(h, mask) - _attention_map(g, mask)).square().sum(-1).mean()
+
+
+def _attention_map(x: Tensor, mask: Tensor) -> Tensor:
+    """Σ x² over units, of length one over the real tokens: (B, S, H) → (B, S)."""
+    return F.normalize(x.square().sum(-1) * mask, dim=-1)
+
+
 def relation_kl(
     x: Float[Tensor, "B S W"], y: Float[Tensor, "B S W2"], mask: Bool[Tensor, "B S"], heads: int
 ) -> Float[Tensor, ""]:  # fmt: skip
@@ -139,6 +153,37 @@ def _angles(x: Tensor) -> Tensor:
     sides = x[None] - x[:, None]
     sides = F.normalize(sides, dim=-1, eps=NEAR * float(x.detach().norm(dim=-1).mean() + 1e-12))
     return sides @ sides.transpose(1, 2)
+
+
+def similarity(h: Float[Tensor, "B S H"], g: Float[Tensor, "B S H2"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, ""]:
+    """‖G(h) - G(g)‖² / B²: how alike the texts of a batch are, to the student and to the teacher (Tung & Mori 2019, section 3.1,
+    equations 2 to 4).
+
+    h (B, S, H), g (B, S, H'). G = Q·Qᵀ with rows of length one, where a row of Q is a text's states end to end.
+    """
+    return (_similarities(h, mask) - _similarities(g, mask)).square().sum() / len(h) ** 2
+
+
+def _similarities(x: Tensor, mask: Tensor) -> Tensor:
+    q = (x * mask[..., None]).flatten(1)  # (B, S·H)
+    return F.normalize(q @ q.T, dim=1)
+
+
+def neighbour_kl(h: Float[Tensor, "B H"], g: Float[Tensor, "B H2"]) -> Float[Tensor, ""]:
+    """KL(P(g) ‖ P(h)), mean over texts, where P(j | i) is text j's part in what is near text i: k_ij / Σ k_im over the others m,
+    k = (cosine + 1)/2 (Passalis & Tefas 2018, section 3: probabilistic knowledge transfer); h (B, H), g (B, H')."""
+    if len(h) < 2:
+        return h.sum() * 0
+    student, teacher = (_neighbours(each).log() for each in (h, g))
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """P(j | i) of the others of each text: (B, H) → (B, B - 1)."""
+    unit = F.normalize(x, dim=-1)
+    others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    near = ((unit @ unit.T + 1) / 2)[others].reshape(len(x), -1).clamp_min(1e-6)
+    return near / near.sum(1, keepdim=True)
 
 
 def flow(x: Float[Tensor, "B S H"], y: Float[Tensor, "B S H"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B H H"]:

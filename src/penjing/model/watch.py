@@ -192,3 +192,20 @@ def perturbed(model: nn.Module, noise: float, generator: torch.Generator | None 
     words = [encoder_of(model).embeddings.word] if noise else []
     with replacing_outputs(((word, word) for word in words), add):
         yield
+
+
+@contextmanager
+def word_embeddings(model: nn.Module, *, wanted: bool = True) -> Iterator[list[Tensor]]:
+    """Context manager of a list that receives the word embeddings (B, S, R) of each pass, where they are wanted."""
+    seen: list[Tensor] = []
+    words = [encoder_of(model).embeddings.word] if wanted else []
+    with watching_outputs(((word, word) for word in words), lambda _, __, output: seen.append(output)):
+        yield seen
+
+
+@contextmanager
+def moved(model: nn.Module, by: Tensor) -> Iterator[None]:
+    """Context manager that adds `by` (B, S, R) to the word embeddings of a batch."""
+    word = encoder_of(model).embeddings.word
+    with replacing_outputs([(word, word)], lambda _, __, output: output + by):
+        yield

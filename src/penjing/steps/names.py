@@ -11,7 +11,9 @@ from penjing.steps.reshape.project import ProjectSettings
 from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.mutual import MutualSettings
 from penjing.steps.teach.replace import ReplaceSettings
+from penjing.steps.teach.self_distill import SelfDistillSettings
 
 STEPS: dict[str, type[Settings]] = {
     step.name: step
@@ -24,6 +26,8 @@ STEPS: dict[str, type[Settings]] = {
         ProjectSettings,
         Distillation,
         ReplaceSettings,
+        MutualSettings,
+        SelfDistillSettings,
         SparsifySettings,
         StoreSettings,
         QuantizeSettings,

@@ -112,6 +112,7 @@ class Student(ABC):
             "with": bool(material.companions),
             "student": bool(material.student),
             "noise": bool(settings.noise),
+            "adversarial": bool(settings.adversarial),
             "anneal": settings.anneal and not self.trained,
         }
         for option, is_given in given.items():

@@ -13,13 +13,15 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from penjing.errors import InputError
+from penjing.maths.adversarial import worst_step
 from penjing.maths.answers import Softening
 from penjing.model.modeling_penjing import Attention
 from penjing.model.run import device_of, tensors
-from penjing.model.watch import perturbed, tapped
+from penjing.model.watch import encoder_of, moved, perturbed, tapped, word_embeddings
 from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.text.encoded import Encoded
 from penjing.training.loop import Batch, Hooks, Progress, Schedule, fit, padding_of, silent
+from penjing.training.loop import Loss as BatchLoss
 from penjing.training.objective import HARD, Loss, Objective, Weights, answer_loss, on_states
 from penjing.training.predict import answered_tokens, evaluator, pad_rows
 from penjing.training.state import History
@@ -74,13 +76,18 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class LessonSettings:
-    """The curriculum, the schedule, and the student's noise and dropout. general_epochs: over plain text before, states alone."""
+    """The curriculum, the schedule, and the student's noise and dropout.
+
+    general_epochs: over plain text before, states alone. adversarial: the length of an adversarial step, in standard deviations of the
+    word embeddings, whose answers are taught too; 0: none.
+    """
 
     schedule: Schedule
     curriculum: Curriculum
     general_epochs: int = 1
     noise: float = 0.0
     dropout: float = 0.0
+    adversarial: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,13 +123,21 @@ class Lesson:
         """The teacher's outputs on the training texts."""
         return self.evidence.outputs
 
-    def teach(self, student: nn.Module, hooks: Hooks | None = None, objective: Objective | None = None) -> History:
-        """Train `student` in place: a model of ours, or a module around one that takes and gives the same."""
-        hooks = hooks or Hooks()
-        objective = objective or self.objective_for(student)
+    def teach(
+        self, student: nn.Module, hooks: Hooks | None = None, objective: Objective | None = None, loss: BatchLoss | None = None
+    ) -> History:
+        """Train `student` in place: a model of ours, or a module around one that takes and gives the same.
 
-        def loss(model: nn.Module, batch: Batch) -> Tensor:
-            return self.loss(model, batch, objective)
+        Args:
+            loss: of one batch, in place of `self.loss`, with the losses on states that it takes itself.
+        """
+        hooks = hooks or Hooks()
+        if loss is None:
+            objective = objective or self.objective_for(student)
+            taught = objective
+
+            def loss(model: nn.Module, batch: Batch) -> Tensor:
+                return self.loss(model, batch, taught)
 
         hooks = replace(hooks, judge_from=max(hooks.judge_from, self.settings.curriculum.states_part))
         with self._training(student, objective, self.outputs) as trained:
@@ -185,30 +200,69 @@ class Lesson:
 
     def loss(self, model: nn.Module, batch: Batch, objective: Objective | None = None) -> Float[Tensor, ""]:
         """The weighted sum of all losses of one batch."""
+        return self.taught(model, batch, objective)[1]
+
+    def taught(
+        self, model: nn.Module, batch: Batch, objective: Objective | None = None
+    ) -> tuple[Float[Tensor, "n C"], Float[Tensor, ""]]:  # fmt: skip
+        """The answers (n, C) of one batch that are taught, and the weighted sum of all losses."""
+        objective = objective if self.settings.curriculum.states_taught(batch.done) else None
+        adversarial = self.settings.adversarial > 0 and model.training and self.answers_taught(batch)
+        with word_embeddings(model, wanted=adversarial) as words:
+            output, total = self._states(model, batch, objective, self.outputs)
+        z = self.answers(output.logits, batch)
+        terms = self.answer_terms(z, batch)
+        for term in terms:
+            total = total + term
+        if adversarial:
+            total = total + self._adversarial(model, batch, torch.stack(terms).sum(), words[0])
+        return z, total
+
+    def answers_taught(self, batch: Batch) -> bool:
+        """Whether answers are taught in this batch, or states alone."""
+        return bool(self.settings.curriculum.answer_weights(batch.done))
+
+    def answers(self, logits: Float[Tensor, "B *tokens C"], batch: Batch) -> Float[Tensor, "n C"]:
+        """Of logits (B, C), or (B, S, C) for tagging, those (n, C) that are answered from."""
+        logits = logits.float()
+        return logits[self._read(batch)] if self.task.head.per_token else logits
+
+    def _read(self, batch: Batch) -> Bool[Tensor, "B S"]:
+        """Tagging: flags of the padded tokens (B, S) that are answered from."""
+        mask = batch.feeds["attention_mask"].bool()
+        answered = torch.from_numpy(self.answered[self.outputs.tokens(batch.rows)])  # (tokens of the batch,)
+        return mask.masked_scatter(mask, answered.to(mask.device))
+
+    def answer_terms(self, z: Float[Tensor, "n C"], batch: Batch) -> list[Float[Tensor, ""]]:
+        """The weighted losses of a batch's answers z (n, C), one for each name."""
         curriculum = self.settings.curriculum
-        answers = self.task.answer_losses()
+        losses = self.task.answer_losses()
         soft = Softening(curriculum.temperature, curriculum.alpha)
-        mask = batch.feeds["attention_mask"].bool()  # (B, S)
         per_token = self.task.head.per_token
-        output, total = self._states(model, batch, objective if curriculum.states_taught(batch.done) else None, self.outputs)
-        z = output.logits.float()  # (B, C), or (B, S, C) for tagging
-        read = mask
-        if per_token:
-            answered = torch.from_numpy(self.answered[self.outputs.tokens(batch.rows)])  # (tokens of the batch,)
-            read = mask.masked_scatter(mask, answered.to(mask.device))  # (B, S)
-            z = z[read]  # (n, C)
+        terms = []
         for loss, weight in curriculum.answer_weights(batch.done).items():
             if loss == HARD:
-                labels = pad_rows([self.targets[i] for i in batch.rows], mask.shape[1]).to(mask.device)  # (B,), or (B, S)
+                length = batch.feeds["attention_mask"].shape[1]
+                labels = pad_rows([self.targets[i] for i in batch.rows], length).to(z.device)  # (B,), or (B, S)
                 texts = (labels != IGNORED).reshape(len(batch.rows), -1).any(1).float().mean()  # a text without a label weighs nothing
-                labels = labels[read] if per_token else labels  # (n,)
-                value = answers.hard(z, labels, texts)
+                labels = labels[self._read(batch)] if per_token else labels  # (n,)
+                value = losses.hard(z, labels, texts)
             else:
                 t = self.outputs.batch_logits(batch.rows, per_token)  # (B, C), or (tokens of the batch, C)
-                t = (t[answered] if per_token else t).to(mask.device)  # (n, C)
-                value = answer_loss(loss, answers, z, t, soft)
-            total = total + weight * value
-        return total
+                t = t[torch.from_numpy(self.answered[self.outputs.tokens(batch.rows)])] if per_token else t
+                value = answer_loss(loss, losses, z, t.to(z.device), soft)
+            terms.append(weight * value)
+        return terms
+
+    def _adversarial(
+        self, model: nn.Module, batch: Batch, loss: Float[Tensor, ""], words: Float[Tensor, "B S R"]
+    ) -> Float[Tensor, ""]:  # fmt: skip
+        """The losses on the answers to the texts moved against the student (Miyato et al. 2017, section 3)."""
+        (gradient,) = torch.autograd.grad(loss, words, retain_graph=True)
+        size = self.settings.adversarial * encoder_of(model).embeddings.word.weight.detach().std()
+        with moved(model, worst_step(gradient.float(), size)):
+            z = self.answers(model(**batch.feeds).logits, batch)
+        return torch.stack(self.answer_terms(z, batch)).sum()
 
     def _states(
         self, model: nn.Module, batch: Batch, objective: Objective | None, outputs: TeacherOutputs

@@ -98,7 +98,7 @@ class Objective(nn.Module):
         if narrow and not self.matching.one_width:
             raise InputError(
                 f"losses: {', '.join(narrow)} compare states of one width; the student has {self.matching.student.hidden} hidden units and"
-                f" the teacher {self.matching.teacher.hidden}; take hidden, levels, relations, rkd-distance, rkd-angle or nst"
+                f" the teacher {self.matching.teacher.hidden}; take hidden, levels, relations, similarity, rkd-distance, rkd-angle, pkt or nst"
             )
 
     @property

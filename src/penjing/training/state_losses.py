@@ -314,15 +314,23 @@ class Flows(StateLoss):
 
 
 @final
-class UnitStatistics(StateLoss):
-    """Statistics of the units' activations over a text (Huang & Wang 2017)."""
+class WholeTexts(StateLoss):
+    """The mean over pairs of a loss between the states of whole texts, (B, S, H) and (B, S, H'), given the mask (B, S) of real tokens."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor, Tensor], Tensor], takes: Callable[[list[Pair]], list[Pair]] = every_pair) -> None:
+        self.loss = loss
+        self.takes = takes
+
+    def pairs(self, matched: list[Pair], matching: Matching) -> list[Pair]:
+        """The pairs that `takes` gives."""
+        return self.takes(matched)
 
     def value(self, batch: Compared, pairs: list[Pair], learned: nn.Module | None) -> Float[Tensor, ""]:
         """The mean over the pairs."""
         terms = []
         for pair in pairs:
             h, g = batch.parts(STATES, pair)  # (B, S, H) and (B, S, H')
-            terms.append(losses.nst(h.float(), g, batch.mask))
+            terms.append(self.loss(h.float(), g, batch.mask))
         return _mean(terms)
 
 
@@ -378,11 +386,15 @@ STATE_LOSSES: dict[str, StateLoss] = {
     "rkd-distance": PerPair(losses.rkd_distance, last_pair, first=True),
     "rkd-angle": PerPair(losses.rkd_angle, last_pair, first=True),
     "fsp": Flows(),
-    "nst": UnitStatistics(),
+    "nst": WholeTexts(losses.nst),
+    "similarity": WholeTexts(losses.similarity, layer_pairs),
+    "attention-transfer": WholeTexts(losses.attention_transfer, layer_pairs),
+    "pkt": PerPair(losses.neighbour_kl, last_pair, first=True),
 }
 """The losses on states by name.
 
 states: normalised by the teacher's. tokens: plain (ZipLM). hidden: through a learned linear map (TinyBERT; CoFi with a learned layer
 map). cosine: of the last layer (DistilBERT). first: normalised first tokens, all matched layers but the last (PKD). attention: scores
 (TinyBERT). relations: of queries, keys and values of the last layer (MiniLMv2). levels: the multi-level scheme. rkd: relations between
-texts. fsp: flow between layers. nst: statistics of the units."""
+texts. fsp: flow between layers. nst: statistics of the units. similarity: of the texts of a batch. attention-transfer: which tokens have
+large states. pkt: which texts of a batch are near each other."""

@@ -16,7 +16,7 @@ class Taught:
 
     ranges: [low, high] of the inputs of the linear layers, where the student was trained in int8. coded: the codes of each matrix, where
     it was trained in few bits. selection: what was kept of the blueprint, where the training pruned structure. others: the trained
-    students of further tasks that share the encoder.
+    students of further tasks that share the encoder, or those that it learned from and with.
     """
 
     model: PenjingPreTrainedModel

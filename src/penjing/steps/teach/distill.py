@@ -50,6 +50,8 @@ class DistillSettings:
     general_epochs: epochs over plain text before all that, states alone.
     noise, draws: Gaussian noise on the word embeddings, in their standard deviations, for student and teacher; the teacher's answers
         are the mean over the draws.
+    adversarial: the length of a step of each text's word embeddings, in their standard deviations, along which the student's losses on
+        answers grow fastest; they are taught there too (Miyato et al. 2017, section 3).
     dropout: of the student in training.
 
     In tagging, answers are taught at the tokens that a label is read from (`answered_tokens`) alone.
@@ -69,6 +71,7 @@ class DistillSettings:
         0.0, "Of the word embeddings, in their standard deviations; the teacher's answers are then a mean over such noise."
     )
     draws: int = option(4, "With `noise`: how many the teacher's answer is the mean of; 4.", least=1, most=1000)
+    adversarial: float = option(0.0, "Teach answers at changed word embeddings too: the worst change of this length, in their deviations.")
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -93,6 +96,8 @@ class DistillSettings:
             raise InputError(
                 f"states_first: {self.states_first} is the part of the steps that teach states before answers; give 0 up to 1, and losses of both"
             )
+        if self.adversarial and not self.answers:
+            raise InputError("adversarial: it changes the texts whose answers are taught, and none are; give a loss on answers, as kl=1")
         if self.anneal and not (self.answers.get(HARD) and len(self.answers) > 1):
             raise InputError("anneal: it goes from the teacher's answers to the labels; give losses of both, as kl=1,hard=1")
 
@@ -123,7 +128,7 @@ class DistillSettings:
     @property
     def lesson(self) -> LessonSettings:
         """The settings of the training loop."""
-        return LessonSettings(self.schedule, self.curriculum, self.general_epochs, self.noise, self.dropout)
+        return LessonSettings(self.schedule, self.curriculum, self.general_epochs, self.noise, self.dropout, self.adversarial)
 
     @property
     def states(self) -> dict[Loss, float]:
