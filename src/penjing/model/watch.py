@@ -163,9 +163,12 @@ def tapped(model: nn.Module, parts: Collection[Part]) -> Iterator[dict[Part, Ten
 
     A module that several layers share runs once for each of them, in their order.
     """
+    caught: dict[Part, Tensor] = {}
+    if not parts:  # also of what is no encoder
+        yield caught
+        return
     encoder = encoder_of(model)
     layers = layers_of(encoder)
-    caught: dict[Part, Tensor] = {}
     running = [0]
     """The number of the layer that runs, from 1; 0: none so far."""
 
