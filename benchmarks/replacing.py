@@ -1,4 +1,4 @@
-"""Module replacing (BERT-of-Theseus) on real data: the table of docs/replacing.md.
+"""Module replacing (BERT-of-Theseus) on real data, against plain fine-tuning and distillation.
 
     python benchmarks/replacing.py [--sets sst2,mrpc,conll2000,chnsenticorp] [--methods …] [--seeds 0,1,2] [--rows N] [--minutes M]
 

@@ -42,7 +42,7 @@ class ReplaceSettings(Rider):
 
     name = "replace"
     paper = "Xu et al. 2020 (BERT-of-Theseus)"
-    when = "To train fewer or thinner layers on labels alone, in the place of the teacher's; its table says where other losses do better."
+    when = "To train fewer or thinner layers on labels alone, in the place of the teacher's: no loss between the two is chosen."
     teaching = "replace"
 
     schedule: str = option("linear", "The replacement rate rises to 1, or stays.", allowed=tuple(SCHEDULES))
