@@ -63,6 +63,9 @@ def everywhere(scheme: Scheme) -> dict[str, Scheme]:
     return {name: scheme for name, p in small().named_parameters() if p.ndim == 2 and ("layers" in name or "word" in name)}
 
 
+EVERY = tuple(everywhere(Scheme()))
+
+
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -162,7 +165,7 @@ def test_split_in_two_binary_ones_a_ternary_weight_is_still_itself(group: int, s
 
 def test_scales_are_found_anew_now_and_then_and_stand_still_in_the_end() -> None:
     model = small()
-    weights = LowBitWeights(model, everywhere(Scheme("linear", 4, 16)), False, 0)
+    weights = LowBitWeights(model, everywhere(Scheme("linear", 4, 16)), (), 0)
     name = "encoder.layers.0.feed_forward.up.weight"
     levels, _ = weights._latent(name)
     start = levels.scale.clone()
@@ -225,7 +228,7 @@ def test_the_model_has_the_values_that_are_stored_and_was_judged_with_them(train
 
 @pytest.mark.parametrize("options",
     [
-        {"activation_bits": 8}, {"activation_bits": 4, "squash": True}, {"activation_bits": 1}, {"activation_bits": 1, "levels": "rows"},
+        {"activation_bits": 8}, {"activation_bits": 4, "squash": EVERY}, {"activation_bits": 1}, {"activation_bits": 1, "levels": "rows"},
         {"activation_bits": 2, "levels": "even", "gradient_bits": 4},
     ],
     ids=str,
@@ -249,7 +252,7 @@ def test_ternary_weights_become_sums_of_two_binary_ones(train: Any, tmp_path: Pa
     [
         {"scheme": Scheme("ternary", 2, 16), "halves": True, "activation_bits": 1},
         {"scheme": SCHEMES[5], "activation_bits": 8},
-        {"scheme": SCHEMES[8], "activation_bits": 2, "levels": "even", "gradient_bits": 2, "squash": True},
+        {"scheme": SCHEMES[8], "activation_bits": 2, "levels": "even", "gradient_bits": 2, "squash": EVERY},
     ],
     ids=str,
 )

@@ -1,6 +1,6 @@
 """Low-bit training for stored quantization: distillation while weights have the few values that will be on disk."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, cast, final
@@ -204,7 +204,7 @@ class LowBitWeights:
     A row of the word embedding depends on itself and its scales alone, so only the rows that a batch reads are rounded.
     """
 
-    def __init__(self, model: PenjingPreTrainedModel, schemes: Mapping[str, Scheme], squash: bool, seed: int) -> None:
+    def __init__(self, model: PenjingPreTrainedModel, schemes: Mapping[str, Scheme], squash: Collection[str], seed: int) -> None:
         self.model = model
         self.schemes = schemes
         word = encoder_of(model).embeddings.word
@@ -215,10 +215,10 @@ class LowBitWeights:
             if scheme.kind == "kmeans":
                 parametrize.register_parametrization(module, attribute, Codebook(weight, scheme, seed))
             elif module is word:
-                module.add_module("levels", Levels(weight, scheme, squash))
+                module.add_module("levels", Levels(weight, scheme, name in squash))
                 self.hooks.append(module.register_forward_hook(_round_rows))
             else:
-                levels = Levels(weight, scheme, squash)
+                levels = Levels(weight, scheme, name in squash)
                 parametrize.register_parametrization(module, attribute, RoundedWeight(levels, levels.squashed))
 
     def place(self, name: str) -> tuple[nn.Module, str]:
@@ -300,7 +300,7 @@ class LowBit(TrainingStep[TeachingEvidence]):
         after BiBERT, Qin et al. 2022, without its attention of zeros and ones). rows: signs with a scale per token (`RowSigns`).
         even: DoReFa's (`ClippedInput`).
     gradient_bits: of the gradients of the linear layers' outputs (Zhou et al. 2016, DoReFa, section 2.5); 0: float.
-    squash: weights go through tanh before they are rounded (`fake.squashed`).
+    squash: names of the weights that go through tanh before they are rounded (`fake.squashed`).
     halves: after a training with ternary weights these are split into sums of two binary ones, and trained once more (Bai et al.
         2021, BinaryBERT).
     """
@@ -315,7 +315,7 @@ class LowBit(TrainingStep[TeachingEvidence]):
         *,
         levels: InputLevels = "integers",
         gradient_bits: int = 0,
-        squash: bool = False,
+        squash: Collection[str] = (),
         halves: bool = False,
     ) -> None:
         if activation_bits is not None and not 1 <= activation_bits <= 8:

@@ -126,9 +126,10 @@ class StoreSettings(Rider):
     def around(self, distill: Distill, work: Work, context: Context) -> LowBit:
         """The step of low-bit training around `distill`."""
         levels: Mapping[str, InputLevels] = {XNOR: "rows", "dorefa": "even"}
+        squash = self.squash or (self.scheme == "dorefa" and self.width > 1)
         return LowBit(
             distill, work.schemes, self.input_bits or None, levels=levels.get(self.scheme, "integers"), gradient_bits=self.gradient_bits,
-            squash=self.squash or (self.scheme == "dorefa" and self.width > 1), halves=self.halves,
+            squash=[name for name in work.schemes if squash and not name.endswith(SMALL)], halves=self.halves,
         )  # fmt: skip
 
     @property
