@@ -1,4 +1,4 @@
-"""The methods of distillation beside the presets, on real data: the figures of "More methods" in docs/distillation.md.
+"""The methods of distillation beside the presets, on real data.
 
     python benchmarks/losses.py [trees] [seed-0] [seed-1] [seed-2] [again]
 

@@ -34,7 +34,7 @@ class SoftTree(ArrayStudent):
 
     name: ClassVar[str] = "soft-tree"
     paper: ClassVar[str] = "Frosst and Hinton 2017"
-    when: ClassVar[str] = "a tree of weighed n-grams, between one decision tree and a linear model"
+    when: ClassVar[str] = "a tree each of whose turns weighs many n-grams, where one n-gram a turn is too little"
 
     bits: int = 18
     orders: int = 2

@@ -26,7 +26,7 @@ class Tree(ArrayStudent):
 
     name: ClassVar[str] = "tree"
     paper: ClassVar[str] = "Breiman et al. 1984; pruned as in Quinlan 1987"
-    when: ClassVar[str] = "where a person must be able to follow each answer; it loses most of all students"
+    when: ClassVar[str] = "where a person must be able to follow each answer; one tree alone is a weak student"
 
     bits: int = 18
     orders: int = 2
