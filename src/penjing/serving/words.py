@@ -3,7 +3,10 @@
 The logits of a masked language model are x · Eᵀ + b. A search reads E in 4 bits for each pair of columns (product quantization: Jégou et al. 2011;
 tables in registers: André et al. 2017), which is 16 times fewer bytes than float32, takes the words with the largest approximate
 scores as candidates, and scores these again with the float32 rows. So every score is a logit, and what can be lost is a word that is not
-among the candidates. The bias is one more column, for which every state has a 1.
+among the candidates.
+
+The bias is more columns, for which every state has ones. Its range is many times that of a weight, and 16 values are too few for it, so it is
+cut into `PARTS` equal parts: column j has how far the bias goes into part j.
 
 A folder holds `words.json` (format, sizes, checksums), `matrix.npy` (V, W), `bias.npy` (V,) and `index.faiss`.
 Shapes: n states, V words, W width.
@@ -25,6 +28,8 @@ CANDIDATES = 128
 """Words that are scored again in float32, of each state."""
 CENTROIDS = 16
 """Values of a pair of columns, which 4 bits number."""
+PARTS, LOWEST = 8, 5
+"""Columns of the bias, and the percentile below which it counts as that: what is least likely of all shall not widen the range."""
 DESCRIPTION, MATRIX, BIAS, INDEX = "words.json", "matrix.npy", "bias.npy", "index.faiss"
 Floats = NDArray[np.float32]
 
@@ -44,10 +49,14 @@ class WordSearch:
         bias = np.zeros(len(matrix), np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
         _check_words(matrix, bias)
         faiss = _faiss()
-        rows = _rows(matrix, bias)
+        parts = _parts(bias)
+        rows = _rows(matrix, parts)
         index = faiss.index_factory(rows.shape[1], f"PQ{rows.shape[1] // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
         index.pq.cp.min_points_per_centroid = 1
         index.train(rows)
+        values = faiss.vector_to_array(index.pq.centroids).reshape(-1, CENTROIDS, 2)
+        values[-PARTS:, :, 0], values[-PARTS:, :, 1] = np.linspace(0, parts.max(), CENTROIDS), 0  # k-means hardly sees the few likely words
+        faiss.copy_array_to_vector(values.ravel(), index.pq.centroids)
         index.add(rows)
         return cls(matrix, bias, index)
 
@@ -70,7 +79,7 @@ class WordSearch:
         """The words with the largest approximate scores, (n, count), ascending by number."""
         if count >= len(self.matrix):
             return np.broadcast_to(np.arange(len(self.matrix)), (len(states), len(self.matrix)))
-        _, found = self.index.search(_rows(states, np.ones(len(states), np.float32)), count)
+        _, found = self.index.search(_rows(states, np.ones((len(states), PARTS), np.float32)), count)
         return np.sort(found, axis=1)
 
     def _check_states(self, states: Floats, k: int, candidates: int) -> None:
@@ -118,13 +127,22 @@ class WordSearch:
         return cls(matrix, bias, index)
 
 
-def _rows(matrix: Floats, last: Floats) -> Floats:
-    """A matrix (n, W) and one more column (n,), and a column of zeros where that makes their number even."""
-    return np.hstack([matrix, last[:, None], np.zeros((len(matrix), _width(matrix) - matrix.shape[1] - 1), np.float32)])
+def _rows(matrix: Floats, parts: Floats) -> Floats:
+    """A matrix (n, W) and the columns (n, PARTS) of the bias: in pairs, those of the bias with a zero each."""
+    rows = np.zeros((len(matrix), _width(matrix)), np.float32)
+    rows[:, : matrix.shape[1]], rows[:, -2 * PARTS :: 2] = matrix, parts
+    return rows
 
 
 def _width(matrix: Floats) -> int:
-    return (matrix.shape[1] + 2) // 2 * 2
+    return (matrix.shape[1] + 1) // 2 * 2 + 2 * PARTS
+
+
+def _parts(bias: Floats) -> Floats:
+    """How far each bias (V,) goes into each of the equal parts of their range: (V, PARTS); its rows add up to the bias, but for a constant."""
+    low = np.percentile(bias, LOWEST).astype(np.float32)
+    size = (bias.max() - low) / np.float32(PARTS)
+    return np.clip(bias[:, None] - low - size * np.arange(PARTS, dtype=np.float32), 0, size)
 
 
 def _check_words(matrix: Floats, bias: Floats) -> None:
