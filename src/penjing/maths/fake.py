@@ -142,7 +142,7 @@ def squashed(w: Float[Tensor, "*shape"], unit: Float[Tensor, ""], gain: Float[Te
     """gain·tanh(w/unit): DoReFa's squashing of weights before they are rounded (Zhou et al. 2016, equation 9, its tanh).
 
     The paper's unit is 1, and batch norms make up for the size of the result. A fine-tuned BERT has neither batch norms nor weights near
-    1: its tanh would be the identity. So the unit is the weights' own (`squash_scales`), and the gain keeps their size.
+    1: tanh would hardly bend most of them. So the unit is the weights' own (`squash_scales`), and the gain keeps their size.
     """
     return torch.tanh(w / unit) * gain
 
