@@ -75,6 +75,14 @@ def test_a_bias_decides(words: tuple[Floats, Floats, Floats]) -> None:
     assert (WordSearch.build(words[0], bias).search(words[2], candidates=8)[0] == 17).all()
 
 
+def test_words_that_are_never_likely_do_not_hide_the_bias_of_the_others(words: tuple[Floats, Floats, Floats], logits: Floats) -> None:
+    matrix, bias, states = words
+    banned = bias.copy()
+    banned[:50] = -1e6
+    found = WordSearch.build(matrix, banned).search(states, candidates=64)[0][:, 0]
+    assert (found == 50 + logits[:, 50:].argmax(1)).mean() > 0.97
+
+
 def test_without_a_bias_it_is_zero(words: tuple[Floats, Floats, Floats]) -> None:
     a, b = WordSearch.build(words[0]), WordSearch.build(words[0], np.zeros(V, np.float32))
     assert np.array_equal(a.search(words[2], 3)[0], b.search(words[2], 3)[0])
@@ -168,7 +176,9 @@ def test_bad_questions_are_named(search: WordSearch, states: Floats, options: di
         (np.zeros((20, 4)), np.zeros(19), r"matrix, bias: their shapes are \[20, 4\] and \[19\]"),
         (np.zeros(20), np.zeros(20), "matrix, bias: their shapes"),
         (np.zeros((3, 4)), np.zeros(3), "it has 3 words"),
+        (np.zeros((20, 0)), np.zeros(20), "matrix, bias: their shapes"),
         (np.full((20, 4), np.inf), np.zeros(20), "some are no numbers"),
+        (np.zeros((20, 4)), np.full(20, np.nan), "some are no numbers"),
     ],
 )
 def test_bad_words_are_named(matrix: Floats, bias: Floats, says: str) -> None:

@@ -69,18 +69,19 @@ class WordSearch:
         states = np.ascontiguousarray(states, np.float32)
         self._check_states(states, k, candidates)
         numbers, scores = np.empty((len(states), k), np.int64), np.empty((len(states), k), np.float32)
-        for row, (state, near) in enumerate(zip(states, self._candidates(states, max(k, candidates)), strict=True)):
+        for row, state in enumerate(states):
+            near = self._candidates(state, max(k, candidates))
             logits = self.matrix[near] @ state + self.bias[near]
             best = np.argsort(-logits, kind="stable")[:k]
             numbers[row], scores[row] = near[best], logits[best]
         return numbers, scores
 
-    def _candidates(self, states: Floats, count: int) -> NDArray[np.int64]:
-        """The words with the largest approximate scores, (n, count), ascending by number."""
+    def _candidates(self, state: Floats, count: int) -> NDArray[np.int64]:
+        """The words with the largest approximate scores of a state (W,), (count,), ascending; several states at once would share threads."""
         if count >= len(self.matrix):
-            return np.broadcast_to(np.arange(len(self.matrix)), (len(states), len(self.matrix)))
-        _, found = self.index.search(_rows(states, np.ones((len(states), PARTS), np.float32)), count)
-        return np.sort(found, axis=1)
+            return np.arange(len(self.matrix))
+        found: NDArray[np.int64] = self.index.search(_rows(state[None], np.ones((1, PARTS), np.float32)), count)[1][0]
+        return np.sort(found)
 
     def _check_states(self, states: Floats, k: int, candidates: int) -> None:
         words, width = self.matrix.shape
@@ -115,7 +116,7 @@ class WordSearch:
             for name in (MATRIX, BIAS, INDEX):
                 if about["crc32"][name] != _crc32(place / name):
                     raise ValueError(f"the checksum of {name} does not match")
-            matrix, bias = np.load(place / MATRIX, mmap_mode="r"), np.load(place / BIAS)
+            matrix, bias = np.asarray(np.load(place / MATRIX, mmap_mode="r")), np.load(place / BIAS)
             index = faiss.deserialize_index(np.fromfile(place / INDEX, np.uint8))
             _check_words(matrix, bias)
             if (index.ntotal, index.d) != (len(matrix), _width(matrix)):
@@ -146,11 +147,11 @@ def _parts(bias: Floats) -> Floats:
 
 
 def _check_words(matrix: Floats, bias: Floats) -> None:
-    if matrix.ndim != 2 or bias.shape != matrix.shape[:1] or matrix.dtype != np.float32 or bias.dtype != np.float32:
+    if matrix.ndim != 2 or not matrix.shape[1] or bias.shape != matrix.shape[:1] or matrix.dtype != np.float32 or bias.dtype != np.float32:
         raise InputError(f"matrix, bias: their shapes are {list(matrix.shape)} and {list(bias.shape)}; (V, W) and (V,) are allowed")
     if len(matrix) < CENTROIDS:
         raise InputError(f"matrix: it has {len(matrix)} words; a search takes {CENTROIDS} at least")
-    if not (np.isfinite(matrix).all() and np.isfinite(bias).all()):
+    if not all(np.isfinite(value) for array in (matrix, bias) for value in (array.min(), array.max())):
         raise InputError("matrix, bias: some are no numbers; give those of a model that answers with numbers")
 
 
