@@ -171,7 +171,7 @@ REPEATS = 200
 
 
 def popcount() -> None:
-    """Milliseconds of one product on one thread, the fastest of `REPEATS`: float32, int8, signs from packed bits, inputs packed each time."""
+    """Milliseconds of one product on one thread, the fastest of `REPEATS`: float32, int8, signs whose inputs are packed each time."""
     import metal_worker
 
     metal_worker.THREADS = 1

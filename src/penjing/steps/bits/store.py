@@ -79,7 +79,8 @@ class StoreSettings(Rider):
             raise InputError(f"gradient_bits: {self.gradient_bits} is out of range; give 1 to 8, or 0 for float")
         if (self.activation_bits or self.gradient_bits or self.squash or self.halves) and not self.training:
             raise InputError(
-                "activation_bits, gradient_bits, squash, halves: they say how it is trained, and nothing is; give `epochs`, or training: true"
+                "activation_bits, gradient_bits, squash, halves: they say how it is trained, and nothing is; give `epochs`, or"
+                " training: true"
             )
         if self.scheme == XNOR:
             self._check_xnor()
