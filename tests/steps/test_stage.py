@@ -16,7 +16,7 @@ from torch import nn
 from penjing.errors import InputError
 from penjing.files.run import RECORD
 from penjing.job.asked import Budget, Job
-from penjing.job.recipe import Recipe
+from penjing.job.recipe import Item, Recipe
 from penjing.job.starting import begun
 from penjing.maths.stored import Scheme
 from penjing.model.building import blueprint_of
@@ -83,6 +83,7 @@ class Doubled(Step[float, Any]):
 
 RECIPES: dict[str, Recipe] = {
     "cut": Recipe.of(VocabularySettings(), PruneSettings(texts=16, heads=0.5), TAUGHT, QuantizeSettings(texts=16)),
+    "tokens second": Recipe.of(PruneSettings(texts=16, heads=0.5), VocabularySettings(), TAUGHT),
     "at once": Recipe.of(FactoriseSettings(), Doubled(), SparsifySettings(0.5, schedule="one-shot"), QuantizeSettings(texts=16)),
     "stored": Recipe.of(QuantizeSettings(texts=16, smooth=0.5), StoreSettings(scheme="mixed")),
     "stored in training": Recipe.of(TAUGHT, StoreSettings(bits=2, group=16, training=True)),
@@ -195,6 +196,25 @@ def subclasses(kind: type[Any]) -> set[type[Any]]:
     return {found for sub in kind.__subclasses__() for found in (sub, *subclasses(sub))}
 
 
+@pytest.mark.parametrize(
+    "before", [[PruneSettings(texts=16, heads=0.5), TAUGHT], [FactoriseSettings()], [Doubled()]], ids=["cut", "ranks", "own"]
+)
+def test_tokens_are_cut_of_the_model_as_it_is_wherever_they_are_cut(before: list[Item], begin: Begin) -> None:
+    recipe = Recipe.of(*before, VocabularySettings())
+    context, work = begin(recipe)
+    *others, last = recipe.stages()
+    for stage in others:
+        work = stage(work, context)
+    after = last(work, context)
+    kept = after.data.tokenizer.get_vocab_size()
+    assert kept < work.data.tokenizer.get_vocab_size()
+    assert [blueprint_of(model).vocabulary for model in (after.model, after.base)] == [kept, kept]
+    expected, found = (logits_of(now.model, now.data.train.encoded) for now in (work, after))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    judging = context.judging(after)
+    assert context.run.records[-1].quality == pytest.approx(quality_of(after.data.task, judging, logits_of(after.model, judging.encoded)))
+
+
 # -- what is saved is whole ----------------------------------------------------------------------------------------
 
 
@@ -256,7 +276,7 @@ def test_an_attempt_s_stage_has_a_folder_of_its_own(begin: Begin) -> None:
 # -- what is told, and what is packed ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cut", "at once", "gradual", "masks"])
+@pytest.mark.parametrize("name", ["cut", "tokens second", "at once", "gradual", "masks"])
 def test_a_record_says_the_quality_and_the_bytes_of_the_model_that_is_loaded(name: str, begin: Begin) -> None:
     context, work = begin(RECIPES[name])
     for stage in RECIPES[name].stages():
@@ -266,8 +286,7 @@ def test_a_record_says_the_quality_and_the_bytes_of_the_model_that_is_loaded(nam
         assert record.note and record.name == stage.name
         if place.is_dir():
             judging = context.judging(work)
-            made = work.base if stage.name == "vocabulary" else work.model
-            assert record.quality == pytest.approx(quality_of(work.data.task, judging, logits_of(made, judging.encoded)))
+            assert record.quality == pytest.approx(quality_of(work.data.task, judging, logits_of(work.model, judging.encoded)))
             assert stage.name == "vocabulary" or record.bytes == sum(file.stat().st_size for file in place.iterdir())
 
 
