@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penjing.errors import InputError
+from penjing.job.recipe import Recipe
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import StoreSettings
 from penjing.steps.cut.gradual import GradualSettings
@@ -118,7 +119,10 @@ def test_a_pair_goes_or_is_refused_in_a_line_that_names_both(first: str, second:
     items = recipe_of(one, other, taught)
     said = refusal(items)
     if one.name == other.name:  # of one step there is one
-        assert not said or said.startswith("recipe: ")
+        with pytest.raises(InputError) as caught:
+            Recipe(tuple(items))
+        twice = f"recipe: {one.name} stands in it twice; give it once, or do the second on the result of the first"
+        assert str(caught.value) == (said or twice) and said.startswith("recipe: " if said else "")
         return
     assert (not said) == goes(first, second, taught=taught), said
     if said:

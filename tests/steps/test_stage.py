@@ -13,6 +13,7 @@ from commands import rows_of, write_rows
 from conftest import half
 from torch import nn
 
+from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.files.run import RECORD
 from penjing.job.asked import Budget, Job
@@ -22,8 +23,8 @@ from penjing.maths.stored import Scheme
 from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import open_checkpoint
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.model.surgery import copy_of
-from penjing.selection import Selection
+from penjing.model.surgery import copy_of, cut
+from penjing.selection import LayerSelection, Selection
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import StoreSettings, uniform
 from penjing.steps.cut.gradual import GradualSettings
@@ -79,6 +80,26 @@ class Doubled(Step[float, Any]):
         with torch.no_grad():
             result.get_parameter("head.out.weight").mul_(evidence)
         return result
+
+
+class Upper(Step[None, Any]):
+    """A user's own step: the upper layers alone. told: whether its plan says which."""
+
+    name = "upper"
+
+    def __init__(self, told: bool = True) -> None:
+        self.told = told
+
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> None:
+        """Nothing is looked at."""
+
+    def plan(self, blueprint: Blueprint, evidence: None) -> Any:
+        layers = Selection.all(blueprint).layers
+        selection = Selection(layers[len(layers) // 2 :])
+        return selection if self.told else selection.plan(blueprint)
+
+    def apply(self, model: PenjingPreTrainedModel, plan: Any, evidence: None) -> PenjingPreTrainedModel:
+        return cut(model, Upper().plan(blueprint_of(model), None))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -341,6 +362,39 @@ def test_a_plan_of_everything_is_not_cut(begin: Begin) -> None:
     recipe = Recipe.of(PruneSettings(texts=16, heads=1.0))
     context, work = begin(recipe)
     assert stages_of(recipe, work, replace(context, planner=Everything())) == ["observe", "plan"]
+
+
+class LastHead(Planner):
+    """A planner that keeps the last head of every layer of the model as it is."""
+
+    def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
+        layers = Selection.all(blueprint_of(work.model)).layers
+        return Selection(tuple(replace(layer, heads=layer.heads[-1:]) for layer in layers)), "the last head"
+
+    def rank(self, work: Work, context: Context) -> int:
+        return 0
+
+    def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
+        return {}
+
+
+def test_what_is_kept_is_counted_in_the_base_whatever_was_cut_before(begin: Begin) -> None:
+    recipe = Recipe.of(Upper(), PruneSettings(texts=16, heads=0.5))
+    context, work = begin(recipe)
+    for stage in recipe.stages():
+        work = stage(work, replace(context, planner=LastHead()))
+    whole = blueprint_of(work.base).layers[1]
+    assert work.selection == Selection((LayerSelection(1, (whole.heads - 1,), tuple(range(whole.neurons))),))
+    assert work.selection.plan(blueprint_of(work.base)) == blueprint_of(work.model)
+
+
+def test_a_step_that_cuts_layers_says_which(begin: Begin) -> None:
+    recipe = Recipe.of(Upper(told=False))
+    context, work = begin(recipe)
+    with pytest.raises(
+        InputError, match="recipe: upper leaves 1 of 2 layers, and its plan does not say which; let `plan` give a Selection"
+    ):
+        stages_of(recipe, work, context)
 
 
 @pytest.mark.parametrize(("old", "new"), [('"selection"', '"selections"'), ('"layers"', '"layer"'), ('"note"', '"notes"')])

@@ -262,7 +262,7 @@ class PlanCut(Stage[PlanNote]):
         return PlanNote(note, selection=selection)
 
     def load(self, work: Work, context: Context, record: PlanNote, folder: Path) -> Work:
-        return replace(work, selection=record.selection)
+        return replace(work, planned=record.selection)
 
 
 @dataclass(frozen=True)
@@ -283,13 +283,13 @@ class Cut(Stage[CutNote]):
         self.settings = settings
 
     def wanted(self, work: Work, context: Context) -> bool:
-        return work.importance is not None and work.selection != Selection.all(blueprint_of(work.base))
+        return work.planned not in (None, Selection.all(blueprint_of(work.model)))
 
     def make(self, work: Work, context: Context, folder: Path) -> CutNote:
         step = pruner(self.settings, work, context)
         settings = self.settings
-        assert work.importance is not None
-        model = step.apply(work.model, work.selection, work.importance)
+        assert work.importance is not None and work.planned is not None
+        model = step.apply(work.model, work.planned, work.importance)
         if settings.head_weights:
             texts = context.calibration(work, settings.texts)
             model = gates.learn_head_weights(model, work.data.task, texts, context.seed, teacher=work.model)
@@ -300,4 +300,5 @@ class Cut(Stage[CutNote]):
         return CutNote(kept.note, kept.quality, kept.bytes, [(float(a), float(b)) for a, b in errors])
 
     def load(self, work: Work, context: Context, record: CutNote, folder: Path) -> Work:
-        return loaded(work, folder)
+        assert work.planned is not None
+        return replace(loaded(work, folder), selection=work.selection.then(work.planned), planned=None)
