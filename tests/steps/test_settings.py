@@ -1,5 +1,6 @@
 """The rule by which steps go together in a recipe: every pair in both orders, with a training and without one."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,7 +8,9 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +24,7 @@ from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.names import STEPS
 from penjing.steps.reshape.factorise import FactoriseSettings
-from penjing.steps.settings import Effects, Settings, Trait, check_effects, check_name, effects, in_order, is_taught, told
+from penjing.steps.settings import Effects, Settings, Trait, as_json, check_effects, check_name, effects, in_order, is_taught
 from penjing.steps.stage import Stage
 from penjing.steps.teach.distillation import Distillation
 from penjing.students.names import STUDENTS
@@ -245,11 +248,25 @@ def test_a_step_does_not_undo_what_it_makes_itself(name: str, taught: bool) -> N
     assert Trait.TRAINING not in does.makes
 
 
-# -- told ----------------------------------------------------------------------------------------------------------
+# -- as JSON ----------------------------------------------------------------------------------------------------------
 
 
 def _function() -> None:
     """Something that can be referred to."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A class of one's own."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Width:
+    """Another, of the same fields."""
+
+    count: int
 
 
 def values() -> Iterator[tuple[Any, Any]]:
@@ -260,12 +277,18 @@ def values() -> Iterator[tuple[Any, Any]]:
     yield partial(_function), f"{__name__}:_function"
     yield Own, f"{__name__}:Own"
     yield PruneSettings, "penjing.steps.cut.prune:PruneSettings"
-    yield VocabularySettings(0.5), {"part": 0.5, "corpus": None}
+    yield VocabularySettings(0.5), {"object": "penjing.steps.cut.vocabulary:VocabularySettings", "part": 0.5, "corpus": None}
+    yield partial(_function, 1, size=2), {"object": f"{__name__}:_function", "arguments": [1], "size": 2}
+    yield {"b", "a", "c"}, ["a", "b", "c"]
+    yield np.float32(0.5), 0.5
+    yield np.int64(3), 3
+    yield {"range": np.arange(3), "weights": torch.ones(2)}, {"range": [0, 1, 2], "weights": [1.0, 1.0]}
+    yield [Size(3), Width(3)], [{"object": f"{__name__}:Size", "count": 3}, {"object": f"{__name__}:Width", "count": 3}]
 
 
 @pytest.mark.parametrize(("value", "expected"), list(values()), ids=lambda value: type(value).__name__)
 def test_settings_are_told_as_json(value: Any, expected: Any) -> None:
-    assert told(value) == expected
+    assert as_json(value) == expected == json.loads(json.dumps(as_json(value)))
 
 
 def test_an_object_of_one_s_own_is_told_by_its_class_and_its_attributes() -> None:
@@ -273,11 +296,11 @@ def test_an_object_of_one_s_own_is_told_by_its_class_and_its_attributes() -> Non
         """A class that no file can name."""
 
     with pytest.raises(InputError, match="define it at the top of a module of its own"):
-        told(Local())
+        as_json(Local())
 
     own = Plain(3)
-    assert told(own) == {"object": f"{__name__}:Plain", "size": 3}
-    assert told(Plain(4)) != told(own)
+    assert as_json(own) == {"object": f"{__name__}:Plain", "size": 3}
+    assert as_json(Plain(4)) != as_json(own)
 
 
 class Plain:

@@ -19,7 +19,7 @@ from penjing.steps.cut import gates
 from penjing.steps.cut.criteria import CRITERIA, Criterion, Score, criterion_of
 from penjing.steps.cut.importance import Importance
 from penjing.steps.cut.repair import Reconstruction, Repair, repair
-from penjing.steps.settings import REWRITES, Effects, Settings, Trait, check_name, effects, told
+from penjing.steps.settings import REWRITES, Effects, Settings, Trait, as_json, check_name, effects
 from penjing.steps.stage import Context, Note, Stage, Work, loaded
 from penjing.steps.step import Step
 from penjing.tasks.task import Examples, Task
@@ -229,7 +229,7 @@ class ObserveImportance(Stage[ImportanceNote]):
         importance = pruner(settings, work, context).observe(work.model, context.calibration(work, settings.texts))
         order = f"; layers missed least first: {importance.removed}" if importance.removed else ""
         heads, neurons = ([scores.tolist() for scores in layers] for layers in (importance.heads, importance.neurons))
-        note = f"{told(settings.importance)} on {settings.texts} texts{order}"
+        note = f"{as_json(settings.importance)} on {settings.texts} texts{order}"
         return ImportanceNote(note, heads=heads, neurons=neurons, removed=importance.removed, hidden=importance.hidden.tolist())
 
     def load(self, work: Work, context: Context, record: ImportanceNote, folder: Path) -> Work:
