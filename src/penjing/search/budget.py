@@ -125,6 +125,7 @@ def for_budget(
     blueprint = blueprint_of(bench.model)
     table = bench.blocks()
     reference = logits_of(bench.model, data.encoded)
+    answers = bench.trial.task.answer_losses()
     eager_ms = limits.eager_ms
     limit_ms = limits.latency_ms
     if not table.steady and np.isfinite(limit_ms(eager_ms)):
@@ -142,7 +143,7 @@ def for_budget(
         selections = selections or [smallest(blueprint, importance)]
         for candidate in selections:
             if candidate not in damages:
-                damages[candidate] = divergence_of(finished(candidate), data, reference)
+                damages[candidate] = divergence_of(finished(candidate), data, reference, answers)
         damage = [damages[candidate] for candidate in selections]
         selection = selections[int(np.argmin(damage))]
         tried = [Tried(s.plan(blueprint).layers, d) for s, d in zip(selections, damage, strict=True)]

@@ -157,7 +157,7 @@ class Prune(Step[Importance, Selection]):
         if self.removed == 0:
             return importance
         few = data.take(np.sort(np.random.default_rng(self.seed).permutation(len(data))[:ORDER_TEXTS]))
-        return replace(importance, removed=least_missed_layers(model, few, self.removed))
+        return replace(importance, removed=least_missed_layers(model, self.task, few, self.removed))
 
     def plan(self, blueprint: Blueprint, evidence: Importance) -> Selection:
         return self.choose(blueprint, evidence)
@@ -167,11 +167,12 @@ class Prune(Step[Importance, Selection]):
         return result
 
 
-def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: int | None = None) -> list[int]:
+def least_missed_layers(model: PenjingPreTrainedModel, task: Task, data: Examples, count: int | None = None) -> list[int]:
     """The order of the layers for removal, the least missed first: `count` of them (None: all but one), greedily.
 
-    In each round the layer is removed whose absence gives the smallest KL divergence from the whole model's answers.
+    In each round the layer is removed whose absence gives the smallest divergence from the whole model's answers.
     """
+    answers = task.answer_losses()
     blueprint = blueprint_of(model)
     whole = Selection.all(blueprint)
     reference = logits_of(model, data.encoded)
@@ -179,7 +180,7 @@ def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: in
     removed: list[int] = []
     while len(kept) > 1 and len(removed) != count:
         divergence = {
-            layer: divergence_of(cut(model, Selection(tuple(whole.layers[i] for i in kept if i != layer))), data, reference)
+            layer: divergence_of(cut(model, Selection(tuple(whole.layers[i] for i in kept if i != layer))), data, reference, answers)
             for layer in kept
         }
         removed.append(min(kept, key=lambda layer: divergence[layer]))
