@@ -38,6 +38,8 @@ from penjing.steps.stage import MODEL, Context, Note, Planner, Stage, Work, load
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.teaching import Material
+from penjing.students.bilstm import Bilstm
 from penjing.students.logistic import Logistic
 from penjing.students.stage import StudentSettings
 from penjing.tasks.data import Data
@@ -234,6 +236,21 @@ def test_tokens_are_cut_of_the_model_as_it_is_wherever_they_are_cut(before: list
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     judging = context.judging(after)
     assert context.run.records[-1].quality == pytest.approx(quality_of(after.data.task, judging, logits_of(after.model, judging.encoded)))
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "given"])
+def test_torch_s_own_seed_is_nobody_s_but_the_caller_s(kind: str, teacher: Path, data: Data, tmp_path: Path) -> None:
+    recipe = Recipe.of(TAUGHT, Bilstm(width=8, hidden=4, dense=4)) if kind == "bilstm" else Recipe.of(TAUGHT)
+    after = []
+    for seed in (1, 2):
+        material = Material(student=teacher if kind == "given" else None)
+        job = Job(teacher, data, Budget(), recipe, tmp_path / f"out{seed}", 1, material=material)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            context, work = begun(job, open_checkpoint(teacher), lambda text: None, None)
+            stages_of(recipe if kind == "bilstm" else Recipe(()), work, context)
+            after.append(torch.rand(1).item())
+    assert after[0] != after[1]
 
 
 # -- what is saved is whole ----------------------------------------------------------------------------------------
