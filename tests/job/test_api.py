@@ -13,7 +13,11 @@ import penjing
 from penjing.engines.clock.measure import Sampling, Subject
 from penjing.engines.clock.measurement import Measurement
 from penjing.engines.clock.trial import Trial
+from penjing.engines.form import ENGINES
+from penjing.engines.numpy import NumpyEngine
+from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
+from penjing.files.references import resolved
 from penjing.job import api, evaluation
 from penjing.job.api import Given, Machinery
 from penjing.job.asked import Budget
@@ -132,6 +136,12 @@ def test_a_recipe_is_a_list_of_steps_or_the_default(ran: Ran) -> None:
         ran("compress", train=ROWS, recipe=[StoreSettings(), PruneSettings()])
 
 
+def test_an_engine_of_the_table_is_its_name_however_it_is_given(ran: Ran) -> None:
+    for name, reference in ENGINES.items():
+        *_, machinery = ran("compress", train=ROWS, engine=resolved(name, ENGINES, "engine"))
+        assert machinery.engine == name and resolved(reference, {}, "engine").name == name
+
+
 def test_steps_by_hand_make_their_recipes(ran: Ran) -> None:
     recipe, *_ = ran("prune", train=ROWS, neurons=0.5, vocab=0, importance="obs", epochs=2)
     prune, vocabulary, taught = recipe.get(PruneSettings), recipe.get(VocabularySettings), recipe.get(Distillation)
@@ -158,6 +168,8 @@ def test_steps_by_hand_make_their_recipes(ran: Ran) -> None:
         ("prune", {"macs": 0.5, "schedule": "gradual", "no_training": True}, "schedule: gradual structured pruning trains; leave `no_training` out"),
         ("prune", {"sparsity": 0.5, "importance": "movement", "no_training": True}, "no_training: single weights then go with `schedule` one-shot"),
         ("quantize", {"scheme": "static-int8", "engine": "torch"}, "engine: PyTorch does not compute in integers"),
+        ("quantize", {"scheme": "static-int8", "engine": TorchEngine}, "engine: PyTorch does not compute in integers"),
+        ("compress", {"engine": NumpyEngine}, "engine: numpy runs students of arrays alone"),
         ("quantize", {"scheme": "int4"}, "scheme: 'int4' is none"),
         ("distill", {}, "distill: the student would be the teacher itself; give `layers`"),
         ("distill", {"layers": 1, "masked_lm": "m"}, "masked_lm: nothing asks for it; give `augment` masked-lm"),

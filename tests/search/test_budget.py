@@ -226,6 +226,16 @@ def test_of_plans_that_all_meet_the_limit_that_which_changes_the_answers_least_i
     assert plan.macs(9) == max(each.macs(9) for each in tried)
 
 
+def test_a_plan_by_hand_that_was_timed_is_kept_where_a_tighter_one_is_impossible() -> None:
+    """The uncut model takes 2.0, by the table 1.3, of which 0.7 are no layer's: the third plan would have to take less than these."""
+    times = iter((1.56, 1.7))
+    bench = Clock(penjing_model(THREE), Path(), EAGER, {}, DATA.encoded, DATA.encoded, TRIAL, lambda plan: next(times))
+    found = by_hand(PruneSettings(latency=0.75), bench, importance(THREE))
+    assert len(bench.tried) == 2 and found.selection.plan(THREE) == bench.tried[0] and "0.78 of the uncut latency" in found.note
+    with pytest.raises(InputError, match=r"latency: 0\.1 cannot be reached"):
+        by_hand(PruneSettings(latency=0.1), bench, importance(THREE))
+
+
 class Farthest(Classes):  # type: ignore[misc]
     """Losses on answers of one's own: the more they differ, the nearer they are."""
 

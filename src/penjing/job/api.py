@@ -67,6 +67,10 @@ class Machinery:
     tell: Tell = lambda text: None
     progress: Progress | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.engine, type):
+            object.__setattr__(self, "engine", engine_name(self.engine))
+
 
 def compress(model: str | Path, out: str | Path, *, recipe: Recipe | Sequence[Item] | None = None, **options: Any) -> Report:
     """Compress a model: cut, distil, quantize, export and verify it, in the folder `out`.
