@@ -153,6 +153,9 @@ def test_messages_say_what_is_lost_and_what_to_do() -> None:
     for (first, second), said in cases.items():
         taught = "no" if "at once" in first or first == "store" else "before"
         assert refusal(recipe_of(VARIANTS[first], VARIANTS[second], taught)) == said
+    assert refusal(recipe_of(VARIANTS["prune"], VARIANTS["logistic"], "after")) == (
+        "recipe: logistic would undo what was cut of prune; leave one of them out"
+    )
     assert refusal([VARIANTS["gradual"]]) == (
         "recipe: gradual is learned while distilling, and nothing is taught; add distill, or leave gradual out"
     )

@@ -18,7 +18,7 @@ from penjing.errors import InputError
 from penjing.files.run import RECORD
 from penjing.job.asked import Budget, Job
 from penjing.job.recipe import Item, Recipe
-from penjing.job.starting import begun
+from penjing.job.starting import begun, checked, to_budget
 from penjing.maths.stored import Scheme
 from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import open_checkpoint
@@ -33,7 +33,7 @@ from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.product import Product
 from penjing.steps.reshape.factorise import FactoriseSettings
-from penjing.steps.settings import Settings
+from penjing.steps.settings import Effects, Settings
 from penjing.steps.stage import MODEL, Context, Note, Planner, Stage, Work, loaded
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import DistillSettings
@@ -251,6 +251,42 @@ def test_torch_s_own_seed_is_nobody_s_but_the_caller_s(kind: str, teacher: Path,
             stages_of(recipe if kind == "bilstm" else Recipe(()), work, context)
             after.append(torch.rand(1).item())
     assert after[0] != after[1]
+
+
+@dataclass(frozen=True)
+class Coloured(Settings):
+    """Settings that ask for what no gate checks."""
+
+    name = "coloured"
+
+    def effects(self, taught: bool) -> Effects:
+        return Effects()
+
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        return []
+
+    def limits(self) -> dict[str, float]:
+        return {"colour": 1.0}
+
+
+def test_a_limit_that_no_gate_checks_is_refused_before_anything_is_done(teacher: Path, data: Data, tmp_path: Path) -> None:
+    job = Job(teacher, data, Budget(), Recipe.of(Coloured()), tmp_path / "out", 1)
+    with pytest.raises(InputError, match="recipe: 'colour' is no gate; known are macs"):
+        checked(job, open_checkpoint(teacher), lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("items", "planned"),
+    [
+        ([VocabularySettings(), PruneSettings(), TAUGHT], True), ([Doubled(), PruneSettings(), TAUGHT], True),
+        ([PruneSettings(heads=0.5), TAUGHT], False), ([TAUGHT, GradualSettings(0.5)], False),
+    ],
+)  # fmt: skip
+def test_a_budget_plans_unless_a_step_says_how_much_is_left(
+    items: list[Item], planned: bool, teacher: Path, data: Data, tmp_path: Path
+) -> None:
+    assert to_budget(Job(teacher, data, Budget(max_drop=1.0), Recipe.of(*items), tmp_path / "out", 1)) == planned
+    assert not to_budget(Job(teacher, data, Budget(), Recipe.of(*items), tmp_path / "out", 1))
 
 
 # -- what is saved is whole ----------------------------------------------------------------------------------------

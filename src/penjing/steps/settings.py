@@ -142,9 +142,8 @@ def check_effects(items: Sequence[Settings]) -> None:
         for trait in sorted(own.needs - set(state), key=lambda trait: trait.name):
             raise InputError(_missing(item.name, trait, takers.get(trait)))
         for trait in sorted(own.undoes & set(state), key=lambda trait: trait.name):
-            raise InputError(
-                f"recipe: {item.name} would undo {trait.value} of {state[trait]}; leave one of them out, or do {item.name} in a run before"
-            )
+            before = "" if Trait.ENCODER in own.takes else f", or do {item.name} in a run before"
+            raise InputError(f"recipe: {item.name} would undo {trait.value} of {state[trait]}; leave one of them out{before}")
         for trait in own.takes:
             state.pop(trait, None)
             takers[trait] = item.name
