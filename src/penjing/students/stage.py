@@ -145,6 +145,3 @@ class StudentProduct(Product):
     @property
     def parameters(self) -> int:
         return self.learned
-
-    def about(self) -> Json:
-        return {"kind": self.student.name, "head": self.head, "transformers": self.student.transformers}

@@ -203,12 +203,9 @@ def pruner(settings: PruneSettings, work: Work, context: Context, texts: int = 0
 
 @dataclass(frozen=True)
 class ImportanceNote(Note):
-    """The record of importance scores: the fields of `Importance`."""
+    """The record of importance scores."""
 
-    heads: Sequence[Sequence[float]] = ()
-    neurons: Sequence[Sequence[float]] = ()
-    removed: Sequence[int] = ()
-    hidden: Sequence[float] = ()
+    importance: Importance = field(default_factory=lambda: Importance([], []))
 
 
 @final
@@ -229,13 +226,10 @@ class ObserveImportance(Stage[ImportanceNote]):
         settings = self.settings
         importance = pruner(settings, work, context).observe(work.model, context.calibration(work, settings.texts))
         order = f"; layers missed least first: {importance.removed}" if importance.removed else ""
-        heads, neurons = ([scores.tolist() for scores in layers] for layers in (importance.heads, importance.neurons))
-        note = f"{as_json(settings.importance)} on {settings.texts} texts{order}"
-        return ImportanceNote(note, heads=heads, neurons=neurons, removed=importance.removed, hidden=importance.hidden.tolist())
+        return ImportanceNote(f"{as_json(settings.importance)} on {settings.texts} texts{order}", importance=importance)
 
     def load(self, work: Work, context: Context, record: ImportanceNote, folder: Path) -> Work:
-        heads, neurons = ([np.array(scores) for scores in layers] for layers in (record.heads, record.neurons))
-        return replace(work, importance=Importance(heads, neurons, list(record.removed), np.array(record.hidden)))
+        return replace(work, importance=record.importance)
 
 
 @dataclass(frozen=True)
