@@ -119,11 +119,12 @@ def plot() -> None:
     from penjing.engines.clock.measure import Sampling, Subject, measure
     from penjing.engines.form import FLOAT_FORMS
     from penjing.engines.onnx.export import export
+    from penjing.files.records import to_json
     from penjing.model.building import blueprint_of
     from penjing.model.checkpoint import read
     from penjing.model.surgery import cut
     from penjing.search.budget import choose
-    from penjing.steps.cut.criteria import COMPARABLE, IMPORTANCE
+    from penjing.steps.cut.criteria import CRITERIA
     from penjing.steps.cut.prune import Prune, PruneSettings
     from penjing.steps.cut.repair import repair
     from penjing.tasks.judging import judge
@@ -141,21 +142,21 @@ def plot() -> None:
     def add(group: str, name: str, level: float, model: Any, seconds: float = 0.0) -> None:
         macs = blueprint_of(model).macs(length) / blueprint.macs(length)
         quality = judge(found.task, found.eval, logits_of(model, found.eval.encoded))
-        points.append({"group": group, "name": name, "level": level, "macs": macs, "seconds": seconds, **quality.to_json(), "model": model})
+        points.append({"group": group, "name": name, "level": level, "macs": macs, "seconds": seconds, **to_json(quality), "model": model})
         print(f"{group:>8} {name:>14} {macs:.2f} of the MACs: {quality.quality:.2f} ({seconds:.0f} s)", flush=True)
 
     add("teacher", "teacher", 1.0, whole)
-    for name, criterion in IMPORTANCE.items():
+    for name, criterion in CRITERIA.items():
         for seed in RANDOM_SEEDS if name == "random" else (0,):
             start = time.monotonic()
-            importance = criterion(whole, found.task, texts, seed)
+            importance = criterion.score(whole, found.task, texts, seed)
             seconds = time.monotonic() - start
             for level in LEVELS:
                 selection = choose(PruneSettings(macs=level, importance=name), blueprint, importance, length)
                 add("ours", name, level, repair(cut(whole, selection), whole, selection, texts.encoded)[0], seconds)
-                if name in COMPARABLE:
+                if criterion.comparable:
                     add("unrepaired", name, level, cut(whole, selection), seconds)
-    depth = Prune(found.task, IMPORTANCE["fisher"], texts.encoded).observe(whole, texts)
+    depth = Prune(found.task, CRITERIA["fisher"].score, texts.encoded).observe(whole, texts)
     for layers in (4, 3):
         selection = choose(PruneSettings(layers=layers), blueprint, depth, length)
         add("depth", f"{layers} layers", layers / 6, repair(cut(whole, selection), whole, selection, texts.encoded)[0])

@@ -22,6 +22,7 @@ from penjing.engines.clock.machine import cores
 from penjing.engines.description import Description
 from penjing.engines.form import EAGER, FLOAT_FORMS, INT8_FORMS, PORTABLE_FLOAT, Form, rounding_of
 from penjing.engines.opening import open_engine
+from penjing.files.records import to_json
 from penjing.files.whole import write_json
 from penjing.job.baseline import BASELINES, STOCK_INT8
 from penjing.text.data import read_rows
@@ -82,7 +83,7 @@ def compare(name: str) -> dict[str, Any]:
     from penjing.engines.onnx.export import export
     from penjing.job.baseline import stock_int8
     from penjing.model.checkpoint import read
-    from penjing.steps.bits.quantize import Quantize
+    from penjing.steps.bits.calibrate import calibrate
     from penjing.tasks.judging import judge_pair
     from penjing.tasks.sources import load_examples
 
@@ -94,7 +95,7 @@ def compare(name: str) -> dict[str, Any]:
     model = read(model_of(name), head=known.task.head, labels=known.task.labels)
     texts = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:512]))
     files = [form.file for form in (*FLOAT_FORMS, *INT8_FORMS)]
-    export(model, teacher, files, Quantize().observe(model, texts), segments=name == "mrpc")
+    export(model, teacher, files, calibrate(model, texts.encoded), segments=name == "mrpc")
     stock_int8(teacher / PORTABLE_FLOAT, teacher / STOCK_INT8)
     stock = BASELINES["onnxruntime_int8"]
     rows: list[tuple[str, Form, Path]] = [("teacher", EAGER, model_of(name))]
@@ -114,7 +115,7 @@ def compare(name: str) -> dict[str, Any]:
     for (kind, form, place), m in zip(rows, measured, strict=True):
         engine = open_engine(form, place, threads)
         judged = {
-            split: judge_pair(known.task, examples, engine.logits(examples.encoded), examples, reference[split]).to_json()
+            split: to_json(judge_pair(known.task, examples, engine.logits(examples.encoded), examples, reference[split]))
             for split, examples in sets.items()
         }
         _, low, high, _ = m.speedup_over(measured[0])
@@ -152,15 +153,16 @@ def schemes() -> Iterator[tuple[str, int, Any]]:
 def curve() -> None:
     """Bytes against quality, nothing trained: rounded as it is, and linear with the inputs in mind; the whole deployment's bytes."""
     from penjing.model.checkpoint import read
+    from penjing.model.watch import matrices_of
     from penjing.steps.bits.gptq import round_model
-    from penjing.steps.bits.store import matrices, scheme_of
+    from penjing.steps.bits.store import scheme_of
 
     known = loaded("sst2")
     teacher = read(SST2, head="sequence", labels=known.task.labels)
     texts = known.train.take(np.sort(np.random.default_rng(0).permutation(len(known.train))[:256])).encoded
     points: list[dict[str, Any]] = []
     for kind, bits, scheme in schemes():
-        wanted = {name: scheme_of(name, teacher.get_parameter(name).shape[1], scheme) for name in matrices(teacher)}
+        wanted = {name: scheme_of(name, teacher.get_parameter(name).shape[1], scheme) for name in matrices_of(teacher)}
         found = {"rounded": rounded(teacher, wanted)}
         if kind in ("linear", "affine"):
             found["rounded by its inputs"] = round_model(teacher, texts, wanted)
@@ -262,7 +264,8 @@ def drawing(lines: dict[str, list[tuple[float, float, int]]], taught: list[dict[
         out.append(f'<circle cx="{LEFT + WIDE + 20}" cy="{TOP + 20 * i}" r="4.5" fill="{COLOURS[name]}"/>')
         out.append(f'<text x="{LEFT + WIDE + 32}" y="{TOP + 20 * i + 4}">{name}</text>')
     for report in taught:
-        (kind, bits), result = (report["asked"]["recipe"]["store"][key] for key in ("scheme", "bits")), report["result"]
+        stored = next(step["store"] for step in report["asked"]["recipe"] if "store" in step)
+        kind, bits, result = stored["scheme"], stored["bits"], report["result"]
         px, py = x(result["bytes"] / 1e6), y(result["quality"])
         out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="7" fill="none" stroke="{COLOURS[kind]}" stroke-width="2"/>')
         out.append(

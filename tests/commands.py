@@ -6,9 +6,12 @@ machine is. `run(..., clock="real")` measures.
 
 import io
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -114,9 +117,54 @@ def refused(*arguments: object, status: int = 2) -> str:
     return last
 
 
-def start(*arguments: str) -> "subprocess.Popen[str]":
+FORKS = multiprocessing.get_context("forkserver")
+"""Processes that are forks of one that has imported what a command needs, and done nothing."""
+FORKS.set_forkserver_preload(["commands", "penjing.job.api", "penjing.engines.onnxruntime", "accelerate", "datasets"])
+
+
+class Started:
+    """A command in a process of its own, as `subprocess.Popen` has it."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.files = [str(Path(self.folder.name) / name) for name in ("out", "err")]
+        self.process = FORKS.Process(target=_command, args=(list(arguments), *self.files))
+        self.process.start()
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self.process.pid
+        os.kill(self.process.pid, number)
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Its standard output and standard error, once it has ended."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"it goes on after {timeout} s"
+        out, err = (Path(file).read_text(encoding="utf-8") for file in self.files)
+        return out, err
+
+
+def _command(arguments: list[str], out: str, err: str) -> None:
+    for number, file in enumerate((out, err), 1):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
+    sys.argv = ["penjing", *arguments]
+    Trial.measure = told  # type: ignore[assignment, method-assign]
+    cli.main()
+
+
+def start(*arguments: str) -> Started:
     """The same command in a process of its own."""
-    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Started(arguments)
 
 
 def kill(step: str, out: Path, *arguments: str, by: signal.Signals = signal.SIGKILL) -> str:
@@ -173,8 +221,3 @@ def answers(folder: Path) -> list[dict[str, Any]]:
     import penjing
 
     return penjing.load(folder, threads=1)(TEXTS)
-
-
-if __name__ == "__main__":
-    Trial.measure = told  # type: ignore[assignment, method-assign]
-    cli.main()

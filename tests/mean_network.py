@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -40,3 +41,25 @@ class MeanForSequenceClassification(PenjingPreTrainedModel):
         loss = None if labels is None else F.cross_entropy(logits, labels)
         result = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
         return result if return_dict is not False else result.to_tuple()
+
+
+class ScaledHead(MeanHead):
+    """The same with a matrix without a bias, and one number that all outputs are multiplied by."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__(config)
+        self.out = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, S, H), mask (B, S) → (B, C)."""
+        return self.scale * super().forward(x, mask)
+
+
+class ScaledForSequenceClassification(MeanForSequenceClassification):
+    """One answer per text, from such a head."""
+
+    def __init__(self, config: PenjingConfig) -> None:
+        super().__init__(config)
+        self.head = ScaledHead(config)
+        self.post_init()

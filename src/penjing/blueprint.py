@@ -293,7 +293,7 @@ class Blueprint:
         for layer in (self.layers[i] for i in self.distinct):
             attention = 3 * layer.heads * self.head_width + 3 * self.hidden
             total += attention + layer.neurons + 3 * self.hidden
-        return total + sum(shape[0] for shape in self.head_shapes().values() if len(shape) == 1)
+        return total + sum(prod(shape) for shape in self.head_shapes().values() if len(shape) < 2)
 
     @property
     def parameters(self) -> int:

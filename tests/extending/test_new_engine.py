@@ -12,7 +12,9 @@ from onnx.reference import ReferenceEvaluator
 
 from penjing.engines.description import Description
 from penjing.engines.engine import Engine
-from penjing.engines.form import PORTABLE_FLOAT, Form
+from penjing.engines.form import PORTABLE_FLOAT, PORTABLE_INT8, Form
+from penjing.engines.onnxruntime import OnnxRuntimeEngine
+from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.text.encoded import Feeds
 
 SLOWER = 5
@@ -57,3 +59,32 @@ def test_it_is_measured_in_a_process_of_its_own(shop: Any, monkeypatch: pytest.M
     monkeypatch.setenv("PENJING_WAIT", "0")
     report = shop.compress(engine=Reference, recipe=[])
     assert report.result.figures.latency_ms > 0 and report.result.form == "reference float32"
+
+
+@final
+class Rough(Engine):
+    """One that has both forms at once, and whose integers answer the contrary; ONNX Runtime computes."""
+
+    name = "rough"
+
+    def __init__(self, model: Path | bytes, form: Form) -> None:
+        super().__init__(form)
+        self.runtime = OnnxRuntimeEngine(model, form, 1)
+
+    @classmethod
+    def open(cls, model: Path | bytes, form: Form, threads: int) -> Self:
+        return cls(model, form)
+
+    @classmethod
+    def forms(cls, int8: bool) -> Sequence[Form]:
+        return [Form("rough float32", cls.name, PORTABLE_FLOAT), *([Form("rough int8", cls.name, PORTABLE_INT8)] if int8 else [])]
+
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        logits = self.runtime.run(feeds)
+        return -logits if self.form.int8 else logits
+
+
+def test_a_form_in_float_among_those_in_int8_is_shipped_from_where_it_was_exported(shop: Any) -> None:
+    report = shop.compress(engine=Rough, recipe=[QuantizeSettings(texts=16)])
+    assert [(row.name, row.chosen, row.fit) for row in report.forms] == [("rough float32", True, True)]
+    assert len(shop.answers(["good film", "a bad film"])) == 2

@@ -56,4 +56,4 @@ def test_they_teach(shop: Any) -> None:
     )
     assert CALLS["states"] > 0 and CALLS["answers"] > 0 and report.metric == "no-error"
     assert [step.name for step in report.steps] == ["baseline", "observe", "plan", "prune", "distill", "export", "choose", "verify"]
-    assert report.asked is not None and "margins" in report.asked.step("distill")["how"]["losses"]
+    assert report.asked is not None and "test_new_loss:margins" in report.asked.step("distill")["how"]["losses"]

@@ -13,7 +13,11 @@ import penjing
 from penjing.engines.clock.measure import Sampling, Subject
 from penjing.engines.clock.measurement import Measurement
 from penjing.engines.clock.trial import Trial
+from penjing.engines.form import ENGINES
+from penjing.engines.numpy import NumpyEngine
+from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
+from penjing.files.references import resolved
 from penjing.job import api, evaluation
 from penjing.job.api import Given, Machinery
 from penjing.job.asked import Budget
@@ -114,7 +118,7 @@ def test_an_unknown_option_is_one_clear_line(name: str, model: Path, tmp_path: P
             getattr(penjing, name)(model, tmp_path / "out", train=ROWS, **{option: 7})
         said = str(caught.value)
         assert said.startswith(f"{option}: there is no such option; allowed are ") and "\n" not in said
-        assert {"train", "eval", "max_length", "threads"} <= set(said.split("allowed are ")[1].split(", "))
+        assert {"train", "eval", "max_length", "seed"} <= set(said.split("allowed are ")[1].split(", "))
         assert not (tmp_path / "out").exists()
 
 
@@ -135,6 +139,12 @@ def test_a_recipe_is_a_list_of_steps_or_the_default(ran: Ran) -> None:
     assert ran("compress", train=ROWS, recipe=Recipe.of(StoreSettings()))[0] == Recipe.of(StoreSettings())
     with pytest.raises(InputError, match="recipe: prune would undo the codes"):
         ran("compress", train=ROWS, recipe=[StoreSettings(), PruneSettings()])
+
+
+def test_an_engine_of_the_table_is_its_name_however_it_is_given(ran: Ran) -> None:
+    for name, reference in ENGINES.items():
+        *_, machinery = ran("compress", train=ROWS, engine=resolved(name, ENGINES, "engine"))
+        assert machinery.engine == name and resolved(reference, {}, "engine").name == name
 
 
 def test_steps_by_hand_make_their_recipes(ran: Ran) -> None:
@@ -163,6 +173,8 @@ def test_steps_by_hand_make_their_recipes(ran: Ran) -> None:
         ("prune", {"macs": 0.5, "schedule": "gradual", "no_training": True}, "schedule: gradual structured pruning trains; leave `no_training` out"),
         ("prune", {"sparsity": 0.5, "importance": "movement", "no_training": True}, "no_training: single weights then go with `schedule` one-shot"),
         ("quantize", {"scheme": "static-int8", "engine": "torch"}, "engine: PyTorch does not compute in integers"),
+        ("quantize", {"scheme": "static-int8", "engine": TorchEngine}, "engine: PyTorch does not compute in integers"),
+        ("compress", {"engine": NumpyEngine}, "engine: numpy runs students of arrays alone"),
         ("quantize", {"scheme": "int4"}, "scheme: 'int4' is none"),
         ("distill", {}, "distill: the student would be the teacher itself; give `layers`"),
         ("replace", {}, "replace: the successor would be the model itself; give `layers`"),
@@ -170,11 +182,39 @@ def test_steps_by_hand_make_their_recipes(ran: Ran) -> None:
         ("replace", {"layers": 1, "schedule": "constant", "rate": 0.0}, "rate: 0.0 is out of range"),
         ("distill", {"layers": 1, "masked_lm": "m"}, "masked_lm: nothing asks for it; give `augment` masked-lm"),
         ("distill", {"layers": 1, "general_texts": 3}, "general_texts: nothing asks for it; give `general`"),
+        ("distill", {"layers": 1, "general": Path("short.txt")}, "general: 64 texts are too few to learn on; give more than 64"),
+        ("distill", {"student": "other"}, "student: the tokenizer of other makes other tokens than the model's"),
         ("distill", {"preset": "kd", "layers": 1}, "preset: 'kd' is none"),
+        ("prune", {"vocab": 0, "epochs": 2}, "epochs: nothing asks for it; give `macs`, `latency`"),
+        ("prune", {"vocab": 0, "importance": "fisher"}, "importance: nothing asks for it; give `macs`"),
+        ("prune", {"vocab": 0, "scope": "layer"}, "scope: nothing asks for it"),
+        ("prune", {"sparsity": 0.5, "repair": "none"}, "repair: nothing asks for it; give `macs`"),
+        ("prune", {"sparsity": 0.5, "head_weights": True}, "head_weights: nothing asks for it"),
+        ("prune", {"sparsity": 0.5, "texts": 9}, "texts: nothing asks for it"),
+        ("prune", {"macs": 0.5, "schedule": "gradual", "texts": 9}, "texts: nothing asks for it"),
+        ("prune", {"heads": 0.5, "embeddings": True}, "embeddings: nothing asks for it; give `sparsity`"),
+        ("prune", {"heads": 0.5, "corpus": Path("c")}, "corpus: nothing asks for it; give `vocab`"),
+        ("prune", {"heads": 0.5, "epochs": 2, "no_training": True}, "epochs: nothing asks for it; leave out `no_training`"),
+        ("quantize", {"scheme": "linear", "smooth": 0.5}, "smooth: nothing asks for it; give `scheme` static-int8"),
+        ("quantize", {"scheme": "kmeans", "texts": 9}, "texts: nothing asks for it; give `scheme` static-int8"),
+        ("quantize", {"scheme": "dynamic-int8", "group": 16}, "group: nothing asks for it; give `scheme` linear"),
+        ("quantize", {"scheme": "static-int8", "epochs": 2}, "epochs: nothing asks for it; give `scheme` qat-int8"),
+        ("quantize", {"scheme": "ternary", "epochs": 2, "no_training": True}, "epochs: nothing asks for it; leave out `no_training`"),
+        ("train", {"threads": 1}, "threads: there is no such option"),
+        ("train", {"engine": "torch"}, "engine: there is no such option"),
+        ("train", {"test": [ROWS]}, "test: there is no such option"),
         ("train", {"max_length": 4096}, "max_length: 4096 is not allowed; the model has 64 positions"),
     ],
 )  # fmt: skip
-def test_messages_speak_of_fields(name: str, options: dict[str, Any], said: str, model: Path, tmp_path: Path) -> None:
+def test_messages_speak_of_fields(
+    name: str, options: dict[str, Any], said: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("a good film\n" * 64)
+    if "student" in options:
+        tiny_teacher(tmp_path / "other")
+        tokenizer = tmp_path / "other" / "tokenizer.json"
+        tokenizer.write_text(tokenizer.read_text().replace('"good"', '"goods"'))
     with pytest.raises(InputError) as caught:
         getattr(penjing, name)(model, tmp_path / "out", **{"train": ROWS, "eval": ROWS[:8]} | options)
     assert said in str(caught.value) and "--" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +192,7 @@ SETTINGS = [
     ("distill: {epochs: 0}", "epochs is 0; give a number like 3, not below 1"),
     ("distill: {epochs: 2.5}", "epochs is 2.5; give a number"),
     ("distill: {texts: {how: magic}}", "augment: 'magic' is none; allowed are neighbours"),
+    ("distill: {texts: false}", "texts is False; give a mapping of settings"),
     ("distill: {texts: {hows: rules}}", "texts has 'hows'; allowed are part, by, copies, how"),
     ("vocabulary: {part: 2}", "vocab: 2 is out of range"),
     ("factorise: {rank: -1}", "rank is -1; give a number like 0, not below 0"),
@@ -418,5 +420,23 @@ def test_no_training_leaves_distillation_out(tmp_path: Path) -> None:
     assert Compressing(no_training=True).read(str) == Recipe().without(Distillation)
     assert Compressing().read(str) == Recipe()
     (tmp_path / "recipe.yaml").write_text("- prune: {layers: 1}\n")
-    for asked in (Compressing(tmp_path / "recipe.yaml"), Compressing(tmp_path / "recipe.yaml", epochs=3, no_training=True)):
+    for asked in (Compressing(tmp_path / "recipe.yaml"), Compressing(tmp_path / "recipe.yaml", no_training=True)):
         assert asked.read(str) == Recipe.of(PruneSettings(layers=1))
+    (tmp_path / "recipe.yaml").write_text("- distill\n- sparsify\n")
+    with pytest.raises(InputError, match=r"^no_training: sparsify of the recipe is learned in the training; leave one of them out$"):
+        Compressing(tmp_path / "recipe.yaml", no_training=True).read(str)
+
+
+@pytest.mark.parametrize("option", ["epochs", "minutes"])
+@pytest.mark.parametrize(
+    ("steps", "no_training", "fix"),
+    [
+        ("- distill", True, "leave out `no_training`"), ("- prune: {layers: 1}", False, "add distill to the `recipe`"),
+        ("- distill: {losses: {kl: 1}}\n- logistic", False, "the student is fitted, not trained by epochs"),
+    ],
+)  # fmt: skip
+def test_a_length_of_no_training_is_refused(option: str, steps: str, no_training: bool, fix: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"{steps}\n")
+    lengths: dict[str, Any] = {option: 2}
+    with pytest.raises(InputError, match=rf"^{option}: nothing asks for it; {fix}$"):
+        Compressing(tmp_path / "recipe.yaml", no_training=no_training, **lengths).read(str)

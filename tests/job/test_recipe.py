@@ -115,6 +115,14 @@ def test_a_step_of_one_s_own_stands_in_it_as_it_is_and_is_asked_for_by_hand() ->
     assert [stage.name for stage in recipe.stages()] == ["same"]
 
 
+def test_of_one_kind_there_is_one_but_any_number_of_steps_of_one_s_own() -> None:
+    for item in (PruneSettings(heads=0.5), DistillSettings(), VocabularySettings(), QuantizeSettings()):
+        with pytest.raises(InputError, match=r"^recipe: \w+ stands in it twice; give it once"):
+            Recipe.of(item, Same(), item)
+    twice = Recipe.of(Same(), Same())
+    assert len(twice.steps) == 2 and len(twice.with_(Same()).steps) == 3
+
+
 # -- settings of prune ---------------------------------------------------------------------------------------------
 
 PARTS = ("macs", "latency", "heads", "neurons", "hidden", "vocabulary")

@@ -27,7 +27,7 @@ from penjing.model.writing import write
 from penjing.selection import Selection
 from penjing.steps.bits.calibrate import calibrate
 from penjing.steps.bits.gptq import round_model
-from penjing.steps.bits.quantize import Quantize, QuantizeSettings
+from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.smooth import smooth
 from penjing.steps.bits.store import StoreSettings, uniform
 from penjing.steps.cut.gates import learn_head_weights
@@ -90,9 +90,9 @@ def stored(model: PenjingPreTrainedModel, scheme: str = "kmeans") -> tuple[Penji
 
 
 def integers(model: PenjingPreTrainedModel) -> PenjingPreTrainedModel:
-    step = Quantize()
-    evidence = step.observe(model, texts())
-    return step.apply(model, step.plan(blueprint_of(model), evidence), evidence)
+    """The model itself: the integers are written at export."""
+    calibrate(model, texts().encoded)
+    return model
 
 
 SPARSE = SparsifySettings(0.5, schedule="one-shot")

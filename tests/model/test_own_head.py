@@ -7,61 +7,50 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, WITHOUT_PENJING, batch, blueprints, half, logits, own_inputs, penjing_model, selections, tiny, tiny_teacher
+from conftest import (
+    FAMILIES,
+    WITHOUT_PENJING,
+    batch,
+    blueprints,
+    fake,
+    half,
+    logits,
+    own_inputs,
+    penjing_model,
+    selections,
+    tiny,
+    tiny_teacher,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from masking import mask
+from mean_head import MEAN, SCALED, MeanReview
 from mean_network import MeanForSequenceClassification
 from safetensors.torch import save_file
 
-from penjing.blueprint import HEADS, Blueprint, Head, Layer, Parameter, head_named
+from penjing.blueprint import HEADS, Blueprint, Layer, head_named
 from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
 from penjing.engines.form import EAGER, FUSED_FLOAT, FUSED_INT8, PORTABLE_FLOAT, PORTABLE_INT8, Form
 from penjing.engines.onnx.export import export
-from penjing.engines.onnx.heads import Emitter
 from penjing.engines.opening import open_engine
 from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
+from penjing.maths.stored import Scheme
 from penjing.model.building import blueprint_of, build
 from penjing.model.checkpoint import open_checkpoint, read
-from penjing.model.surgery import cut
+from penjing.model.surgery import copy_of, cut
 from penjing.model.writing import write
 from penjing.steps.bits.calibrate import calibrate
+from penjing.steps.bits.gptq import round_model
 from penjing.tasks.encoder import Encoder
-from penjing.tasks.sequence import SequenceTask
 from penjing.tasks.sources import tokenizer_of
 from penjing.text.encoded import Encoded
-from penjing.text.encoding import text_of
-from penjing.text.rows import Row
 
-FLOAT32 = 1
-"""ONNX's number of this type."""
-
-
-def mean_graph(emitter: Emitter, states: str) -> str:
-    """The mean over a text's tokens and a linear layer: (batch, length, hidden) → (batch, outputs)."""
-    if emitter.fused:
-        mean = emitter.op("ReduceMean", states, axes=[1], keepdims=0)
-    else:
-        kept = emitter.op("Unsqueeze", emitter.op("Cast", "attention_mask", to=FLOAT32), emitter.shape(2))  # (batch, length, 1)
-        total, count = (emitter.op("ReduceSum", x, emitter.shape(1), keepdims=0) for x in (emitter.op("Mul", states, kept), kept))
-        mean = emitter.op("Div", total, count)
-    return emitter.linear(mean, "head.out")
-
-
-MEAN = Head(
-    name="test_own_head:MEAN",
-    network="mean_network:MeanForSequenceClassification",
-    suffix="ForSequenceClassification",
-    answers="text",
-    parameters=(Parameter("out.weight", ("outputs", "hidden")), Parameter("out.bias", ("outputs",))),
-    graph="test_own_head:mean_graph",
-)
 WRONG = replace(MEAN, name="test_own_head:WRONG", parameters=MEAN.parameters[:1])
 UNEVEN = Blueprint(40, 13, 2, 9, 12, 5, (Layer(3, 17), Layer(0, 6), Layer(2, 0), Layer(1, 8)), MEAN, 3)
 
@@ -87,8 +76,8 @@ def in_torch(model: Any, encoded: Encoded) -> list[Any]:
 
 def test_a_name_stands_for_a_row_of_the_table_or_of_ones_own() -> None:
     assert all(head_named(name) is head and head_named(head) is head and not head.own for name, head in HEADS.items())
-    assert head_named("test_own_head:MEAN") is MEAN and MEAN.own
-    assert Blueprint.from_json(UNEVEN.to_json()) == UNEVEN and json.loads(UNEVEN.to_json())["head"] == "test_own_head:MEAN"
+    assert head_named("mean_head:MEAN") is MEAN and MEAN.own
+    assert Blueprint.from_json(UNEVEN.to_json()) == UNEVEN and json.loads(UNEVEN.to_json())["head"] == "mean_head:MEAN"
     assert (MEAN.first_only, MEAN.per_token, MEAN.labelled, MEAN.pooled, MEAN.bare) == (False, False, True, False, False)
 
 
@@ -137,6 +126,26 @@ def test_cutting_is_masking_to_zero(data: st.DataObject, seed: int) -> None:
     mask(model, selection)
     torch.testing.assert_close(logits(small, inputs), logits(model, inputs), rtol=1e-4, atol=1e-4)
     assert blueprint_of(small) == selection.plan(blueprint)
+
+
+def test_a_scalar_is_counted_and_kept_and_a_matrix_without_a_bias_is_rounded() -> None:
+    blueprint = replace(UNEVEN, head=SCALED)
+    model = penjing_model(blueprint)
+    assert sum(weight.numel() for weight in model.parameters()) == blueprint.parameters
+    small = cut(model, half(blueprint))
+    assert torch.equal(small.get_parameter("head.scale"), model.get_parameter("head.scale"))
+    encoded = texts(blueprint)
+    scheme = {"head.out.weight": Scheme("linear", 2)}
+    rounded, coded = round_model(model, encoded, scheme)
+    expected, found, plain = (in_torch(each, encoded) for each in (model, rounded, _plainly(model, scheme["head.out.weight"])))
+    assert torch.equal(rounded.get_parameter("head.out.weight"), torch.from_numpy(coded["head.out.weight"].values()))
+    assert np.square(np.subtract(found, expected)).sum() < np.square(np.subtract(plain, expected)).sum()
+
+
+def _plainly(model: Any, scheme: Scheme) -> Any:
+    result = copy_of(model)
+    result.get_parameter("head.out.weight").data = fake(model.get_parameter("head.out.weight").detach(), scheme)
+    return result
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -192,22 +201,6 @@ def test_int8_is_close_and_pytorch_runs_the_folder(tmp_path: Path) -> None:
     eager = TorchEngine(tmp_path / "model", EAGER, 1)
     found = np.stack(eager.logits(encoded))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-@final
-class MeanReview(SequenceTask):
-    """Classification by the mean of all tokens."""
-
-    name = "mean-review"
-    head = MEAN
-    text_columns = (("text",),)
-    takes = "mean-review takes one text (str) each"
-
-    def input_of(self, value: Any, where: str) -> Any:
-        return text_of(value, where, self.takes)
-
-    def inputs_of(self, rows: Sequence[Row]) -> list[Any]:
-        return [row["text"] for row in rows]
 
 
 def test_pytorch_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:

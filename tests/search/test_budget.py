@@ -11,12 +11,14 @@ import pytest
 from conftest import penjing_model
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.clock.trial import Trial
 from penjing.engines.form import EAGER
 from penjing.errors import InputError
 from penjing.files.records import from_json, to_json
+from penjing.maths.answers import Classes
 from penjing.model.surgery import cut
 from penjing.search.budget import WIDTH, Bench, Limits, Planned, by_hand, choose, describe, for_budget, for_depth
 from penjing.search.costs import CostTable
@@ -222,6 +224,39 @@ def test_of_plans_that_all_meet_the_limit_that_which_changes_the_answers_least_i
     plan, found, tried = planned(lambda plan: 0.99)
     assert len(tried) > 1 and found.possible
     assert plan.macs(9) == max(each.macs(9) for each in tried)
+
+
+def test_a_plan_by_hand_that_was_timed_is_kept_where_a_tighter_one_is_impossible() -> None:
+    """The uncut model takes 2.0, by the table 1.3, of which 0.7 are no layer's: the third plan would have to take less than these."""
+    times = iter((1.56, 1.7))
+    bench = Clock(penjing_model(THREE), Path(), EAGER, {}, DATA.encoded, DATA.encoded, TRIAL, lambda plan: next(times))
+    found = by_hand(PruneSettings(latency=0.75), bench, importance(THREE))
+    assert len(bench.tried) == 2 and found.selection.plan(THREE) == bench.tried[0] and "0.78 of the uncut latency" in found.note
+    with pytest.raises(InputError, match=r"latency: 0\.1 cannot be reached"):
+        by_hand(PruneSettings(latency=0.1), bench, importance(THREE))
+
+
+class Farthest(Classes):  # type: ignore[misc]
+    """Losses on answers of one's own: the more they differ, the nearer they are."""
+
+    def divergence(self, z: Tensor, t: Tensor) -> Tensor:
+        return 1 - super().divergence(z, t)
+
+
+class Contrary(Classification):
+    """A task whose answers are compared so."""
+
+    answers = Farthest
+
+
+def test_plans_are_compared_by_the_task_s_own_divergence() -> None:
+    plans = []
+    for task in (Classification(["a", "b"]), Contrary(["a", "b"])):
+        trial = dataclasses.replace(TRIAL, task=task)
+        bench = Clock(penjing_model(THREE), Path(), EAGER, {}, DATA.encoded, DATA.encoded, trial, lambda plan: 0.9)
+        found = for_budget(bench, importance(THREE), limits(), DATA, lambda kept, bench=bench: cut(bench.model, kept))
+        plans.append([tried.divergence for tried in found.candidates])
+    assert plans[1] == pytest.approx([1 - divergence for divergence in plans[0]])
 
 
 def test_where_nothing_is_fast_enough_the_fastest_is_taken_and_it_is_said() -> None:

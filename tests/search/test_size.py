@@ -19,6 +19,8 @@ from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.teach.distillation import Distillation
+from penjing.students.logistic import Logistic
+from penjing.students.stage import StudentSettings
 from penjing.tasks.sequence import Classification
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
@@ -47,7 +49,13 @@ def test_a_smaller_size_leaves_tokens_out_and_stores_few_bits() -> None:
     assert within(few, Budget(size_mb=8), BASE, 0, 8).get(VocabularySettings) == VocabularySettings(0.5)
 
 
-@pytest.mark.parametrize("recipe", [Recipe().with_(SparsifySettings(0.5)), Recipe().with_(QuantizeSettings(training=True))])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe().with_(SparsifySettings(0.5)), Recipe().with_(QuantizeSettings(training=True)),
+        Recipe.of(Distillation(), StudentSettings(Logistic())),
+    ],
+)  # fmt: skip
 def test_what_was_asked_otherwise_stays(recipe: Recipe) -> None:
     assert within(recipe, Budget(size_mb=1), BASE, 0, 8) == recipe
 

@@ -13,17 +13,18 @@ from commands import rows_of, write_rows
 from conftest import half
 from torch import nn
 
+from penjing.blueprint import Blueprint
 from penjing.errors import InputError
 from penjing.files.run import RECORD
 from penjing.job.asked import Budget, Job
-from penjing.job.recipe import Recipe
-from penjing.job.starting import begun
+from penjing.job.recipe import Item, Recipe
+from penjing.job.starting import begun, checked, to_budget
 from penjing.maths.stored import Scheme
 from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import open_checkpoint
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.model.surgery import copy_of
-from penjing.selection import Selection
+from penjing.model.surgery import copy_of, cut
+from penjing.selection import LayerSelection, Selection
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import StoreSettings, uniform
 from penjing.steps.cut.gradual import GradualSettings
@@ -34,12 +35,14 @@ from penjing.steps.product import Product
 from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.reshape.project import ProjectSettings
 from penjing.steps.reshape.share import ShareSettings
-from penjing.steps.settings import Settings
+from penjing.steps.settings import Effects, Settings
 from penjing.steps.stage import MODEL, Context, Note, Planner, Stage, Work, loaded
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.distillation import Distillation
 from penjing.steps.teach.replace import ReplaceSettings
+from penjing.steps.teach.teaching import Material
+from penjing.students.bilstm import Bilstm
 from penjing.students.logistic import Logistic
 from penjing.students.stage import StudentSettings
 from penjing.tasks.data import Data
@@ -84,8 +87,29 @@ class Doubled(Step[float, Any]):
         return result
 
 
+class Upper(Step[None, Any]):
+    """A user's own step: the upper layers alone. told: whether its plan says which."""
+
+    name = "upper"
+
+    def __init__(self, told: bool = True) -> None:
+        self.told = told
+
+    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> None:
+        """Nothing is looked at."""
+
+    def plan(self, blueprint: Blueprint, evidence: None) -> Any:
+        layers = Selection.all(blueprint).layers
+        selection = Selection(layers[len(layers) // 2 :])
+        return selection if self.told else selection.plan(blueprint)
+
+    def apply(self, model: PenjingPreTrainedModel, plan: Any, evidence: None) -> PenjingPreTrainedModel:
+        return cut(model, Upper().plan(blueprint_of(model), None))
+
+
 RECIPES: dict[str, Recipe] = {
     "cut": Recipe.of(VocabularySettings(), PruneSettings(texts=16, heads=0.5), TAUGHT, QuantizeSettings(texts=16)),
+    "tokens second": Recipe.of(PruneSettings(texts=16, heads=0.5), VocabularySettings(), TAUGHT),
     "at once": Recipe.of(FactoriseSettings(), Doubled(), SparsifySettings(0.5, schedule="one-shot"), QuantizeSettings(texts=16)),
     "stored": Recipe.of(QuantizeSettings(texts=16, smooth=0.5), StoreSettings(scheme="mixed")),
     "stored in training": Recipe.of(TAUGHT, StoreSettings(bits=2, group=16, training=True)),
@@ -200,6 +224,76 @@ def subclasses(kind: type[Any]) -> set[type[Any]]:
     return {found for sub in kind.__subclasses__() for found in (sub, *subclasses(sub))}
 
 
+@pytest.mark.parametrize(
+    "before", [[PruneSettings(texts=16, heads=0.5), TAUGHT], [FactoriseSettings()], [Doubled()]], ids=["cut", "ranks", "own"]
+)
+def test_tokens_are_cut_of_the_model_as_it_is_wherever_they_are_cut(before: list[Item], begin: Begin) -> None:
+    recipe = Recipe.of(*before, VocabularySettings())
+    context, work = begin(recipe)
+    *others, last = recipe.stages()
+    for stage in others:
+        work = stage(work, context)
+    after = last(work, context)
+    kept = after.data.tokenizer.get_vocab_size()
+    assert kept < work.data.tokenizer.get_vocab_size()
+    assert [blueprint_of(model).vocabulary for model in (after.model, after.base)] == [kept, kept]
+    expected, found = (logits_of(now.model, now.data.train.encoded) for now in (work, after))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    judging = context.judging(after)
+    assert context.run.records[-1].quality == pytest.approx(quality_of(after.data.task, judging, logits_of(after.model, judging.encoded)))
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "given"])
+def test_torch_s_own_seed_is_nobody_s_but_the_caller_s(kind: str, teacher: Path, data: Data, tmp_path: Path) -> None:
+    recipe = Recipe.of(TAUGHT, Bilstm(width=8, hidden=4, dense=4)) if kind == "bilstm" else Recipe.of(TAUGHT)
+    after = []
+    for seed in (1, 2):
+        material = Material(student=teacher if kind == "given" else None)
+        job = Job(teacher, data, Budget(), recipe, tmp_path / f"out{seed}", 1, material=material)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            context, work = begun(job, open_checkpoint(teacher), lambda text: None, None)
+            stages_of(recipe if kind == "bilstm" else Recipe(()), work, context)
+            after.append(torch.rand(1).item())
+    assert after[0] != after[1]
+
+
+@dataclass(frozen=True)
+class Coloured(Settings):
+    """Settings that ask for what no gate checks."""
+
+    name = "coloured"
+
+    def effects(self, taught: bool) -> Effects:
+        return Effects()
+
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        return []
+
+    def limits(self) -> dict[str, float]:
+        return {"colour": 1.0}
+
+
+def test_a_limit_that_no_gate_checks_is_refused_before_anything_is_done(teacher: Path, data: Data, tmp_path: Path) -> None:
+    job = Job(teacher, data, Budget(), Recipe.of(Coloured()), tmp_path / "out", 1)
+    with pytest.raises(InputError, match="recipe: 'colour' is no gate; known are macs"):
+        checked(job, open_checkpoint(teacher), lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("items", "planned"),
+    [
+        ([VocabularySettings(), PruneSettings(), TAUGHT], True), ([Doubled(), PruneSettings(), TAUGHT], True),
+        ([PruneSettings(heads=0.5), TAUGHT], False), ([TAUGHT, GradualSettings(0.5)], False),
+    ],
+)  # fmt: skip
+def test_a_budget_plans_unless_a_step_says_how_much_is_left(
+    items: list[Item], planned: bool, teacher: Path, data: Data, tmp_path: Path
+) -> None:
+    assert to_budget(Job(teacher, data, Budget(max_drop=1.0), Recipe.of(*items), tmp_path / "out", 1)) == planned
+    assert not to_budget(Job(teacher, data, Budget(), Recipe.of(*items), tmp_path / "out", 1))
+
+
 # -- what is saved is whole ----------------------------------------------------------------------------------------
 
 
@@ -261,7 +355,7 @@ def test_an_attempt_s_stage_has_a_folder_of_its_own(begin: Begin) -> None:
 # -- what is told, and what is packed ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cut", "at once", "gradual", "masks"])
+@pytest.mark.parametrize("name", ["cut", "tokens second", "at once", "gradual", "masks"])
 def test_a_record_says_the_quality_and_the_bytes_of_the_model_that_is_loaded(name: str, begin: Begin) -> None:
     context, work = begin(RECIPES[name])
     for stage in RECIPES[name].stages():
@@ -271,8 +365,7 @@ def test_a_record_says_the_quality_and_the_bytes_of_the_model_that_is_loaded(nam
         assert record.note and record.name == stage.name
         if place.is_dir():
             judging = context.judging(work)
-            made = work.base if stage.name == "vocabulary" else work.model
-            assert record.quality == pytest.approx(quality_of(work.data.task, judging, logits_of(made, judging.encoded)))
+            assert record.quality == pytest.approx(quality_of(work.data.task, judging, logits_of(work.model, judging.encoded)))
             assert stage.name == "vocabulary" or record.bytes == sum(file.stat().st_size for file in place.iterdir())
 
 
@@ -327,6 +420,39 @@ def test_a_plan_of_everything_is_not_cut(begin: Begin) -> None:
     recipe = Recipe.of(PruneSettings(texts=16, heads=1.0))
     context, work = begin(recipe)
     assert stages_of(recipe, work, replace(context, planner=Everything())) == ["observe", "plan"]
+
+
+class LastHead(Planner):
+    """A planner that keeps the last head of every layer of the model as it is."""
+
+    def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
+        layers = Selection.all(blueprint_of(work.model)).layers
+        return Selection(tuple(replace(layer, heads=layer.heads[-1:]) for layer in layers)), "the last head"
+
+    def rank(self, work: Work, context: Context) -> int:
+        return 0
+
+    def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
+        return {}
+
+
+def test_what_is_kept_is_counted_in_the_base_whatever_was_cut_before(begin: Begin) -> None:
+    recipe = Recipe.of(Upper(), PruneSettings(texts=16, heads=0.5))
+    context, work = begin(recipe)
+    for stage in recipe.stages():
+        work = stage(work, replace(context, planner=LastHead()))
+    whole = blueprint_of(work.base).layers[1]
+    assert work.selection == Selection((LayerSelection(1, (whole.heads - 1,), tuple(range(whole.neurons))),))
+    assert work.selection.plan(blueprint_of(work.base)) == blueprint_of(work.model)
+
+
+def test_a_step_that_cuts_layers_says_which(begin: Begin) -> None:
+    recipe = Recipe.of(Upper(told=False))
+    context, work = begin(recipe)
+    with pytest.raises(
+        InputError, match="recipe: upper leaves 1 of 2 layers, and its plan does not say which; let `plan` give a Selection"
+    ):
+        stages_of(recipe, work, context)
 
 
 @pytest.mark.parametrize(("old", "new"), [('"selection"', '"selections"'), ('"layers"', '"layer"'), ('"note"', '"notes"')])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.errors import InputError
+from penjing.maths.answers import Classes
 from penjing.model.building import blueprint_of
 from penjing.model.surgery import copy_of, cut
 from penjing.selection import LayerSelection, Selection
@@ -183,7 +184,7 @@ def test_head_weights_bring_a_cut_model_nearer_to_its_teacher() -> None:
     learned = learn_head_weights(student, TASK, data, 0, teacher=teacher, steps=60)
     for part in (data, data.take(np.arange(0, len(data), 4))):
         reference = logits_of(teacher, part.encoded)
-        assert divergence_of(learned, part, reference) < 0.95 * divergence_of(student, part, reference)
+        assert divergence_of(learned, part, reference, Classes()) < 0.95 * divergence_of(student, part, reference, Classes())
     same = {name for name, value in student.state_dict().items() if torch.equal(value, learned.state_dict()[name])}
     assert student.state_dict().keys() - same == {f"encoder.layers.{i}.attention.output.weight" for i in (0, 1)}
 
@@ -223,7 +224,7 @@ def test_gates_listen_to_tokens_that_are_answered_from() -> None:
 def test_head_weights_never_lose() -> None:
     teacher, data = penjing_model(SMALL, 5), examples(8)
     learned = learn_head_weights(teacher, TASK, data, 0, teacher=teacher, steps=3)
-    assert divergence_of(learned, data, logits_of(teacher, data.encoded)) == pytest.approx(0, abs=1e-9)
+    assert divergence_of(learned, data, logits_of(teacher, data.encoded), Classes()) == pytest.approx(0, abs=1e-9)
 
 
 # -- pruning during training -------------------------------------------------------------------------------------

@@ -219,6 +219,22 @@ def test_a_loss_of_ones_own_may_learn_a_module_and_is_drawn_after_those_of_the_t
     assert all(p.grad is not None for p in loss.parameters())
 
 
+class Margin:
+    """A loss on answers of one's own: how far the differences go beyond a margin."""
+
+    def __init__(self, margin: float) -> None:
+        self.margin = margin
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        return ((z - t).abs() - self.margin).clamp_min(0).mean()
+
+
+def test_losses_of_ones_own_are_noted_with_what_they_hold() -> None:
+    one, other = (DistillSettings(losses={Margin(margin): 1.0}).to_json()["losses"] for margin in (1.0, 2.0))
+    assert one != other and "'margin': 1.0" in next(iter(one))
+    assert list(DistillSettings(losses={Margin(1.0): 1.0, Margin(2.0): 0.5}).to_json()["losses"].values()) == [1.0, 0.5]
+
+
 def test_settings_take_losses_of_ones_own() -> None:
     def distance(z: Tensor, t: Tensor) -> Tensor:
         return (z - t).abs().mean()
@@ -227,7 +243,8 @@ def test_settings_take_losses_of_ones_own() -> None:
     settings = DistillSettings(losses={own: 2.0, distance: 1.0, "hard": 0.5})
     assert settings.states == {own: 2.0} and settings.answers == {distance: 1.0, "hard": 0.5}
     named = settings.to_json()["losses"]
-    assert [name.rpartition(".")[2] for name in named] == ["<lambda>", "distance", "hard"] and list(named.values()) == [2.0, 1.0, 0.5]
+    assert [name.rpartition(".")[2] for name in named][1:] == ["distance", "hard"] and list(named.values()) == [2.0, 1.0, 0.5]
+    assert next(iter(named)).startswith("{'object': 'penjing.training.state_losses:PerPair'") and ".<lambda>'" in next(iter(named))
     assert json.loads(json.dumps(settings.to_json()))["losses"] == named
     with pytest.raises(InputError, match="distance has the weight -1"):
         DistillSettings(losses={distance: -1.0})

@@ -4,7 +4,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from penjing.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 KEY = "option"
 PANELS = ("data", "budget", "method", "training", "machine", "output")
@@ -40,6 +45,18 @@ def option_of(field: "dataclasses.Field[Any]") -> Option | None:
     """The metadata of a field; None where it has none."""
     described = field.metadata.get(KEY)
     return described if isinstance(described, Option) else None
+
+
+def refuse_idle(*options: tuple[str, object, str]) -> None:
+    """An `InputError` for the first option that would go nowhere: each a name, whether it is given in vain, and what to do about it."""
+    for name, idle, fix in options:
+        if idle:
+            raise InputError(f"{name}: nothing asks for it; {fix}")
+
+
+def changed(options: "DataclassInstance", name: str) -> bool:
+    """Whether an option is given: a value that is not its field's default."""
+    return bool(getattr(options, name) != next(field.default for field in dataclasses.fields(options) if field.name == name))
 
 
 def like(kind: Any, name: str, /, default: Any = dataclasses.MISSING, **changes: Any) -> Any:

@@ -4,7 +4,7 @@ The command line and the benchmarks call these and nothing beneath.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from penjing.engines.clock.machine import cores
 from penjing.engines.opening import EngineKind, engine_class, engine_name
 from penjing.errors import InputError
-from penjing.files.options import option
+from penjing.files.options import option, refuse_idle
 from penjing.files.references import import_named
 from penjing.files.run import ASKED, TRAINING, Tell, claimed, fingerprint
 from penjing.files.whole import Json
@@ -68,6 +68,10 @@ class Machinery:
     tell: Tell = lambda text: None
     progress: Progress | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.engine, type):
+            object.__setattr__(self, "engine", engine_name(self.engine))
+
 
 def compress(model: str | Path, out: str | Path, *, recipe: Recipe | Sequence[Item] | None = None, **options: Any) -> Report:
     """Compress a model: cut, distil, quantize, export and verify it, in the folder `out`.
@@ -101,8 +105,7 @@ def quantize(model: str | Path, out: str | Path, **options: Any) -> Report:
 def distill(model: str | Path, out: str | Path, **options: Any) -> Report:
     """Distil a small student by hand; options: the fields of `Distilling` and of `Sources`, and those of `compress` but speed and size."""
     distilling, sources, *parts = _parts(options, Distilling, Sources, Budget, Given, Reading, Machinery)
-    if sources.masked_lm and distilling.augment != "masked-lm":
-        raise InputError("masked_lm: nothing asks for it; give `augment` masked-lm")
+    refuse_idle(("masked_lm", sources.masked_lm and distilling.augment != "masked-lm", "give `augment` masked-lm"))
     riding = next((name for name in ("peers", "self_distill") if getattr(distilling, name) is not None), None)
     if riding and (sources.companions or sources.general):
         raise InputError(f"{riding}: it is of one task, and of its own texts; leave out `with` and `general`")
@@ -145,6 +148,10 @@ class Trained:
     history: History
 
 
+NOT_OF_TRAINING = {"test", *(field.name for field in fields(Machinery))} - {"seed", "tell"}
+"""What the fine-tuning of a teacher does not read."""
+
+
 def train(
     model: str | Path,
     out: str | Path,
@@ -156,8 +163,8 @@ def train(
     progress: TrainingProgress = silent,
     **options: Any,
 ) -> Trained:
-    """Fine-tune a teacher on labels, into the folder `out`; options: the fields of `Given` and of `Reading`, seed and tell."""
-    given, reading, machinery = _parts(options, Given, Reading, Machinery)
+    """Fine-tune a teacher on labels, into the folder `out`; options: task, train, eval, the fields of `Reading`, seed and tell."""
+    given, reading, machinery = _parts(options, Given, Reading, Machinery, unread=NOT_OF_TRAINING)
     import_named(given.task, reading.metric)
     with claimed(Path(out), TRAINING, machinery.tell):
         data = load_data(model, given.task, given.train, given.eval, reading, machinery.tell, new_labels=True)
@@ -239,9 +246,9 @@ def _check_engine(engine: EngineKind | None, recipe: Recipe) -> None:
         raise InputError("engine: numpy runs students of arrays alone; give onnxruntime, openvino or torch")
 
 
-def _parts(options: Mapping[str, Any], *kinds: Any) -> list[Any]:
-    """Instances of these dataclasses, made of the options that are their fields; `InputError` for an unknown option."""
-    known = {field.name for kind in kinds for field in fields(kind)}
+def _parts(options: Mapping[str, Any], *kinds: Any, unread: Collection[str] = ()) -> list[Any]:
+    """Instances of these dataclasses, made of the options that are their fields; `InputError` for one that is unknown, or unread."""
+    known = {field.name for kind in kinds for field in fields(kind)} - {*unread}
     unknown = [name for name in options if name not in known]
     if unknown:
         raise InputError(f"{unknown[0]}: there is no such option; allowed are {', '.join(sorted(known))}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from penjing.engines.clock.trial import Trial
 from penjing.engines.opening import EngineKind
 from penjing.errors import InputError
-from penjing.files.options import option
+from penjing.files.options import option, refuse_idle
 from penjing.files.run import Tell
 from penjing.files.whole import Json
 from penjing.job.recipe import Recipe
@@ -18,6 +18,7 @@ from penjing.steps.teach.distillation import Distillation
 from penjing.steps.teach.teaching import Material
 from penjing.tasks.data import Data
 from penjing.tasks.task import Examples
+from penjing.training.lesson import check_general
 from penjing.training.objective import HARD
 from penjing.training.texts import TextSettings
 
@@ -43,8 +44,7 @@ class Budget:
             raise InputError(f"max_drop: {self.max_drop} is not allowed; give points of the metric, from 0 to 100")
         if self.confidence is not None and not 0.5 <= self.confidence < 1:
             raise InputError(f"confidence: {self.confidence} is out of range; give at least 0.5 and less than 1, as 0.95")
-        if self.confidence is not None and self.max_drop is None:
-            raise InputError("confidence: nothing asks for it; give `max_drop`")
+        refuse_idle(("confidence", self.confidence is not None and self.max_drop is None, "give `max_drop`"))
 
     @property
     def nothing(self) -> bool:
@@ -86,6 +86,8 @@ class Job:
         taught = recipe.get(Distillation)
         if material.student and prune and prune.cuts:
             raise InputError("student: it is taken as it is; leave out what is cut")
+        if material.general:
+            check_general(len(material.general))
         if material.companions and recipe.takers:
             raise InputError(f"with: several tasks are distilled alone, not with {recipe.takers[0].name}; leave one of them out")
         texts = taught.texts if taught else TextSettings()

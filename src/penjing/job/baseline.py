@@ -16,7 +16,7 @@ from penjing.engines.opening import open_engine
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.report.record import EAGER_BASELINE, BaselineRecord
-from penjing.steps.bits.quantize import Quantize
+from penjing.steps.bits.calibrate import calibrate
 from penjing.tasks.judging import judge
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Logits, load_rows, save_rows
@@ -92,7 +92,7 @@ def measure_baseline(trial: Trial, original: Original, forms: Sequence[Form], fo
     texts = original.eval
     for name, examples in ((EVALUATED, texts), (JUDGED, original.judging)):
         save_rows(folder / name, open_engine(EAGER, model, trial.threads).logits(examples.encoded))
-    ranges = Quantize().observe(original.model, original.calibration)
+    ranges = calibrate(original.model, original.calibration.encoded)
     export(original.model, folder, [PORTABLE_FLOAT, PORTABLE_INT8, *forms], ranges, segments=trial.segments)
     stock_int8(folder / PORTABLE_FLOAT, folder / STOCK_INT8)
     qualities = {EAGER_BASELINE: judge(task, texts, load_rows(folder / EVALUATED))}

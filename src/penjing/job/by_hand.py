@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from penjing.blueprint import Blueprint
 from penjing.errors import InputError
-from penjing.files.options import like, option
+from penjing.files.options import changed, like, option, refuse_idle
 from penjing.job.presets import PRESETS, Preset, weights_of
 from penjing.job.recipe import Recipe
 from penjing.maths.stored import Clip
@@ -28,9 +28,6 @@ from penjing.students.student import Student
 from penjing.training.objective import HARD
 from penjing.training.state_losses import STATE_LOSSES
 from penjing.training.texts import TextSettings
-
-GENERAL_TEXTS = 20_000
-"""Lines of plain text that are drawn by default."""
 
 
 def schedule_of(settings: DistillSettings, epochs: int | None, minutes: float | None = None) -> DistillSettings:
@@ -115,11 +112,10 @@ class Pruning:
         return sparsity_for(blueprint, 1e6 * self.stored_mb, self.embeddings)
 
     def _check(self, kept: Mapping[str, Any], sparse: bool) -> None:
-        if self.corpus and self.vocab is None:
-            raise InputError("corpus: it says which tokens `vocab` keeps; give `vocab` too")
         if not kept and not sparse and self.vocab is None:
             asked = ", ".join(f"`{name}`" for name in (*STRUCTURE, "vocab", "sparsity"))
             raise InputError(f"prune: nothing is asked; give {asked}")
+        self._check_idle(scored=bool(kept) and not self._gradual(sparse), cut=bool(kept) or sparse, sparse=sparse)
         if self.scope not in ("global", "layer", *(["row"] if sparse else [])):
             raise InputError(f"scope: {self.scope!r} is not allowed; give global or layer, or row with `sparsity`")
         if self.schedule not in (None, "one-shot", "gradual", *(["iterative"] if sparse else [])):
@@ -132,6 +128,18 @@ class Pruning:
             raise InputError("schedule: gradual structured pruning learns what goes, and takes `macs` alone; give it, or prune in one shot")
         if self.no_training:
             self._check_untrained(sparse)
+
+    def _check_idle(self, *, scored: bool, cut: bool, sparse: bool) -> None:
+        """Refuse what goes nowhere. scored: structure goes by its importance; cut: structure or single weights go; sparse: the latter."""
+        structure = "give " + ", ".join(f"`{name}`" for name in STRUCTURE)
+        anything = f"{structure}, `sparsity`"
+        refuse_idle(
+            ("corpus", self.corpus and self.vocab is None, "give `vocab`"),
+            ("embeddings", self.embeddings and not sparse, "give `sparsity`"),
+            *((name, changed(self, name) and not scored, f"{structure}, in one shot") for name in ("repair", "head_weights", "texts")),
+            *((name, changed(self, name) and not cut, anything) for name in ("importance", "schedule", "scope", "epochs")),
+            ("epochs", self.epochs and self.no_training, "leave out `no_training`"),
+        )
 
     def _check_untrained(self, sparse: bool) -> None:
         """Refuse what is learned in training only."""
@@ -195,11 +203,21 @@ class Quantizing:
 
     def recipe(self) -> Recipe:
         """The quantization recipe of the scheme."""
+        stored = self.scheme in STORED
+        refuse_idle(
+            ("epochs", self.epochs and self.no_training, "leave out `no_training`"),
+            ("epochs", self.epochs and self.real and not SCHEMES[self.scheme].training, "give `scheme` qat-int8 or qat-dynamic-int8"),
+            *(
+                (name, changed(self, name) and stored, "give `scheme` static-int8")
+                for name in ("calibration", "texts", "divergence", "smooth")
+            ),
+            *((name, changed(self, name) and self.real, "give `scheme` linear") for name in ("group", "clip")),
+        )
         taught = not self.no_training and (self.scheme in TRAINED or self.epochs is not None)
         distill = schedule_of(DistillSettings(), self.epochs) if taught else None
         if self.real:
             return self._real(distill)
-        if self.scheme not in STORED:
+        if not stored:
             raise InputError(f"scheme: {self.scheme!r} is none; allowed are {', '.join((*SCHEMES, *STORED))}")
         if (self.activation_bits or self.gradient_bits) and distill is None:
             raise InputError("activation_bits, gradient_bits: they are rounded while training; give `epochs`")
@@ -219,7 +237,7 @@ class Quantizing:
             named, calibration=cast(Any, self.calibration), texts=self.texts, divergence=self.divergence, smooth=self.smooth,
             ranges=self.ranges,
         )  # fmt: skip
-        if distill is None or not named.training:
+        if distill is None:
             return Recipe.of(quantize)
         return Recipe.of(replace(distill, schedule=replace(distill.schedule, learning_rate=QAT_RATE)), quantize)
 
@@ -287,15 +305,12 @@ class Distilling:
         return [*mutual, *([] if self.self_distill is None else [SelfDistillSettings(self.self_distill)])]
 
     def _check(self, preset: Preset, kept: Mapping[str, Any], given_student: bool) -> None:
-        idle = {
-            "sample": (self.sample and self.part == 1, "`part`"),
-            "draws": (self.draws and not self.noise, "`noise`"),
-            "keep": (self.keep and self.layers is None, "`layers`"),
-            "augment": (self.augment and self.copies == 0, "at least one with `copies`"),
-        }
-        for name, (alone, wanted) in idle.items():
-            if alone:
-                raise InputError(f"{name}: nothing asks for it; give {wanted}")
+        refuse_idle(
+            ("sample", self.sample and self.part == 1, "give `part`"),
+            ("draws", self.draws and not self.noise, "give `noise`"),
+            ("keep", self.keep and self.layers is None, "give `layers`"),
+            ("augment", self.augment and self.copies == 0, "give at least one with `copies`"),
+        )
         riding = [name for name in ("peers", "self_distill") if getattr(self, name) is not None]
         if len(riding) > 1:
             raise InputError("peers: students beside it and heads on its layers each take the training over; leave `self_distill` out")

@@ -76,18 +76,16 @@ def choose(trial: Trial, reference: Reference, candidate: Candidate, limit: floa
     """
     quality = quality_of(trial.task, candidate.judging, candidate.logits)
     check = _FormCheck(trial, candidate, quality, limit)
-    place = candidate.exported
     for form in worth_measuring(candidate.forms, reference.record.forms_ms):
-        check(form, place)
+        check(form, candidate.exported)
     if not any(row.fit for row in check.rows):
-        more = [form for form in candidate.in_float() if form.name not in check.logits]
-        place = candidate.beside if more else place
-        for form in more:
-            check(form, place)
+        for form in candidate.in_float():
+            if form.name not in check.places:
+                check(form, candidate.beside)
     fit = [row for row in check.rows if row.fit] or [row for row in check.rows if row.fair]
     best: FormChoice | None = None
     if fit:
-        measured = trial.measure([Subject(row.form, place) for row in fit], candidate.workload, throughput_texts=0)
+        measured = trial.measure([Subject(row.form, check.places[row.name]) for row in fit], candidate.workload, throughput_texts=0)
         timed = [replace(row, latency_ms=figures.latency_ms) for row, figures in zip(fit, measured, strict=True)]
         best = min(timed, key=lambda row: measured_ms(row) if row.fit else row.loss)
         by_name = {row.name: row for row in timed}
@@ -117,10 +115,12 @@ class _FormCheck:
         self.limit = limit
         self.rows: list[FormChoice] = []
         self.logits: dict[str, Logits] = {}
+        self.places: dict[str, Path] = {}
 
     def __call__(self, form: Form, place: Path) -> None:
         judging = self.candidate.judging
         conformity = self.candidate.conformity
+        self.places[form.name] = place
         self.logits[form.name] = open_engine(form, place, self.trial.threads).logits(judging.encoded)
         quality = quality_of(self.trial.task, judging, self.logits[form.name])
         loss = self.quality - quality

@@ -35,6 +35,13 @@ def gates_of(result: Result, verified: Verified, budget: Budget, limits: Mapping
     ]
 
 
+def check_limits(limits: Mapping[str, float]) -> None:
+    """Check that a gate of each of these names exists; else `InputError`."""
+    for name in limits:
+        if name not in _RECIPE:
+            raise InputError(f"recipe: {name!r} is no gate; known are {', '.join(_RECIPE)}")
+
+
 def met(gates: Sequence[Gate]) -> bool | None:
     """Whether every gate that decides is passed; None where nothing was requested and no such gate failed."""
     if not all(gate.passed for gate in gates if gate.decides):
@@ -66,11 +73,8 @@ def _of_the_budget(result: Result, budget: Budget) -> list[Gate]:
 
 def _of_the_recipe(result: Result, verified: Verified, limits: Mapping[str, float]) -> list[Gate]:
     """Gates of the recipe: multiply-accumulates, latency, sparsity."""
-    known = _RECIPE
-    for name in limits:
-        if name not in known:
-            raise InputError(f"recipe: {name!r} is no gate; known are {', '.join(known)}")
-    return [gate(result, verified, limits[name]) for name, gate in known.items() if name in limits]
+    check_limits(limits)
+    return [gate(result, verified, limits[name]) for name, gate in _RECIPE.items() if name in limits]
 
 
 def _macs(result: Result, verified: Verified, limit: float) -> Gate:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penjing.errors import InputError
-from penjing.files.options import option
+from penjing.files.options import option, refuse_idle
 from penjing.files.run import Tell, fingerprint, writable
 from penjing.files.whole import Json
 from penjing.model.checkpoint import locate
@@ -35,8 +35,7 @@ class Sources:
     cache: Path | None = option(None, "Folder that keeps the teacher's outputs for further runs.", panel="output")
 
     def __post_init__(self) -> None:
-        if self.general_texts and not self.general:
-            raise InputError("general_texts: nothing asks for it; give `general`")
+        refuse_idle(("general_texts", self.general_texts and not self.general, "give `general`"))
 
     def read(self, data: Data, seed: int, tell: Tell) -> tuple[Material, Json]:
         """Read the material; returns it, and its fingerprints as JSON, which a resumed run must repeat."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from penjing.engines.clock.trial import Trial
-from penjing.engines.form import rounding_of
 from penjing.files.records import from_json, to_json
 from penjing.files.run import Tell
 from penjing.files.whole import Json
@@ -116,7 +115,7 @@ def attempt(job: Job, stages: Sequence[Stage[Any]], work: Work, context: Context
     kept, place = step(f"choose{context.suffix}", look)
     choice = from_json(Choice, kept, str(place))
     in_float = product.in_float()
-    if in_float and choice.chosen and rounding_of(choice.chosen) == "float":
+    if in_float and choice.chosen and choice.chosen not in product.forms:
         return Attempt(work, in_float, place / "engine", choice)
     return Attempt(work, product, exported, choice)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from penjing.errors import InputError, reason_of, shown
-from penjing.files.options import option, option_of
+from penjing.files.options import option, option_of, refuse_idle
 from penjing.files.run import Tell
 from penjing.files.whole import Json
 from penjing.job.by_hand import schedule_of
@@ -18,7 +18,7 @@ from penjing.job.recipe import Recipe
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.names import STEPS
-from penjing.steps.settings import Settings
+from penjing.steps.settings import Settings, Trait
 from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.distillation import Distillation
 from penjing.students.names import STUDENTS
@@ -48,11 +48,27 @@ class Compressing:
         """The recipe of the options."""
         recipe = read_recipe(self.recipe, tell) if self.recipe else Recipe()
         distillation = recipe.get(Distillation)
+        student = recipe.get(StudentSettings)
+        for name in ("epochs", "minutes"):
+            given = getattr(self, name) is not None
+            refuse_idle(
+                (name, given and self.no_training, "leave out `no_training`"),
+                (name, given and distillation is None, "add distill to the `recipe`"),
+                (name, given and student and not student.student.trained, "the student is fitted, not trained by epochs"),
+            )
         if distillation is None:
             return recipe
         if self.no_training:
-            return recipe.without(Distillation)
+            return _untrained(recipe)
         return recipe.with_(replace(distillation, how=schedule_of(distillation.how, self.epochs, self.minutes)))
+
+
+def _untrained(recipe: Recipe) -> Recipe:
+    """The recipe without its training; an `InputError` where a step of it is learned in that."""
+    learned = [item.name for item in recipe.steps if Trait.TRAINING in item.effects(False).needs]
+    if learned:
+        raise InputError(f"no_training: {learned[0]} of the recipe is learned in the training; leave one of them out")
+    return recipe.without(Distillation)
 
 
 def read_recipe(path: Path, tell: Tell = lambda text: None) -> Recipe:
@@ -116,7 +132,7 @@ def _distillation(changes: Any, where: str) -> Distillation:
     if epochs is not None:
         _check_number(epochs, 1, 1, f"{where}: epochs", example=3)
         settings = schedule_of(settings, epochs)
-    return Distillation(merged(settings, changes, where), merged(TextSettings(), texts or {}, f"{where}: texts"))
+    return Distillation(merged(settings, changes, where), merged(TextSettings(), {} if texts is None else texts, f"{where}: texts"))
 
 
 def merged(settings: T, changes: Any, where: str) -> T:

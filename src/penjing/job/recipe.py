@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from penjing.errors import InputError
 from penjing.files.whole import Json
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.cut.prune import PruneSettings
@@ -27,13 +28,16 @@ Item = Settings | Step[Any, Any] | DistillSettings | Student
 class Recipe:
     """A recipe: steps in the order in which they are carried out. Their effects are checked for conflicts.
 
-    A step or a student of the user's own, and settings of distillation alone, may be entries as they are (`Recipe.of`).
+    Each of Penjing's steps stands in it once at most, and so do settings of one's own. A step or a student of the user's own, and settings of distillation alone, may be entries as they are (`Recipe.of`).
     """
 
     steps: tuple[Settings, ...] = (PruneSettings(), Distillation(), QuantizeSettings())
 
     def __post_init__(self) -> None:
         check_effects(self.steps)
+        for i, item in enumerate(self.steps):
+            if not isinstance(item, Applied) and type(item) in map(type, self.steps[:i]):
+                raise InputError(f"recipe: {item.name} stands in it twice; give it once, or do the second on the result of the first")
 
     @classmethod
     def of(cls, *items: Item) -> Recipe:
@@ -81,7 +85,7 @@ class Recipe:
     def with_(self, item: Item) -> Recipe:
         """A recipe with these settings in place of those of the same kind, or at the usual place of such a step."""
         new = _settings(item)
-        if any(type(old) is type(new) for old in self.steps):
+        if not isinstance(new, Applied) and any(type(old) is type(new) for old in self.steps):
             return Recipe(tuple(new if type(old) is type(new) else old for old in self.steps))
         usual = list(STEPS.values())
         place = usual.index(type(new)) if type(new) in usual else len(usual)

@@ -15,6 +15,7 @@ from penjing.files.whole import Json
 from penjing.job.asked import Job
 from penjing.job.baseline import Original, Reference, measure_baseline
 from penjing.job.fit_size import within
+from penjing.job.gates import check_limits
 from penjing.job.planning import Undecided
 from penjing.model.checkpoint import Checkpoint
 from penjing.report.record import BaselineRecord
@@ -23,6 +24,7 @@ from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.stage import Context, Work
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.teaching import Teaching
 from penjing.students.stage import StudentSettings
 from penjing.training.texts import Texts
 
@@ -40,6 +42,7 @@ def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
     size = given.stat().st_size if given.is_file() else 0
     job = replace(job, recipe=within(job.recipe, job.budget, blueprint, size, 8 if in_integers(job) else 32))
     recipe = job.recipe
+    check_limits(recipe.limits)
     layers = blueprint.layers
     teacher_forms(job)  # refuses an engine that has no such form
     checkpoint.check_head(data.task.head, data.task.name)
@@ -71,8 +74,8 @@ def in_integers(job: Job) -> bool:
 
 
 def to_budget(job: Job) -> bool:
-    """Whether the budget decides what is cut: it has a limit, and the recipe does not decide, or speed or size are limited too."""
-    return not job.budget.nothing and (not job.recipe.by_hand or not job.budget.unbounded)
+    """Whether the budget decides how much of the encoder is left: it has a limit, and no step of the recipe says so."""
+    return not job.budget.nothing and not any(item.structural for item in job.recipe.steps)
 
 
 def run_on(checkpoint: Checkpoint) -> Json:
@@ -87,11 +90,13 @@ def run_on(checkpoint: Checkpoint) -> Json:
 def begun(job: Job, checkpoint: Checkpoint, tell: Tell, progress: Progress | None) -> tuple[Context, Work]:
     """The context of the stages, and the work at the start: the teacher, or the given student.
 
-    The run's folder is begun once the teacher has been read: a damaged model leaves no folder behind.
+    The run's folder is begun once the models have been read: a damaged one, or a student that does not fit, leaves no folder behind.
     """
     data = job.data
     budget = job.budget
     teacher = checkpoint.read(head=data.task.head, labels=data.task.labels)
+    taught = job.recipe.get(Distillation) or Distillation()
+    student = Teaching(data, teacher, taught.how, taught.texts, job.material, job.seed, job.out).student()
     run = Run(job.out, job.asked | run_on(checkpoint), tell)
     gold = Texts(data, teacher, job.seed).judging.gold
     context = Context(
@@ -100,9 +105,7 @@ def begun(job: Job, checkpoint: Checkpoint, tell: Tell, progress: Progress | Non
         progress=progress,
     )  # fmt: skip
     selection = Selection.all(checkpoint.blueprint)
-    work = Work(teacher, teacher, data, tuple(job.tests), checkpoint.folder, selection)
-    taught = job.recipe.get(Distillation) or Distillation()
-    return context, replace(work, model=context.teaching(work, taught.how, taught.texts).student())
+    return context, Work(student, teacher, data, tuple(job.tests), checkpoint.folder, selection)
 
 
 def baseline(job: Job, context: Context, work: Work, trial: Trial) -> Reference:

@@ -1,12 +1,10 @@
 """How far scores can be believed: calibration of probabilities against what was right."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from penjing.files.whole import Json
 
 Floats = NDArray[np.float64]
 
@@ -37,10 +35,6 @@ class ReliabilityBin:
     examples: int
     confidence: float
     accuracy: float
-
-    def to_json(self) -> Json:
-        """The fields as a JSON object."""
-        return asdict(self)
 
 
 def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> list[ReliabilityBin]:

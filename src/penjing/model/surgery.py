@@ -61,7 +61,7 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
             chosen = index.get(counts)
             if chosen is not None:
                 value = value.index_select(axis, torch.tensor(chosen, dtype=torch.long, device=value.device))
-        if value.shape[0]:  # a layer without heads has no query, one without neurons no up
+        if value.shape[:1] != (0,):  # a layer without heads has no query, one without neurons no up
             result[new_name] = value.clone()
     return result
 

@@ -125,6 +125,7 @@ def for_budget(
     blueprint = blueprint_of(bench.model)
     table = bench.blocks()
     reference = logits_of(bench.model, data.encoded)
+    answers = bench.trial.task.answer_losses()
     eager_ms = limits.eager_ms
     limit_ms = limits.latency_ms
     if not table.steady and np.isfinite(limit_ms(eager_ms)):
@@ -142,7 +143,7 @@ def for_budget(
         selections = selections or [smallest(blueprint, importance)]
         for candidate in selections:
             if candidate not in damages:
-                damages[candidate] = divergence_of(finished(candidate), data, reference)
+                damages[candidate] = divergence_of(finished(candidate), data, reference, answers)
         damage = [damages[candidate] for candidate in selections]
         selection = selections[int(np.argmin(damage))]
         tried = [Tried(s.plan(blueprint).layers, d) for s, d in zip(selections, damage, strict=True)]
@@ -165,7 +166,7 @@ def for_budget(
 
 
 def by_hand(settings: PruneSettings, bench: Bench, importance: Importance) -> Planned:
-    """The plan that the settings ask for; with `latency`, timed and adjusted until it is reached."""
+    """The plan that the settings ask for; with `latency`, timed and adjusted until it is reached, else the fastest that was timed."""
     blueprint = blueprint_of(bench.model)
     length, before = (int(np.median(encoded.lengths)) for encoded in (bench.encoded, bench.before))
     if settings.latency is None:
@@ -173,21 +174,26 @@ def by_hand(settings: PruneSettings, bench: Bench, importance: Importance) -> Pl
         return Planned(selection, describe(selection, blueprint))
     table = bench.blocks()
     aim = MARGIN * settings.latency
-    timed: tuple[Selection, float] | None = None
+    timed: list[tuple[float, Selection]] = []
     for _ in range(TRIES if table.steady else 0):
-        selection = choose(settings, blueprint, importance, length, (table, aim * table.cost(blueprint)))
+        try:
+            selection = choose(settings, blueprint, importance, length, (table, aim * table.cost(blueprint)))
+        except InputError:
+            if timed:
+                break  # nothing fits the tighter aim
+            raise
         times = bench.time(selection)
         if times is None:
             continue
         _, uncut_ms, cut_ms = times
-        timed = (selection, cut_ms / uncut_ms)
+        timed.append((cut_ms / uncut_ms, selection))
         reached = cut_ms / uncut_ms / settings.latency
         if reached <= NEAR:
             break
         aim *= MARGIN / reached
-    if timed is None:
+    if not timed:
         return bench.busy()
-    selection, part = timed
+    part, selection = min(timed, key=lambda plan: plan[0])
     note = f"{describe(selection, blueprint)}; {bench.form.name}, {part:.2f} of the uncut latency"
     return Planned(selection, note, table)
 

@@ -1,7 +1,7 @@
 """Cost tables of blocks: milliseconds on this machine in the deployment form, or multiply-accumulates."""
 
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from penjing.engines.clock.trial import Trial
 from penjing.engines.form import Form
 from penjing.engines.network import Ranges
 from penjing.engines.onnx.export import export
-from penjing.files.whole import Json
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
@@ -59,10 +58,6 @@ class CostTable:
         return self.base + sum(
             self.attention(layer.heads, i == end) + self.feed_forward(layer.neurons, i == end) for i, layer in enumerate(blueprint.layers)
         )
-
-    def to_dict(self) -> Json:
-        """The table as a JSON object."""
-        return asdict(self)
 
 
 def _interpolate(points: Points, x: int) -> float:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from penjing.engines.form import Form
 from penjing.engines.parity import PARITY
-from penjing.files.whole import Json
 from penjing.tasks.data import Data
 from penjing.text.encoded import Encoded, Logits
 
@@ -57,7 +56,3 @@ class Product(ABC):
     @abstractmethod
     def parameters(self) -> int:
         """The number of learned parameters."""
-
-    def about(self) -> Json:
-        """The description of a product that is no encoder, as JSON."""
-        return {}

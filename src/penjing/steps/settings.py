@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import partial
-from inspect import isfunction
+from inspect import isroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor
 
 from penjing.errors import InputError
 from penjing.files.references import reference_of
@@ -94,26 +97,33 @@ class Settings(ABC):
     def to_json(self) -> Json:
         """The settings as a JSON object; a resumed run must have the same."""
         assert is_dataclass(self)
-        return {field.name: told(getattr(self, field.name)) for field in fields(self)}
+        return {field.name: as_json(getattr(self, field.name)) for field in fields(self)}
 
 
-def told(value: Any) -> Any:
-    """A setting as JSON; an object or function of the user's own by its reference (module and name) and its attributes."""
+def as_json(value: Any, reference: Callable[[Any], str] = reference_of) -> Any:
+    """A setting as JSON; an object or function of the user's own by its reference and its attributes.
+
+    reference: names a class or function; by default "module:name", which has to be found again.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, Mapping):
-        return {str(told(key)): told(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [told(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic, Tensor)):
+        return value.tolist()
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, type) or isfunction(value):
-        return reference_of(value)
+    if isinstance(value, Mapping):
+        return {str(as_json(key, reference)): as_json(item, reference) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item, reference) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((as_json(item, reference) for item in value), key=repr)
+    if isinstance(value, type) or isroutine(value):
+        return reference(value)
     if isinstance(value, partial):
-        return told(value.func)
-    if is_dataclass(value):
-        return {field.name: told(getattr(value, field.name)) for field in fields(value)}
-    return {"object": reference_of(type(value))} | {name: told(attribute) for name, attribute in sorted(vars(value).items())}
+        given = {"arguments": as_json(value.args, reference)} | as_json(value.keywords, reference)
+        return {"object": reference(value.func)} | given if value.args or value.keywords else reference(value.func)
+    names = [field.name for field in fields(value)] if is_dataclass(value) else sorted(vars(value))
+    return {"object": reference(type(value))} | {name: as_json(getattr(value, name), reference) for name in names}
 
 
 def check_effects(items: Sequence[Settings]) -> None:
@@ -132,9 +142,8 @@ def check_effects(items: Sequence[Settings]) -> None:
         for trait in sorted(own.needs - set(state), key=lambda trait: trait.name):
             raise InputError(_missing(item.name, trait, takers.get(trait)))
         for trait in sorted(own.undoes & set(state), key=lambda trait: trait.name):
-            raise InputError(
-                f"recipe: {item.name} would undo {trait.value} of {state[trait]}; leave one of them out, or do {item.name} in a run before"
-            )
+            before = "" if Trait.ENCODER in own.takes else f", or do {item.name} in a run before"
+            raise InputError(f"recipe: {item.name} would undo {trait.value} of {state[trait]}; leave one of them out{before}")
         for trait in own.takes:
             state.pop(trait, None)
             takers[trait] = item.name

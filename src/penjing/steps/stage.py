@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar, final
 import numpy as np
 
 from penjing.engines.network import Ranges
+from penjing.errors import InputError
 from penjing.files.records import from_json, to_json
 from penjing.files.run import Run
 from penjing.maths.stored import Scheme
@@ -46,7 +47,7 @@ class Work:
 
     model: the model that is compressed. base: the uncut model that it comes from, its teacher; `selection` numbers the base's parts.
     data, tests: the texts, encoded by the base's tokenizer. tokenizer: that tokenizer's folder. importance: scores of heads, neurons,
-    layers and hidden units. schemes, coded: the storage scheme of each matrix in few bits, and its codes. ranges, float_layers: the
+    layers and hidden units. planned: what is to be kept of the model, whose parts it numbers. schemes, coded: the storage scheme of each matrix in few bits, and its codes. ranges, float_layers: the
     activation ranges of int8, and the linear layers that stay in float. student: the trained model, where it is no encoder.
     """
 
@@ -57,6 +58,7 @@ class Work:
     tokenizer: Path
     selection: Selection
     importance: Importance | None = None
+    planned: Selection | None = None
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
     coded: Mapping[str, Coded] | None = None
     ranges: Ranges | None = None
@@ -83,7 +85,7 @@ class Planner(ABC):
 
     @abstractmethod
     def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
-        """The selection of the base that these settings of `prune` keep, and a note for people."""
+        """The selection of the model's parts that these settings of `prune` keep, and a note for people."""
 
     @abstractmethod
     def rank(self, work: Work, context: Context) -> int:
@@ -246,22 +248,37 @@ class Applied(Settings):
         return [ApplyStep(self.step, self.texts)]
 
 
+@dataclass(frozen=True)
+class AppliedNote(Note):
+    """The record of a user's own step. selection: what its plan keeps of the model, where the plan is a `Selection`."""
+
+    selection: Selection | None = None
+
+
 @final
-class ApplyStep(Stage[Note]):
+class ApplyStep(Stage[AppliedNote]):
     """The stage of a step by itself: observe, plan, apply. texts: how many training texts it observes; 0: all, those held out too."""
 
-    record = Note
+    record = AppliedNote
 
     def __init__(self, step: Step[Any, Any], texts: int = 0) -> None:
         self.name = step.name
         self.step = step
         self.texts = texts
 
-    def make(self, work: Work, context: Context, folder: Path) -> Note:
+    def make(self, work: Work, context: Context, folder: Path) -> AppliedNote:
         evidence = self.step.observe(work.model, context.calibration(work, self.texts) if self.texts else work.data.train)
         plan = self.step.plan(blueprint_of(work.model), evidence)
         model = self.step.apply(work.model, plan, evidence)
-        return context.keep(replace(work, model=model), folder, f"after {self.name}, not trained")
+        selection = plan if isinstance(plan, Selection) else None
+        before, after = (len(blueprint_of(each).layers) for each in (work.model, model))
+        if before != after and selection is None:
+            raise InputError(
+                f"recipe: {self.name} leaves {after} of {before} layers, and its plan does not say which; let `plan` give a Selection"
+            )
+        kept = context.keep(replace(work, model=model), folder, f"after {self.name}, not trained")
+        return AppliedNote(kept.note, kept.quality, kept.bytes, selection)
 
-    def load(self, work: Work, context: Context, record: Note, folder: Path) -> Work:
-        return loaded(work, folder)
+    def load(self, work: Work, context: Context, record: AppliedNote, folder: Path) -> Work:
+        selection = work.selection.then(record.selection) if record.selection else work.selection
+        return replace(loaded(work, folder), selection=selection)

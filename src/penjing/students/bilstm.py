@@ -55,7 +55,6 @@ class Bilstm(Student):
 
     def fit(self, fitting: Fitting, folder: Path) -> Fit:
         """Train by the losses of the settings, and write a folder that transformers loads."""
-        torch.manual_seed(fitting.seed)
         network = build(fitting.teacher, per_token=fitting.task.head.per_token, pairs=fitting.pairs, settings=self, seed=fitting.seed)
         history = fitting.teach(network, self.dropout)
         network.save_pretrained(folder / MODEL)

@@ -12,7 +12,7 @@ from penjing.engines.form import Form
 from penjing.files.whole import Json, whole_folder, write_text
 from penjing.model.tokenizing import copy_tokenizer
 from penjing.steps.product import Product
-from penjing.steps.settings import Effects, Settings, Trait, effects, told
+from penjing.steps.settings import Effects, Settings, Trait, as_json, effects
 from penjing.steps.stage import Context, Note, Stage, Work
 from penjing.steps.teach.distillation import Distillation
 from penjing.students.fitting import Fitting
@@ -57,7 +57,9 @@ class StudentSettings(Settings):
         return [TeachStudent(self.student, taught)]
 
     def to_json(self) -> Json:
-        return {field.name: told(getattr(self.student, field.name)) for field in fields(self.student)} if is_dataclass(self.student) else {}
+        return (
+            {field.name: as_json(getattr(self.student, field.name)) for field in fields(self.student)} if is_dataclass(self.student) else {}
+        )
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,3 @@ class StudentProduct(Product):
     @property
     def parameters(self) -> int:
         return self.learned
-
-    def about(self) -> Json:
-        return {"kind": self.student.name, "head": self.head, "transformers": self.student.transformers}

@@ -6,7 +6,6 @@ from typing import Any, final
 
 import numpy as np
 
-from penjing.files.whole import Json
 from penjing.maths.scores import ReliabilityBin, brier, expected_calibration_error, fit_temperature, log_softmax, nll, reliability
 from penjing.maths.statistics import Stats, holm, mcnemar
 from penjing.tasks.task import Examples, Task
@@ -27,10 +26,6 @@ class Quality:
     quality: float
     quality_ci95: tuple[float, float]
 
-    def to_json(self) -> Json:
-        """The fields as a JSON object."""
-        return {"quality": self.quality, "quality_ci95": list(self.quality_ci95)}
-
 
 @final
 @dataclass(frozen=True)
@@ -48,13 +43,6 @@ class PairedQuality:
     drop_at_most: float
     p_value: float
 
-    def to_json(self) -> Json:
-        """The fields as a JSON object."""
-        return {
-            "quality": self.quality, "quality_ci95": list(self.quality_ci95), "teacher_quality": self.teacher_quality, "drop": self.drop,
-            "drop_ci95": list(self.drop_ci95), "drop_at_most": self.drop_at_most, "p_value": self.p_value,
-        }  # fmt: skip
-
 
 @final
 @dataclass(frozen=True)
@@ -65,10 +53,6 @@ class FlippedExample:
     gold: str
     teacher: str
     result: str
-
-    def to_json(self) -> Json:
-        """The fields as a JSON object."""
-        return {"text": self.text, "gold": self.gold, "teacher": self.teacher, "result": self.result}
 
 
 @final
@@ -83,12 +67,6 @@ class FlippedLabel:
     p: float
     p_holm: float
 
-    def to_json(self) -> Json:
-        """The fields as a JSON object."""
-        return {
-            "label": self.label, "examples": self.examples, "worse": self.worse, "better": self.better, "p": self.p, "p_holm": self.p_holm,
-        }  # fmt: skip
-
 
 @final
 @dataclass(frozen=True)
@@ -100,13 +78,6 @@ class Flips:
     examples: tuple[FlippedExample, ...]
     by_label: tuple[FlippedLabel, ...]
 
-    def to_json(self) -> Json:
-        """The fields as a JSON object."""
-        return {
-            "worse": self.worse, "better": self.better, "examples": [row.to_json() for row in self.examples],
-            "by_label": [row.to_json() for row in self.by_label],
-        }  # fmt: skip
-
 
 @final
 @dataclass(frozen=True)
@@ -117,10 +88,6 @@ class Scores:
     brier: float
     nll: float
     reliability: tuple[ReliabilityBin, ...]
-
-    def to_json(self) -> Json:
-        """The fields as a JSON object."""
-        return {"ece": self.ece, "brier": self.brier, "nll": self.nll, "reliability": [row.to_json() for row in self.reliability]}
 
 
 @final
@@ -138,14 +105,6 @@ class TemperatureFit:
     nll_after: float
     ece_after: float
     brier_after: float
-
-    def to_json(self) -> Json:
-        """The fields as a JSON object."""
-        return {
-            "examples": self.examples, "judged_on": self.judged_on, "fitted": self.fitted, "taken": self.taken,
-            "nll_before": self.nll_before, "ece_before": self.ece_before, "brier_before": self.brier_before,
-            "nll_after": self.nll_after, "ece_after": self.ece_after, "brier_after": self.brier_after,
-        }  # fmt: skip
 
 
 # -- quality -------------------------------------------------------------------------------------------------------

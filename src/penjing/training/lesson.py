@@ -151,8 +151,7 @@ class Lesson:
         order = np.random.default_rng(schedule.seed).permutation(len(texts))
         held = np.sort(order[:GENERAL_HELD_OUT])
         learned = np.sort(order[GENERAL_HELD_OUT:])
-        if not len(learned):
-            raise InputError(f"general: {len(texts)} texts are too few to learn on; give more than {GENERAL_HELD_OUT}")
+        check_general(len(texts))
         general = Schedule(
             epochs=self.settings.general_epochs, batch_size=schedule.batch_size, learning_rate=schedule.learning_rate,
             seed=schedule.seed, patience=100,
@@ -288,6 +287,12 @@ class Together(nn.Module):
     def forward(self, **feeds: Tensor) -> Any:
         """The student's output."""
         return self.student(**feeds)
+
+
+def check_general(texts: int) -> None:
+    """Check that so many plain texts are enough to learn on and to hold some out; else `InputError`."""
+    if texts <= GENERAL_HELD_OUT:
+        raise InputError(f"general: {texts} texts are too few to learn on; give more than {GENERAL_HELD_OUT}")
 
 
 def targets_of(task: Task, data: Examples) -> list[Num[np.ndarray, " _"]]:

@@ -40,7 +40,7 @@ def on_states(loss: Loss) -> bool:
 
 
 def loss_name(loss: Loss) -> str:
-    """The name of a loss, in messages and in what a run notes of its settings."""
+    """The name of a loss, in messages."""
     if isinstance(loss, str):
         return loss
     return loss.name if isinstance(loss, StateLoss) else str(getattr(loss, "__qualname__", type(loss).__qualname__))

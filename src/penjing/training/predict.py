@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Num
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penjing.maths.answers import AnswerLosses, Classes
+from penjing.maths.answers import AnswerLosses
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import batches
@@ -87,12 +87,12 @@ def pad_rows(rows: list[Num[np.ndarray, " _"]], length: int) -> Num[Tensor, " B 
     return torch.from_numpy(padded)
 
 
-def divergence_of(model: PenjingPreTrainedModel, data: Examples, reference: Logits, answers: AnswerLosses | None = None) -> float:
+def divergence_of(model: PenjingPreTrainedModel, data: Examples, reference: Logits, answers: AnswerLosses) -> float:
     """Mean divergence of the model's answers from the reference's, per text, or per token that is answered from.
 
     Args:
-        answers: the losses of the task's answers (`Task.answer_losses`); None: those of classes, so that it is a KL divergence.
+        answers: the losses of the task's answers (`Task.answer_losses`).
     """
     per_token = blueprint_of(model).head.per_token
     z, t = (torch.from_numpy(answers_of(data, rows, per_token)) for rows in (logits_of(model, data.encoded), reference))
-    return float((answers or Classes()).divergence(z, t))
+    return float(answers.divergence(z, t))

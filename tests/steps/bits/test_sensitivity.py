@@ -15,6 +15,7 @@ from penjing.blueprint import Blueprint, Layer
 from penjing.engines.form import FUSED_INT8, PORTABLE_INT8, Form
 from penjing.engines.onnx.export import export
 from penjing.engines.opening import open_engine
+from penjing.maths.answers import Classes
 from penjing.steps.bits.calibrate import calibrate
 from penjing.steps.bits.sensitivity import CANDIDATES, Divergence, best_calibration, keep_float, roundable, rounded, sensitivity
 from penjing.tasks.task import Examples
@@ -135,9 +136,9 @@ def test_tokens_that_are_not_answered_from_count_for_nothing(encoded: Encoded) -
             assert divergence(names) == pytest.approx(np.mean(expected), rel=1e-3)
 
     reference = [row.float().numpy() for row in p]
-    before = divergence_of(model, data, reference)
+    before = divergence_of(model, data, reference, Classes())
     for row, some in zip(reference, words, strict=True):
         row[np.setdiff1d(np.arange(len(row)), some)] += np.arange(3) * 5.0
-    assert divergence_of(model, data, reference) == before
+    assert divergence_of(model, data, reference, Classes()) == before
     reference[3][words[3][0]] += np.arange(3) * 5.0
-    assert divergence_of(model, data, reference) > before + 1e-3
+    assert divergence_of(model, data, reference, Classes()) > before + 1e-3

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from penjing.blueprint import Blueprint, Layer
+from penjing.maths.answers import AnswerLosses, Classes
 from penjing.maths.importance import eliminate
 from penjing.steps.cut import importance
 from penjing.steps.cut.criteria import CRITERIA as TABLE
 from penjing.steps.cut.criteria import Criterion, criterion_of
 from penjing.steps.cut.gates import gated
 from penjing.steps.cut.importance import Importance, relevance_rules
+from penjing.steps.cut.prune import least_missed_layers
 from penjing.tasks.sequence import Classification
 from penjing.tasks.tagging import Tagging
 from penjing.tasks.task import Examples, Task
@@ -68,6 +70,42 @@ def assert_close(found: Importance, expected: dict[str, list[Tensor]]) -> None:
         scores = [found.hidden] if kind == "hidden" else getattr(found, kind)
         for ours, theirs in zip(scores, each, strict=True):
             np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-3, atol=1e-7)
+
+
+class Tripled(AnswerLosses):
+    """Losses on answers of one's own: three times those of classes, and a divergence that is least where answers differ most."""
+
+    losses = Classes.losses
+
+    def hard(self, z: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        return 3 * Classes().hard(z, labels, weight)
+
+    def divergence(self, z: Tensor, t: Tensor) -> Tensor:
+        return -Classes().divergence(z, t)
+
+    def divergences(self, p: Tensor, q: Tensor, axis: int = -1) -> Tensor:
+        return -Classes().divergences(p, q, axis)
+
+
+class Thrice(Classification):
+    """A task whose answers are compared so."""
+
+    answers = Tripled
+
+
+@pytest.mark.parametrize("name", ["fisher", "block-fisher", "taylor", "obs"])
+def test_importance_is_by_the_task_s_own_loss(name: str) -> None:
+    model, data, labels = seeded(SMALL), examples(SMALL), [f"L{i}" for i in range(3)]
+    usual, own = (CRITERIA[name](model, kind(labels), data, 0) for kind in (Classification, Thrice))
+    for ours, theirs in zip(arrays(own), arrays(usual), strict=True):  # of squared gradients
+        np.testing.assert_allclose(ours, 9 * theirs, rtol=1e-3, atol=1e-7)
+
+
+def test_layers_are_missed_by_the_task_s_own_divergence() -> None:
+    blueprint = replace(SMALL, layers=(Layer(3, 6), Layer(2, 5), Layer(3, 6)))
+    model, data, labels = seeded(blueprint), examples(blueprint, 20), [f"L{i}" for i in range(3)]
+    usual, own = (least_missed_layers(model, kind(labels), data, 1) for kind in (Classification, Thrice))
+    assert usual != own
 
 
 # -- any criterion -----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def round_model(
     """A new model with the parameters of `schemes` rounded, and their codes by name (Frantar et al. 2023, GPTQ).
 
     A linear layer of the encoder's layers, or of a sequence or token head, is rounded for its inputs on the texts in the model as
-    rounded so far. Its bias makes up for the mean error, so that only the inputs' covariance counts. Where the head reads the first
+    rounded so far. Its bias, where it has one, makes up for the mean error, so that only the inputs' covariance counts. Where the head reads the first
     token alone, only that token counts for the layers that reach no other. Other matrices are rounded without calibration.
 
     Raises:
@@ -53,10 +53,13 @@ def round_model(
             name = names[linear]
             if name in schemes and name not in coded:  # a block that several layers share is rounded where it runs first
                 first_only = ends and not (isinstance(block, Attention) and block.heads and linear in (block.key, block.value))
-                mean, covariance = _moments(block, linear, states, first_only)
-                coded[name] = quantize_with_inputs(linear.weight, covariance, schemes[name], seed)
+                mean, gram = _moments(block, linear, states, first_only)
+                if linear.bias is None:  # nothing makes up for the mean error, so that it counts
+                    gram = gram + torch.outer(mean, mean)
+                coded[name] = quantize_with_inputs(linear.weight, gram, schemes[name], seed)
                 rounded = torch.from_numpy(coded[name].values())
-                linear.bias.add_((linear.weight - rounded).double() @ mean)
+                if linear.bias is not None:
+                    linear.bias.add_((linear.weight - rounded).double() @ mean)
                 linear.weight.copy_(rounded)
         states = [run_block(block, x) for x in states]
     return result, {name: coded[name] for name in schemes}

@@ -8,23 +8,18 @@ from typing import Any, Literal, cast, final, get_args
 
 import numpy as np
 
-from penjing.blueprint import Blueprint
 from penjing.engines.clock.machine import safe_weight_bits
 from penjing.engines.form import Rounding
-from penjing.engines.network import Ranges
 from penjing.errors import InputError
 from penjing.files.options import option
-from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.bits.calibrate import Calibration, calibrate
 from penjing.steps.bits.qat import QuantizationAware
 from penjing.steps.bits.sensitivity import best_calibration, left_float
 from penjing.steps.bits.smooth import smooth
 from penjing.steps.settings import Effects, Settings, Trait, check_name, effects
 from penjing.steps.stage import Context, Note, Stage, Work, loaded
-from penjing.steps.step import Step
 from penjing.steps.teach.distill import Distill
 from penjing.steps.teach.distillation import Rider
-from penjing.tasks.task import Examples
 from penjing.training.taught import Taught
 
 CALIBRATIONS = ("measured", *get_args(Calibration))
@@ -167,10 +162,10 @@ class Calibrate(Stage[RangesNote]):
         dynamic = settings.scheme == "dynamic"
         if settings.calibration != "measured":
             calibration = settings.calibration
-            ranges = Quantize(calibration).observe(model, calibration_texts)
+            ranges = calibrate(model, calibration_texts.encoded, calibration)
         else:
             calibration, ranges = (
-                ("mse", Quantize().observe(model, calibration_texts))
+                ("mse", calibrate(model, calibration_texts.encoded))
                 if dynamic
                 else best_calibration(model, calibration_texts, held_out, answers)
             )
@@ -181,23 +176,3 @@ class Calibrate(Stage[RangesNote]):
 
     def load(self, work: Work, context: Context, record: RangesNote, folder: Path) -> Work:
         return replace(work, ranges=dict(record.ranges), float_layers=frozenset(record.float_layers))
-
-
-@final
-class Quantize(Step[Ranges, Blueprint]):
-    """The step of post-training int8: weights per channel, activations per tensor over calibrated ranges."""
-
-    name = "quantize"
-
-    def __init__(self, calibration: Calibration = "mse") -> None:
-        self.calibration = calibration
-
-    def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Ranges:
-        return calibrate(model, data.encoded, self.calibration)
-
-    def plan(self, blueprint: Blueprint, evidence: Ranges) -> Blueprint:
-        return replace(blueprint, bits=8)
-
-    def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: Ranges) -> PenjingPreTrainedModel:
-        """The unchanged model: its float weights stay trainable, the engine's file holds the integers."""
-        return model

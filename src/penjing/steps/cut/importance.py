@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -213,12 +212,14 @@ def _gates(a: Tensor, g: Tensor | None, width: int) -> Tensor:
 
 
 def label_loss(task: Task, data: Examples) -> Loss:
-    """The loss of gold labels: cross-entropy, summed, so that a text's gradient does not depend on its batch."""
+    """The task's loss on gold answers, of classes the cross-entropy: summed, so that a text's gradient does not depend on its batch."""
     targets = task.targets(data)
+    answers = task.answer_losses()
 
     def loss(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        labels = pad_rows([targets[i] for i in rows], logits.shape[1])
-        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        gold = pad_rows([targets[i] for i in rows], logits.shape[1]).flatten()
+        known = (gold != IGNORED) & ~gold.isnan()
+        return answers.hard(logits.flatten(0, -2), gold, known.sum().double())
 
     return loss
 

@@ -19,7 +19,7 @@ from penjing.steps.cut import gates
 from penjing.steps.cut.criteria import CRITERIA, Criterion, Score, criterion_of
 from penjing.steps.cut.importance import Importance
 from penjing.steps.cut.repair import Reconstruction, Repair, repair
-from penjing.steps.settings import REWRITES, Effects, Settings, Trait, check_name, effects, told
+from penjing.steps.settings import REWRITES, Effects, Settings, Trait, as_json, check_name, effects
 from penjing.steps.stage import Context, Note, Stage, Work, loaded
 from penjing.steps.step import Step
 from penjing.tasks.task import Examples, Task
@@ -157,7 +157,7 @@ class Prune(Step[Importance, Selection]):
         if self.removed == 0:
             return importance
         few = data.take(np.sort(np.random.default_rng(self.seed).permutation(len(data))[:ORDER_TEXTS]))
-        return replace(importance, removed=least_missed_layers(model, few, self.removed))
+        return replace(importance, removed=least_missed_layers(model, self.task, few, self.removed))
 
     def plan(self, blueprint: Blueprint, evidence: Importance) -> Selection:
         return self.choose(blueprint, evidence)
@@ -167,11 +167,12 @@ class Prune(Step[Importance, Selection]):
         return result
 
 
-def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: int | None = None) -> list[int]:
+def least_missed_layers(model: PenjingPreTrainedModel, task: Task, data: Examples, count: int | None = None) -> list[int]:
     """The order of the layers for removal, the least missed first: `count` of them (None: all but one), greedily.
 
-    In each round the layer is removed whose absence gives the smallest KL divergence from the whole model's answers.
+    In each round the layer is removed whose absence gives the smallest divergence from the whole model's answers.
     """
+    answers = task.answer_losses()
     blueprint = blueprint_of(model)
     whole = Selection.all(blueprint)
     reference = logits_of(model, data.encoded)
@@ -179,7 +180,7 @@ def least_missed_layers(model: PenjingPreTrainedModel, data: Examples, count: in
     removed: list[int] = []
     while len(kept) > 1 and len(removed) != count:
         divergence = {
-            layer: divergence_of(cut(model, Selection(tuple(whole.layers[i] for i in kept if i != layer))), data, reference)
+            layer: divergence_of(cut(model, Selection(tuple(whole.layers[i] for i in kept if i != layer))), data, reference, answers)
             for layer in kept
         }
         removed.append(min(kept, key=lambda layer: divergence[layer]))
@@ -202,12 +203,9 @@ def pruner(settings: PruneSettings, work: Work, context: Context, texts: int = 0
 
 @dataclass(frozen=True)
 class ImportanceNote(Note):
-    """The record of importance scores: the fields of `Importance`."""
+    """The record of importance scores."""
 
-    heads: Sequence[Sequence[float]] = ()
-    neurons: Sequence[Sequence[float]] = ()
-    removed: Sequence[int] = ()
-    hidden: Sequence[float] = ()
+    importance: Importance = field(default_factory=lambda: Importance([], []))
 
 
 @final
@@ -228,13 +226,10 @@ class ObserveImportance(Stage[ImportanceNote]):
         settings = self.settings
         importance = pruner(settings, work, context).observe(work.model, context.calibration(work, settings.texts))
         order = f"; layers missed least first: {importance.removed}" if importance.removed else ""
-        heads, neurons = ([scores.tolist() for scores in layers] for layers in (importance.heads, importance.neurons))
-        note = f"{told(settings.importance)} on {settings.texts} texts{order}"
-        return ImportanceNote(note, heads=heads, neurons=neurons, removed=importance.removed, hidden=importance.hidden.tolist())
+        return ImportanceNote(f"{as_json(settings.importance)} on {settings.texts} texts{order}", importance=importance)
 
     def load(self, work: Work, context: Context, record: ImportanceNote, folder: Path) -> Work:
-        heads, neurons = ([np.array(scores) for scores in layers] for layers in (record.heads, record.neurons))
-        return replace(work, importance=Importance(heads, neurons, list(record.removed), np.array(record.hidden)))
+        return replace(work, importance=record.importance)
 
 
 @dataclass(frozen=True)
@@ -262,7 +257,7 @@ class PlanCut(Stage[PlanNote]):
         return PlanNote(note, selection=selection)
 
     def load(self, work: Work, context: Context, record: PlanNote, folder: Path) -> Work:
-        return replace(work, selection=record.selection)
+        return replace(work, planned=record.selection)
 
 
 @dataclass(frozen=True)
@@ -283,13 +278,13 @@ class Cut(Stage[CutNote]):
         self.settings = settings
 
     def wanted(self, work: Work, context: Context) -> bool:
-        return work.importance is not None and work.selection != Selection.all(blueprint_of(work.base))
+        return work.planned not in (None, Selection.all(blueprint_of(work.model)))
 
     def make(self, work: Work, context: Context, folder: Path) -> CutNote:
         step = pruner(self.settings, work, context)
         settings = self.settings
-        assert work.importance is not None
-        model = step.apply(work.model, work.selection, work.importance)
+        assert work.importance is not None and work.planned is not None
+        model = step.apply(work.model, work.planned, work.importance)
         if settings.head_weights:
             texts = context.calibration(work, settings.texts)
             model = gates.learn_head_weights(model, work.data.task, texts, context.seed, teacher=work.model)
@@ -300,4 +295,5 @@ class Cut(Stage[CutNote]):
         return CutNote(kept.note, kept.quality, kept.bytes, [(float(a), float(b)) for a, b in errors])
 
     def load(self, work: Work, context: Context, record: CutNote, folder: Path) -> Work:
-        return loaded(work, folder)
+        assert work.planned is not None
+        return replace(loaded(work, folder), selection=work.selection.then(work.planned), planned=None)

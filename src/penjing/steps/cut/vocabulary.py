@@ -140,20 +140,21 @@ class CutVocabulary(Stage[VocabularyNote]):
 
     def make(self, work: Work, context: Context, folder: Path) -> VocabularyNote:
         task = work.data.task
-        blueprint = blueprint_of(work.base)
         tokenizer = tokenizer_of(context.tokenizer_file(work.tokenizer).parent)
         step = PruneVocabulary(task, tokenizer, self.settings.part or None, self.settings.corpus)
         counts = step.observe(work.base, work.data.train)
-        selection = step.plan(blueprint, counts)
-        model = step.apply(work.base, selection, counts)
+        selection = step.plan(blueprint_of(work.base), counts)
+        base = step.apply(work.base, selection, counts)
         tokens = selection.tokens or ()
         with tempfile.TemporaryDirectory() as made:
             copy_tokenizer(work.tokenizer, Path(made))
-            write(model, folder / MODEL)
+            write(base, folder / MODEL)
             write_pruned(Path(made), folder / MODEL, tokens)
         before = context.judging(work)
         after = encoded_by(tokenizer_of(folder / MODEL), work.data, before)
+        model = base if work.untouched else with_tokens(work.model, tokens)
         quality = quality_of(task, after, logits_of(model, after.encoded))
+        blueprint = blueprint_of(work.model)
         longer = after.encoded.lengths.mean() / before.encoded.lengths.mean()
         saved = (blueprint.vocabulary - len(tokens)) * blueprint.word_width * 4 / 1e6
         note = (
@@ -166,6 +167,11 @@ class CutVocabulary(Stage[VocabularyNote]):
         base = read(folder / MODEL)
         tests = tuple((name, encoded_by(tokenizer, context.data, examples)) for name, examples in work.tests)
         return replace(
-            work, base=base, model=base if work.untouched else work.model, data=with_tokenizer(context.data, tokenizer), tests=tests,
-            tokenizer=folder / MODEL,
+            work, base=base, model=base if work.untouched else with_tokens(work.model, record.tokens),
+            data=with_tokenizer(context.data, tokenizer), tests=tests, tokenizer=folder / MODEL,
         )  # fmt: skip
+
+
+def with_tokens(model: PenjingPreTrainedModel, tokens: Sequence[int]) -> PenjingPreTrainedModel:
+    """A new model with these tokens alone, and all else as it is."""
+    return cut(model, replace(Selection.all(blueprint_of(model)), tokens=tuple(tokens)))

@@ -18,6 +18,7 @@ from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
 from penjing.model.watch import encoder_of
 from penjing.selection import Selection
+from penjing.steps.settings import as_json
 from penjing.steps.teach.training import TrainingStep
 from penjing.tasks.task import Examples, Task
 from penjing.text.encoded import Encoded
@@ -116,9 +117,9 @@ class DistillSettings:
             raise InputError(f"levels: {self.levels} are more than the {depth + 1} that are matched; give at most as many")
 
     def to_json(self) -> Json:
-        """The settings as a JSON object; losses of one's own by their names."""
-        named = {loss_name(loss): weight for loss, weight in self.losses.items()}
-        return asdict(self) | {"losses": named}
+        """The settings as a JSON object; losses of one's own by what they are called and what they hold."""
+        losses = {str(as_json(loss, lambda kind: f"{kind.__module__}:{kind.__qualname__}")): weight for loss, weight in self.losses.items()}
+        return asdict(self) | {"losses": losses}
 
     @property
     def curriculum(self) -> Curriculum:

@@ -57,7 +57,7 @@ class Distillation(Settings):
     texts: TextSettings = field(default_factory=TextSettings)
 
     def to_json(self) -> Json:
-        """The settings as a JSON object; losses of one's own by their names."""
+        """The settings as a JSON object, as `DistillSettings` gives them."""
         return {"how": self.how.to_json(), "texts": asdict(self.texts)}
 
     def effects(self, taught: bool) -> Effects:

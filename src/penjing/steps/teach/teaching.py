@@ -92,8 +92,9 @@ class Teaching:
         return self._given(path, self.data)
 
     def _given(self, path: Path, data: Data) -> PenjingPreTrainedModel:
-        torch.manual_seed(self.seed)  # a head that the student lacks is drawn at random
-        return read(path, head=data.task.head, labels=data.task.labels)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)  # a head that the student lacks is drawn at random
+            return read(path, head=data.task.head, labels=data.task.labels)
 
     def split(self) -> tuple[Examples, Examples]:
         """The development texts that the best weights are chosen by, and the texts that are learned from.
