@@ -41,12 +41,14 @@ EPSILON = 1e-12
 def fields_of(blueprint: Blueprint) -> Json:
     """The fields of `PenjingConfig` for the sizes of a blueprint."""
     content = blueprint.to_dict()
-    return {ours: content[name] for name, ours in FIELDS.items()}
+    return {ours: content[name] for name, ours in FIELDS.items()} | {"exits": list(blueprint.exits)}
 
 
 def blueprint_of_fields(config: PenjingConfig, head: Head, outputs: int) -> Blueprint:
-    """The blueprint of a `PenjingConfig`; an `InputError` where a size is no integer."""
-    return Blueprint.from_dict({name: getattr(config, ours) for name, ours in FIELDS.items()} | {"head": head, "outputs": outputs})
+    """The blueprint of a `PenjingConfig`; an `InputError` where a size is no integer. A head that answers no text has no exits."""
+    sizes = {name: getattr(config, ours) for name, ours in FIELDS.items()}
+    exits = config.exits if head.answers == "text" else []
+    return Blueprint.from_dict(sizes | {"head": head, "outputs": outputs, "exits": exits})
 
 
 # -- the families' -----------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ Dialect = Literal["portable", "fused"]
 MICROSOFT = "com.microsoft"
 FLOAT_ALWAYS = frozenset({"head.out"})
 """What no int8 form rounds: the layer that gives the logits."""
+STATES = "states"
+"""The states (batch, length, hidden) that a segment hands on: an output of one, and an input of the next."""
 GELU_ERF, GELU_TANH = ("gelu",), ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
@@ -59,7 +61,7 @@ def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
             linear(f"{feed_forward}.up", layer.neurons, hidden)
         linear(f"{feed_forward}.down", hidden, layer.neurons)
         norm(f"{feed_forward}.norm", hidden)
-    return shapes | {f"head.{name}": shape for name, shape in blueprint.head_shapes().items()}
+    return shapes | {f"{head}.{name}": shape for head in blueprint.heads for name, shape in blueprint.head_shapes().items()}
 
 
 def first_token_layers(blueprint: Blueprint, fused: bool = False) -> frozenset[str]:

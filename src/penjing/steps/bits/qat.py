@@ -14,7 +14,7 @@ from penjing.maths.rounding import affine
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
-from penjing.model.watch import encoder_of, linear_layers
+from penjing.model.watch import encoder_of, linear_layers, of_exit
 from penjing.steps.bits.calibrate import OF_EXTREMES, Calibration, calibrate
 from penjing.steps.bits.sensitivity import best_calibration
 from penjing.steps.teach.distill import Distill
@@ -154,7 +154,7 @@ class FakeQuantization:
         self, model: PenjingPreTrainedModel, ranges: Ranges, bits: int, float_layers: Collection[str] = (), dynamic: bool = False
     ) -> None:
         left = FLOAT_ALWAYS.union(float_layers)
-        self.layers = {name: layer for name, layer in linear_layers(model).items() if name not in left}
+        self.layers = {name: layer for name, layer in linear_layers(model).items() if name not in left and not of_exit(name)}
         self.inputs = RoundedInputs(model, ranges, self.layers, dynamic=dynamic)
         for layer in self.layers.values():
             parametrize.register_parametrization(layer, "weight", RoundedWeight(lambda w: fake.symmetric_rows(w, bits)))
