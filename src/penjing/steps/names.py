@@ -9,6 +9,7 @@ from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.exits import ExitsSettings
 
 STEPS: dict[str, type[Settings]] = {
     step.name: step
@@ -18,6 +19,7 @@ STEPS: dict[str, type[Settings]] = {
         GradualSettings,
         FactoriseSettings,
         Distillation,
+        ExitsSettings,
         SparsifySettings,
         StoreSettings,
         QuantizeSettings,

@@ -92,6 +92,17 @@ class TeachingEvidence:
 
 
 @dataclass(frozen=True)
+class Further:
+    """What else of a student's output is taught and judged.
+
+    loss: added to that of each batch, from the output. evaluate: the quality that the best weights are chosen by, in place of the answers'.
+    """
+
+    loss: Callable[[Any, Batch], Float[Tensor, ""]]
+    evaluate: Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
 class Lesson:
     """Everything that is needed to teach a student: texts, the teacher's outputs on them, and how.
 
@@ -116,18 +127,21 @@ class Lesson:
         """The teacher's outputs on the training texts."""
         return self.evidence.outputs
 
-    def teach(self, student: nn.Module, hooks: Hooks | None = None, objective: Objective | None = None) -> History:
+    def teach(
+        self, student: nn.Module, hooks: Hooks | None = None, objective: Objective | None = None, further: Further | None = None
+    ) -> History:
         """Train `student` in place: a model of ours, or a module around one that takes and gives the same."""
         hooks = hooks or Hooks()
         objective = objective or self.objective_for(student)
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
-            return self.loss(model, batch, objective)
+            return self.loss(model, batch, objective, further)
 
+        evaluate = further.evaluate if further else evaluator(self.task, self.dev)
         hooks = replace(hooks, judge_from=max(hooks.judge_from, self.settings.curriculum.states_part))
         with self._training(student, objective, self.outputs) as trained:
             return fit(
-                trained, self.data.encoded, loss, evaluator(self.task, self.dev), self.settings.schedule, self.state_file, hooks, self.progress
+                trained, self.data.encoded, loss, evaluate, self.settings.schedule, self.state_file, hooks, self.progress
             )  # fmt: skip
 
     def prepare(self, student: nn.Module, objective: Objective, texts: Encoded, outputs: TeacherOutputs, state_file: Path) -> History:
@@ -183,15 +197,24 @@ class Lesson:
         """Flags of all tokens (T,): those that are answered from; the others' logits are no answers, and not taught."""
         return answered_tokens(self.data)
 
-    def loss(self, model: nn.Module, batch: Batch, objective: Objective | None = None) -> Float[Tensor, ""]:
+    def loss(
+        self, model: nn.Module, batch: Batch, objective: Objective | None = None, further: Further | None = None
+    ) -> Float[Tensor, ""]:
         """The weighted sum of all losses of one batch."""
+        taught = objective if self.settings.curriculum.states_taught(batch.done) else None
+        output, total = self._states(model, batch, taught, self.outputs)
+        total = total + self.answers(output.logits, batch)
+        return total if further is None else total + further.loss(output, batch)
+
+    def answers(self, logits: Float[Tensor, "..."], batch: Batch) -> Float[Tensor, ""]:
+        """The weighted sum of the losses on answers of one batch, of these logits, (B, C), or (B, S, C) for tagging."""
         curriculum = self.settings.curriculum
         answers = self.task.answer_losses()
         soft = Softening(curriculum.temperature, curriculum.alpha)
         mask = batch.feeds["attention_mask"].bool()  # (B, S)
         per_token = self.task.head.per_token
-        output, total = self._states(model, batch, objective if curriculum.states_taught(batch.done) else None, self.outputs)
-        z = output.logits.float()  # (B, C), or (B, S, C) for tagging
+        z = logits.float()
+        total = z.new_zeros(())
         read = mask
         if per_token:
             answered = torch.from_numpy(self.answered[self.outputs.tokens(batch.rows)])  # (tokens of the batch,)
