@@ -118,6 +118,11 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ("distill", "--general-texts"): "80",
     ("distill", "--unlabelled"): "{place}/dev.csv",
     ("distill", "--cache"): "{out}-cache",
+    # exits
+    ("exits", "--rule"): "prototypes",
+    ("exits", "--consistency"): "0.5",
+    ("exits", "--frozen"): FLAG,
+    ("exits", "--float32"): FLAG,
     # eval, bench
     ("eval", "--teacher"): "{place}/other",
     ("eval", "--engine"): "torch",
@@ -154,6 +159,10 @@ RUNS: dict[str, Sequence[str]] = {
         f"{JOB} --engine --student --teacher --losses --alpha --temperature --layer-map --relation-heads --levels --states-first --anneal"
         " --noise --draws --unlabelled --augment --masked-lm --copies --part --sample --epochs",
         f"{JOB} --engine --layers --with --epochs",
+    ],
+    "exits": [
+        f"{FULL} --layers --rule --consistency --frozen --epochs",
+        f"{JOB} --layers --rule=patience --float32 --epochs",
     ],
     "eval": [f"--data --teacher --json --engine --task --threads {FILE} {LABELS}"],
     "bench": [f"--data --rounds --json --engine --task --threads {FILE}"],

@@ -12,14 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
-from penjing.engines.exits import ALWAYS, NEVER, RULES, ExitsEngine, Leaving, never
+from penjing.engines.exits import ALWAYS, NEVER, ExitsEngine, Leaving, never
 from penjing.engines.form import FUSED_FLOAT, FUSED_INT8, PORTABLE_FLOAT, PORTABLE_INT8, Form, leaving_early, rounding_of, without_leaving
 from penjing.engines.network import Deployed
 from penjing.engines.onnx.export import export, network_of
 from penjing.engines.onnx.segments import ends_of, write_segments
 from penjing.engines.opening import open_engine
 from penjing.errors import InputError
-from penjing.maths.exits import places
+from penjing.maths.exits import RULES, places
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.bits.calibrate import calibrate
 from penjing.text.encoded import Encoded

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "prune": ("by_hand", "Cut one thing by hand: heads, neurons, layers, units, tokens, single weights."),
     "distill": ("by_hand", "Teach a small student, by any of the published losses."),
     "quantize": ("by_hand", "Round the weights: to integers (faster), or to few bits (smaller)."),
+    "exits": ("by_hand", "Let easy texts leave early, by heads behind some of the layers."),
     "eval": ("view", "Quality with an interval, and what flipped against a teacher."),
     "bench": ("view", "Latency and throughput side by side, each in a process of its own."),
     "inspect": ("view", "What a model is, and what it costs."),

@@ -69,6 +69,28 @@ def quantized(report: Report, out: Path) -> str:
     return "\n".join(lines)
 
 
+def left_early(report: Report, out: Path) -> str:
+    """The summary of `exits`: where texts left, the loss, and the latencies."""
+    result = report.result
+    lines = [lost(report), faster(report)]
+    if result.left is None:
+        lines.insert(0, "no form that texts leave early is both fit and faster on average, so none is shipped; the heads are in the model")
+    else:
+        left = result.left
+        where = ", ".join(f"{count} after layer {layer}" for layer, count in zip(left.layers, left.texts, strict=True))
+        lines.insert(1, f"texts left: {where}; {left.mean_layers:.2f} layers on average ({left.rule} at {left.threshold:.3g})")
+    for form in report.forms:
+        mark = "*" if form.chosen else " "
+        figures = form.figures
+        mean = "" if figures.latency_mean_ms is None else f"mean {figures.latency_mean_ms:.2f}, "
+        lines.append(
+            f"{mark} {form.name}: {form.held_out_quality:.2f} on texts held out, {mean}p50 {figures.latency_ms:.2f},"
+            f" p95 {figures.latency_p95_ms:.2f}, p99 {figures.latency_p99_ms:.2f} ms"
+        )
+    lines.append(places(out))
+    return "\n".join(lines)
+
+
 # -- lines of all ------------------------------------------------------------------------------------------------
 
 
@@ -89,6 +111,8 @@ def faster(report: Report) -> str:
     after = report.result.figures
     eager = report.teacher.baseline.figures
     times = f"{eager.latency_ms:.2f} -> {after.latency_ms:.2f} ms, p99 {after.latency_p99_ms:.2f}"
+    if result.left is not None and eager.latency_mean_ms is not None and after.latency_mean_ms is not None:
+        times = f"mean {eager.latency_mean_ms:.2f} -> {after.latency_mean_ms:.2f} ms, p99 {after.latency_p99_ms:.2f}"
     whole = ""
     if after.end_to_end_ms is not None and eager.end_to_end_ms is not None:
         whole = f"; end to end {eager.end_to_end_ms:.2f} -> {after.end_to_end_ms:.2f}"

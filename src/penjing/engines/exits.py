@@ -24,12 +24,10 @@ from penjing.engines.form import FEEDS, Form
 from penjing.engines.onnxruntime import session_of
 from penjing.errors import InputError, reason_of, shown
 from penjing.files.whole import Json, write_json
-from penjing.maths.exits import agreeing, distance_and_entropy, distance_ratio, entropy
+from penjing.maths.exits import ENTROPY, PATIENCE, PROTOTYPES, RULES, agreeing, distance_and_entropy, distance_ratio, entropy
 from penjing.text.encoded import Encoded, Feeds
 
 FORMAT = 1
-ENTROPY, PATIENCE, PROTOTYPES = RULES = ("entropy", "patience", "prototypes")
-"""Rules by name: how uncertain an answer is, how many exits in a row agree with it, how near it is to its class besides."""
 NEVER = -1.0
 """A threshold that no score reaches."""
 ALWAYS = 1.0

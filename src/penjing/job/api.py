@@ -1,4 +1,4 @@
-"""The public functions: `compress`, the single steps `prune`, `quantize`, `distill`, and `train`.
+"""The public functions: `compress`, the single steps `prune`, `quantize`, `exits`, `distill`, and `train`.
 
 The command line and the benchmarks call these and nothing beneath.
 """
@@ -19,7 +19,7 @@ from penjing.files.references import import_named
 from penjing.files.run import ASKED, TRAINING, Tell, claimed, fingerprint
 from penjing.files.whole import Json
 from penjing.job.asked import Budget, Job
-from penjing.job.by_hand import Distilling, Pruning, Quantizing
+from penjing.job.by_hand import Distilling, Leaving, Pruning, Quantizing
 from penjing.job.material import Sources
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
@@ -95,6 +95,15 @@ def quantize(model: str | Path, out: str | Path, **options: Any) -> Report:
     if machinery.engine == "torch" and quantizing.real:
         raise InputError(f"engine: PyTorch does not compute in integers, which {quantizing.scheme} is for; give onnxruntime or openvino")
     return run(model, out, quantizing.recipe(), *parts)
+
+
+def exits(model: str | Path, out: str | Path, **options: Any) -> Report:
+    """Let easy texts leave a model early, by hand; options: the fields of `Leaving`, and those of `compress` but speed and size.
+
+    `max_drop` is also what leaving may lose on texts held out, by which the threshold is set.
+    """
+    leaving, *parts = _parts(options, Leaving, Budget, Given, Reading, Machinery)
+    return run(model, out, leaving.recipe(parts[0].max_drop), *parts)
 
 
 def distill(model: str | Path, out: str | Path, **options: Any) -> Report:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from penjing.maths.statistics import softmax
 
 Floats = NDArray[np.floating]
+ENTROPY, PATIENCE, PROTOTYPES = RULES = ("entropy", "patience", "prototypes")
+"""Rules by name: how uncertain an answer is, how many exits in a row agree with it, how near it is to its class besides."""
 BLEND = 1.0
 """The weight of the distance ratio beside the entropy in `distance_and_entropy`: both count alike."""
 

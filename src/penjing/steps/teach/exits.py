@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from penjing.blueprint import Blueprint
-from penjing.engines.exits import RULES
 from penjing.errors import InputError
 from penjing.files.options import option
+from penjing.maths.exits import RULES
 from penjing.model.building import blueprint_of, with_exits
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
