@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penjing.engines.engine import Engine
-    from penjing.job.api import compress, distill, exits, prune, quantize, train
+    from penjing.job.api import cascade, compress, distill, exits, prune, quantize, train
     from penjing.job.asked import Budget
     from penjing.job.evaluation import bench, evaluate
     from penjing.job.recipe import Recipe
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "penjing.serving.predictor",
     "compress": "penjing.job.api",
+    "cascade": "penjing.job.api",
     "distill": "penjing.job.api",
     "exits": "penjing.job.api",
     "prune": "penjing.job.api",
@@ -44,7 +45,7 @@ _HOMES = {
 """The module of each public name."""
 
 __all__ = [
-    "Budget", "Checkpoint", "Engine", "Recipe", "Step", "Student", "Task", "bench", "compress", "distill", "evaluate", "exits", "load", "prune",
+    "Budget", "Checkpoint", "Engine", "Recipe", "Step", "Student", "Task", "bench", "cascade", "compress", "distill", "evaluate", "exits", "load", "prune",
     "quantize", "train",
 ]  # fmt: skip
 

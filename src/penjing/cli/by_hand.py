@@ -50,6 +50,14 @@ def exits(model: Model, out: Out, options: Options, as_json: AsJson = False) -> 
     reported(telling.left_early, out, as_json, lambda more: api.exits(model, out, **options, **more))
 
 
+@app.command(cls=Panels)
+@takes(api.Cascading, api.Given, api.Machinery, Reading, without=("test", "engine", "seed"))
+def cascade(out: Out, options: Options, as_json: AsJson = False) -> None:
+    """Join two results of one teacher in one engine folder: the fast one answers where it is sure, the better one elsewhere."""
+    result = api.cascade(out, **options, tell=tell)
+    say(to_json(result), as_json, telling.cascaded(result, out))
+
+
 def reported(text: Callable[[Report, Path], str], out: Path, as_json: bool, work: Callable[[Options], Report]) -> None:
     """Run a job and print its report; a budget that was not met is an error of its own."""
     report = work({"tell": tell, "progress": lambda title: training_bar(console, title), "command": shlex.join(["penjing", *sys.argv[1:]])})

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "distill": ("by_hand", "Teach a small student, by any of the published losses."),
     "quantize": ("by_hand", "Round the weights: to integers (faster), or to few bits (smaller)."),
     "exits": ("by_hand", "Let easy texts leave early, by heads behind some of the layers."),
+    "cascade": ("by_hand", "Two models in one: the fast one answers where it is sure, the other elsewhere."),
     "eval": ("view", "Quality with an interval, and what flipped against a teacher."),
     "bench": ("view", "Latency and throughput side by side, each in a process of its own."),
     "inspect": ("view", "What a model is, and what it costs."),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from penjing.engines.clock.measurement import Figures
+    from penjing.job.cascading import Cascaded
     from penjing.report.record import Report, ShapeRow, Stored
 
 
@@ -89,6 +90,23 @@ def left_early(report: Report, out: Path) -> str:
         )
     lines.append(places(out))
     return "\n".join(lines)
+
+
+def cascaded(result: Cascaded, out: Path) -> str:
+    """The summary of `cascade`: its loss against the second model, how many the first answers, and the latencies."""
+    judged = result.judged
+    low, high = judged.drop_ci95
+    lines = [
+        f"{judged.teacher_quality:.2f} -> {judged.quality:.2f}: {judged.drop:.2f} points lost against the second (95 %: {low:.2f} ... {high:.2f})",
+        f"the first answers {100 * result.share:.0f} % of the texts ({100 * result.held_out_share:.0f} % of those held out)",
+    ]
+    for name, figures in (("first", result.first), ("second", result.second), ("both", result.both)):
+        steady = "" if figures.steady else " (the machine was not steady)"
+        lines.append(
+            f"{name}: mean {figures.latency_mean_ms or 0.0:.2f}, p50 {figures.latency_ms:.2f}, p95 {figures.latency_p95_ms:.2f},"
+            f" p99 {figures.latency_p99_ms:.2f} ms, {_throughput(figures)} texts/s{steady}"
+        )
+    return "\n".join([*lines, f"engine: {out / 'engine'}"])
 
 
 # -- lines of all ------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ ENGINES = {
     "torch": "penjing.engines.pytorch:TorchEngine",
     "numpy": "penjing.engines.numpy:NumpyEngine",
     "exits": "penjing.engines.exits:ExitsEngine",
+    "cascade": "penjing.engines.cascade:CascadeEngine",
 }
 """The class of each engine by name. A form may name another engine as "module:Class", which is not in this table."""
 GRAPH_ENGINES = ("onnxruntime", "openvino")

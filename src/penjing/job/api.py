@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from penjing.engines.clock.machine import cores
+from penjing.engines.form import MODEL
 from penjing.engines.opening import EngineKind, engine_class, engine_name
 from penjing.errors import InputError
 from penjing.files.options import option
@@ -20,6 +21,7 @@ from penjing.files.run import ASKED, TRAINING, Tell, claimed, fingerprint
 from penjing.files.whole import Json
 from penjing.job.asked import Budget, Job
 from penjing.job.by_hand import Distilling, Leaving, Pruning, Quantizing
+from penjing.job.cascading import Cascaded, make, part_of, prove
 from penjing.job.material import Sources
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
@@ -114,6 +116,30 @@ def distill(model: str | Path, out: str | Path, **options: Any) -> Report:
     budget, given, reading, machinery = parts
     recipe = distilling.recipe(given_student=bool(sources.student))
     return run(model, out, recipe, budget, given, reading, machinery, sources)
+
+
+@dataclass(frozen=True)
+class Cascading:
+    """Options of `cascade`: both models, and what may be lost.
+
+    first, second: folders that Penjing wrote; the first, as a static student, answers where it is sure.
+    """
+
+    first: Path = option(Path(), "The fast model's folder, as of a static student.", required=True)
+    second: Path = option(Path(), "The better model's folder: it answers where the first is unsure.", required=True)
+    max_drop: float = option(0.5, "Points against the second that may be lost on texts held out.", most=100, panel="budget")
+
+
+def cascade(out: str | Path, **options: Any) -> Cascaded:
+    """Join two results of one teacher: the first answers where it is sure, the second elsewhere; an engine folder that `load` opens.
+
+    options: the fields of `Cascading`, `Given`, `Reading` and `Machinery`.
+    """
+    asked, given, reading, machinery = _parts(options, Cascading, Given, Reading, Machinery)
+    parts = part_of(Path(asked.first), "first"), part_of(Path(asked.second), "second")
+    data = load_data(Path(asked.second) / MODEL, given.task, given.train, given.eval, reading, machinery.tell)
+    make(*parts, data, Path(out), asked.max_drop)
+    return prove(*parts, data, Path(out), machinery.threads, machinery.wait, machinery.tell)
 
 
 @dataclass(frozen=True)

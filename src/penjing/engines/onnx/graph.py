@@ -254,12 +254,12 @@ class _Emitter:
         inputs = [*([] if self.continues else tokens), *([] if self.fused else ["attention_mask"])]
         states = [*shape, blueprint.hidden]
         answers = [*(shape[:1] if head.answers == "text" else shape), blueprint.outputs]
-        value = helper.make_tensor_value_info
+        port = helper.make_tensor_value_info
         graph = helper.make_graph(
             self.nodes,
             "penjing",
-            [*([value(STATES, TensorProto.FLOAT, states)] if self.continues else []), *(value(n, TensorProto.INT64, shape) for n in inputs)],
-            [value("logits", TensorProto.FLOAT, answers), *([value(handed_on, TensorProto.FLOAT, states)] if self.goes_on else [])],
+            [*([port(STATES, TensorProto.FLOAT, states)] if self.continues else []), *(port(n, TensorProto.INT64, shape) for n in inputs)],
+            [port("logits", TensorProto.FLOAT, answers), *([port(handed_on, TensorProto.FLOAT, states)] if self.goes_on else [])],
         )
         opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(MICROSOFT, 1)] if self.fused else [])]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="penjing")
