@@ -14,9 +14,9 @@ from penjing.cli.options import COMMANDS, command_named, dashed
 from penjing.cli.training import Training
 from penjing.errors import InputError
 from penjing.files.options import PANELS, Option, option, option_of
-from penjing.job.api import Given, Machinery
+from penjing.job.api import Cascading, Given, Machinery
 from penjing.job.asked import Budget
-from penjing.job.by_hand import Distilling, Pruning, Quantizing
+from penjing.job.by_hand import Distilling, Leaving, Pruning, Quantizing
 from penjing.job.evaluation import Looking
 from penjing.job.material import Sources
 from penjing.job.reading import Compressing
@@ -166,6 +166,8 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
     "prune": (Pruning, Budget, Given, Machinery, Reading),
     "distill": (Distilling, Sources, Budget, Given, Machinery, Reading),
     "quantize": (Quantizing, Budget, Given, Machinery, Reading),
+    "exits": (Leaving, Budget, Given, Machinery, Reading),
+    "cascade": (Cascading, Given, Machinery, Reading),
     "eval": (Looking, Reading),
     "bench": (Looking, Reading),
     "inspect": (),
@@ -174,7 +176,8 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
 }
 LEFT_OUT: Mapping[str, set[str]] = {
     "train": {"test"}, "prune": {"speedup", "latency_ms", "size_mb"}, "distill": {"speedup", "latency_ms", "size_mb"},
-    "quantize": {"speedup", "latency_ms", "size_mb"}, "bench": {"label_column", "label_map", "metric", "positive"},
+    "quantize": {"speedup", "latency_ms", "size_mb"}, "exits": {"speedup", "latency_ms", "size_mb"},
+    "cascade": {"test", "engine", "seed"}, "bench": {"label_column", "label_map", "metric", "positive"},
     "demo": {"engine", "wait"},
 }  # fmt: skip
 """Fields that a command has no option of."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from commands import told
 from conftest import tiny_teacher
+from shop import Shop
 
 from penjing.engines.clock.measure import Subject
 from penjing.engines.clock.measurement import Measurement, Turn
@@ -86,6 +87,7 @@ def test_the_form_that_leaves_early_is_measured_chosen_and_served_without_torch(
     page = (shop.out / "report.html").read_text()
     assert "Leaving early" in page and "entropy" in page
     model = json.loads((shop.out / "model" / "config.json").read_text())
+    assert "Easy texts leave early: of the 24 evaluation texts 24 after layer 1" in (shop.out / "model" / "README.md").read_text()
     assert model["exits"] == [1] and (shop.out / "model" / "modeling_penjing.py").is_file()
     code = (
         "import json, sys, penjing\nanswers = penjing.load(sys.argv[1], threads=1)(['good film', 'bad'])\n"
@@ -94,6 +96,15 @@ def test_the_form_that_leaves_early_is_measured_chosen_and_served_without_torch(
     done = subprocess.run([sys.executable, "-c", code, str(shop.out)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == shop.answers(["good film", "bad"])
+
+
+def test_a_model_that_is_taught_again_without_exits_loses_them(shop: Any) -> None:
+    shop.compress(recipe=Recipe.of(FAST, ExitsSettings()))
+    again = Shop(shop.folder / "again")
+    taught = DistillSettings(Schedule(epochs=1), losses={"hard": 1.0})
+    report = again.compress(teacher=shop.out / "model", recipe=Recipe.of(taught))
+    assert report.teacher_blueprint.exits == (1,) and report.blueprint is not None and report.blueprint.exits == ()
+    assert json.loads((again.out / "model" / "config.json").read_text())["model_type"] == "bert"
 
 
 def test_where_leaving_is_no_faster_another_form_is_shipped(shop: Any) -> None:

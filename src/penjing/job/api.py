@@ -244,6 +244,8 @@ def _check_engine(engine: EngineKind | None, recipe: Recipe) -> None:
     engine_class(engine)
     if engine == "numpy" and not recipe.get(StudentSettings):
         raise InputError("engine: numpy runs students of arrays alone; give onnxruntime, openvino or torch")
+    if engine in ("exits", "cascade"):
+        raise InputError(f"engine: {engine} is made of other engines' files, and no choice among them; give onnxruntime")
 
 
 def _parts(options: Mapping[str, Any], *kinds: Any) -> list[Any]:

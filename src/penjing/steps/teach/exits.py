@@ -46,6 +46,7 @@ class ExitsSettings(Rider):
     paper = "Xin et al. 2020 (DeeBERT); Zhou et al. 2020 (PABEE); He et al. 2024 (DE3-BERT)"
     when = "Where many texts are easy and the mean latency counts: the hardest texts come no sooner. First try a smaller student."
     teaching = "exits"
+    teaches_exits = True
 
     layers: str = option("", "After which layers a text may leave, as 2,4.")
     rule: str = option("entropy", "What tells that an answer is good enough.", allowed=RULES)
