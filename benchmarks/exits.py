@@ -66,7 +66,9 @@ def students(name: str = "sst2") -> None:
     for layers in STUDENTS[name]:
         recipe = HERE / f"{layers}-layers.yaml"
         HERE.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(f"- prune: {{layers: {layers}, keep: uniform, importance: magnitude, repair: none}}\n- distill: {{epochs: {EPOCHS}}}\n- quantize\n")
+        recipe.write_text(
+            f"- prune: {{layers: {layers}, keep: uniform, importance: magnitude, repair: none}}\n- distill: {{epochs: {EPOCHS}}}\n- quantize\n"
+        )
         job("compress", name, f"{layers}-layers", "--recipe", recipe)
 
 
@@ -126,7 +128,13 @@ def measure(name: str = "sst2") -> None:
     subjects = [Subject(form, folder) for form, folder in places.values()]
     figures = measured(subjects, texts.encoded, threads=2, sampling=Sampling(texts=len(texts), rounds=5, throughput_texts=0))
     for row, each in zip(rows, figures, strict=True):
-        row |= {"mean": each.latency_mean_ms, "p50": each.latency_ms, "p95": each.latency_p95_ms, "p99": each.latency_p99_ms, "steady": each.steady}
+        row |= {
+            "mean": each.latency_mean_ms,
+            "p50": each.latency_ms,
+            "p95": each.latency_p95_ms,
+            "p99": each.latency_p99_ms,
+            "steady": each.steady,
+        }
     (HERE / f"{name}.json").write_text(json.dumps(rows, indent=1))
 
 
@@ -175,7 +183,9 @@ def table() -> str:
             layers = "" if row["layers"] is None else f"{row['layers']:.2f}"
             left = row["left"] or (f"{row['share']:.2f} by the first" if "share" in row else "")
             steady = "" if row["steady"] else " (not steady)"
-            lines.append(f"| {row['name']} | {row['quality']:.2f} | {row['drop']:.2f} ({low:.2f} … {high:.2f}) | {times} | {layers} | {left} |{steady}")
+            lines.append(
+                f"| {row['name']} | {row['quality']:.2f} | {row['drop']:.2f} ({low:.2f} … {high:.2f}) | {times} | {layers} | {left} |{steady}"
+            )
     return "\n".join(lines)
 
 

@@ -31,7 +31,9 @@ FLOAT, INT8 = (PORTABLE_FLOAT, FUSED_FLOAT), (PORTABLE_INT8, FUSED_INT8)
 def texts(blueprint: Blueprint, seed: int = 0, count: int = 12) -> Encoded:
     """Random texts, several of each length."""
     random = np.random.default_rng(seed)
-    ids = [random.integers(0, blueprint.vocabulary, int(n)).tolist() for n in random.integers(1, blueprint.positions + 1, count // 3).repeat(3)]
+    ids = [
+        random.integers(0, blueprint.vocabulary, int(n)).tolist() for n in random.integers(1, blueprint.positions + 1, count // 3).repeat(3)
+    ]
     return Encoded.of(ids, [sorted(random.integers(0, max(1, blueprint.token_types), len(row)).tolist()) for row in ids])
 
 
@@ -124,14 +126,23 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         leaving.write(tmp_path / "a.json")
         read = Leaving.read(tmp_path / "a.json")
         assert (read.layers, read.rule, read.threshold) == (leaving.layers, leaving.rule, leaving.threshold)
-        np.testing.assert_allclose(read.prototypes if means is None else 0, 0) if leaving.prototypes is None else np.testing.assert_allclose(
-            read.prototypes, means, rtol=1e-6
-        )
+        np.testing.assert_allclose(
+            read.prototypes if means is None else 0, 0
+        ) if leaving.prototypes is None else np.testing.assert_allclose(read.prototypes, means, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 2}, {"layers": []}, {"layers": [2, 1]}, {"layers": "12"}, {"rule": "luck"}, {"threshold": "0.1"}, {"threshold": None}, {"rule": "prototypes"}],
+    [
+        {"format": 2},
+        {"layers": []},
+        {"layers": [2, 1]},
+        {"layers": "12"},
+        {"rule": "luck"},
+        {"threshold": "0.1"},
+        {"threshold": None},
+        {"rule": "prototypes"},
+    ],
 )
 def test_a_damaged_description_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"format": 1, "layers": [1, 2], "rule": "entropy", "threshold": 0.1} | change))

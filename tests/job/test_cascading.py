@@ -103,5 +103,3 @@ def test_a_damaged_file_is_refused(place: Path, change: dict[str, Any], tmp_path
     (tmp_path / "cascade.json").write_text(json.dumps(fields | change))
     with pytest.raises(InputError, match=r"cascade\.json"):
         Cascade.read(tmp_path / "cascade.json")
-
-

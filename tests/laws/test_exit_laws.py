@@ -67,7 +67,15 @@ def test_a_cut_keeps_the_answers_of_the_exits_that_stay(data: st.DataObject, see
 
 @pytest.mark.parametrize(
     ("kept", "exits"),
-    [((0, 1, 2, 3), {1: 0, 3: 1}), ((1, 2, 3), {2: 1}), ((0, 3), {1: 1}), ((0, 1), {1: 0}), ((3,), {}), ((), {}), ((0, 2, 3), {1: 0, 2: 1})],
+    [
+        ((0, 1, 2, 3), {1: 0, 3: 1}),
+        ((1, 2, 3), {2: 1}),
+        ((0, 3), {1: 1}),
+        ((0, 1), {1: 0}),
+        ((3,), {}),
+        ((), {}),
+        ((0, 2, 3), {1: 0, 2: 1}),
+    ],
 )
 def test_an_exit_of_a_removed_layer_stands_behind_the_one_before_or_goes(kept: tuple[int, ...], exits: dict[int, int]) -> None:
     assert Selection(tuple(LayerSelection(i, (), ()) for i in kept)).exits(DEEP) == exits

@@ -71,7 +71,9 @@ def test_with_a_frozen_encoder_the_last_answers_stay_and_the_exits_learn(learned
 
 
 @pytest.mark.parametrize("consistency", [0.0, 2.0])
-def test_the_loss_is_the_mean_of_the_heads_weighted_by_their_depth_and_their_distance_from_the_last(consistency: float, tmp_path: Path) -> None:
+def test_the_loss_is_the_mean_of_the_heads_weighted_by_their_depth_and_their_distance_from_the_last(
+    consistency: float, tmp_path: Path
+) -> None:
     given = step(tmp_path, layers="1,3", consistency=consistency, losses={"kl": 1.0})
     data = texts(TASK, 20)
     model = penjing_model(replace(DEEP, exits=(1, 3)), 2)
@@ -125,7 +127,9 @@ def test_where_exits_stand() -> None:
             ExitsSettings(layers).places(depth)
 
 
-@pytest.mark.parametrize("fields", [{"layers": "0"}, {"layers": "2,1"}, {"layers": "a"}, {"rule": "luck"}, {"drop": -1}, {"consistency": -1}])
+@pytest.mark.parametrize(
+    "fields", [{"layers": "0"}, {"layers": "2,1"}, {"layers": "a"}, {"rule": "luck"}, {"drop": -1}, {"consistency": -1}]
+)
 def test_settings_that_cannot_be_are_refused(fields: Any) -> None:
     with pytest.raises(InputError, match=next(iter(fields))):
         ExitsSettings(**fields)

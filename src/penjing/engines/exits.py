@@ -77,7 +77,9 @@ class Leaving:
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""
-        means = {} if self.prototypes is None else {"prototypes": [[[float(f"{x:.7g}") for x in row] for row in c] for c in self.prototypes]}
+        means = (
+            {} if self.prototypes is None else {"prototypes": [[[float(f"{x:.7g}") for x in row] for row in c] for c in self.prototypes]}
+        )
         write_json(path, {"format": FORMAT, "layers": list(self.layers), "rule": self.rule, "threshold": self.threshold} | means)
 
 

@@ -95,9 +95,13 @@ def _check_pair(first: Part, second: Part) -> None:
     """An `InputError` where two models do not read the same token numbers, or do not answer the same."""
     a, b = first.about, second.about
     if (a.task, a.labels, a.max_length) != (b.task, b.labels, b.max_length):
-        raise InputError(f"first: it answers {a.task} with {', '.join(a.labels)}, and the second {b.task} with {', '.join(b.labels)}; give two of one task and `max_length`")
+        raise InputError(
+            f"first: it answers {a.task} with {', '.join(a.labels)}, and the second {b.task} with {', '.join(b.labels)}; give two of one task and `max_length`"
+        )
     if (first.folder / TOKENIZER).read_bytes() != (second.folder / TOKENIZER).read_bytes():
-        raise InputError("first: it reads other token numbers than the second; make both from the same teacher, without cutting the vocabulary")
+        raise InputError(
+            "first: it reads other token numbers than the second; make both from the same teacher, without cutting the vocabulary"
+        )
 
 
 def prove(first: Part, second: Part, data: Data, out: Path, threads: int, wait: float, tell: Tell) -> Cascaded:

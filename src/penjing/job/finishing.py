@@ -49,7 +49,9 @@ def proof(job: Job, context: Context, attempt: Attempt, reference: Reference, tr
     def prove(folder: Path) -> Json:
         verified = verify(trial, reference, shipped, train, job.budget.confidence)
         whole = without_leaving(shipped.form)
-        if by_hand and not (reference.exported / whole.file).exists():  # where float32 replaces int8, the uncut model is timed in float32 too
+        if (
+            by_hand and not (reference.exported / whole.file).exists()
+        ):  # where float32 replaces int8, the uncut model is timed in float32 too
             export(context.teacher, reference.exported, [whole], segments=trial.segments)
         further = [Further(name, before, after) for (name, before), (_, after) in zip(job.tests, work.tests, strict=True)]
         tests = tuple(on_other_data(trial, reference, shipped, data, train) for data in further)

@@ -41,7 +41,7 @@ def class_means(h: Floats, answers: NDArray[np.integer], classes: int) -> Floats
 def distance_ratio(h: Floats, prototypes: Floats, answers: NDArray[np.integer]) -> Floats:
     """(1 + (a - b) / max(a, b)) / 2, from 0 to 1: a the distance to the prototype of the answer, b to the nearest other one.
 
-    (N, H), (C, H), (N,) → (N,) (He et al. 2024, DE3-BERT, section III.C).
+    (N, H), (C, H), (N,) → (N,) (He et al. 2024, DE3-BERT, the distance ratio of r₁ and r₂, which we read as a and b).
     """
     distances = np.sqrt(np.square(h[:, None] - prototypes[None]).sum(-1))  # (N, C)
     own = np.arange(prototypes.shape[0]) == answers[:, None]

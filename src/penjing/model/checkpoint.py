@@ -297,7 +297,11 @@ def _stored(
     left = blueprint.head != head
 
     def known(name: str) -> bool:
-        return left and name.startswith(("head.", "exits.")) if family is None else family.unused(name) or (left and family.of_head(name, head))
+        return (
+            left and name.startswith(("head.", "exits."))
+            if family is None
+            else family.unused(name) or (left and family.of_head(name, head))
+        )
 
     strange = [name for name in unused if not known(name)]
     if strange:

@@ -39,7 +39,6 @@ def _axes_of(head: Head) -> dict[str, tuple[str, ...]]:
     return {f"head.{parameter.name}": tuple(_HEAD_AXES.get(str(axis), "") for axis in parameter.axes) for parameter in head.parameters}
 
 
-
 def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selection) -> dict[str, Tensor]:
     """The state dict cut to a selection (names as in modeling_penjing.py, with or without `encoder.` in front)."""
     prefix = "" if blueprint.head.bare else "encoder."

@@ -197,9 +197,7 @@ class Lesson:
         """Flags of all tokens (T,): those that are answered from; the others' logits are no answers, and not taught."""
         return answered_tokens(self.data)
 
-    def loss(
-        self, model: nn.Module, batch: Batch, objective: Objective | None = None, further: Further | None = None
-    ) -> Float[Tensor, ""]:
+    def loss(self, model: nn.Module, batch: Batch, objective: Objective | None = None, further: Further | None = None) -> Float[Tensor, ""]:
         """The weighted sum of all losses of one batch."""
         taught = objective if self.settings.curriculum.states_taught(batch.done) else None
         output, total = self._states(model, batch, taught, self.outputs)

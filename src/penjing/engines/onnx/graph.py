@@ -111,9 +111,7 @@ def build_graph(
             raise InputError(
                 f"export: the model has no linear layer {name!r} to leave in float; its names are like layers.0.attention.query"
             )
-    emitter = _Emitter(
-        network, dialect == "fused", int8, ranges or {}, segments, weight_bits, FLOAT_ALWAYS.union(float_layers), *states
-    )
+    emitter = _Emitter(network, dialect == "fused", int8, ranges or {}, segments, weight_bits, FLOAT_ALWAYS.union(float_layers), *states)
     return emitter.model()
 
 

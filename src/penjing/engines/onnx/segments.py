@@ -44,7 +44,9 @@ def _segment(deployed: Deployed, layers: range, head: str) -> Deployed:
     if head != "head":
         float_layers |= dict.fromkeys(f"head.{name.rpartition('.')[0]}" for name in blueprint.head_shapes() if name.endswith(".weight"))
     own = replace(network, blueprint=selection.plan(blueprint), weights=_renamed(network.weights, owners, head))
-    return replace(deployed, network=own, ranges=ranges, float_layers=tuple(name for name in float_layers if f"{name}.weight" in own.weights))
+    return replace(
+        deployed, network=own, ranges=ranges, float_layers=tuple(name for name in float_layers if f"{name}.weight" in own.weights)
+    )
 
 
 def _renamed(named: dict[str, Value], owners: dict[int, int], head: str) -> dict[str, Value]:

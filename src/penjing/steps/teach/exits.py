@@ -73,7 +73,9 @@ class ExitsSettings(Rider):
         """The layers behind which exits stand in a model of `depth` layers; an `InputError` where it has too few."""
         places = self._numbers or tuple(sorted({depth * part // PARTS for part in range(1, PARTS)} - {0}))
         if not places or places[-1] >= depth:
-            raise InputError(f"layers: an exit stands after {self.layers or 'a third'} of {depth} layers; give numbers from 1 to {depth - 1}")
+            raise InputError(
+                f"layers: an exit stands after {self.layers or 'a third'} of {depth} layers; give numbers from 1 to {depth - 1}"
+            )
         return places
 
     def check_fits(self, depth: int, blueprint: Blueprint) -> None:
@@ -102,7 +104,7 @@ class TeachExits(TrainingStep[TeachingEvidence]):
     """The step of exits that are taught while `distill` teaches the model.
 
     Each exit learns what the last head learns, and what the last head says itself. Its weight is the number of its layer, as a part of the
-    depth (Zhou et al. 2020, PABEE, equation 6).
+    depth (Zhou et al. 2020, PABEE, section 3.3).
     """
 
     name = "exits"
