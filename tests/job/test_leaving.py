@@ -21,10 +21,12 @@ from penjing.files.records import from_json
 from penjing.job import api
 from penjing.job.by_hand import Leaving as LeavingOptions
 from penjing.job.leaving import at, threshold_for
+from penjing.job.reading import read_recipe
 from penjing.job.recipe import Recipe
 from penjing.maths.exits import RULES
 from penjing.report.record import Report
 from penjing.steps.bits.quantize import QuantizeSettings
+from penjing.steps.bits.store import StoreSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.exits import ExitsSettings
@@ -96,6 +98,20 @@ def test_the_form_that_leaves_early_is_measured_chosen_and_served_without_torch(
     done = subprocess.run([sys.executable, "-c", code, str(shop.out)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == shop.answers(["good film", "bad"])
+
+
+def test_beside_packed_graphs_the_segments_are_written_out(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trial, "measure", quick)
+    report: Report = shop.compress(recipe=Recipe.of(FAST, ExitsSettings(drop=100.0), StoreSettings("linear", 8)), engine="onnxruntime")
+    assert report.result.engine == "exits" and (shop.out / "model" / "packed.safetensors").is_file()
+    assert {"weights.safetensors", "exits-float32.json"} & {file.name for file in (shop.out / "engine").iterdir()}
+    assert len(shop.answers(["good film"])) == 1
+
+
+def test_a_recipe_in_yaml_says_where_exits_stand(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("- distill\n- exits: {layers: '2,4', rule: patience, drop: 1, frozen: true}\n- quantize\n")
+    exits = read_recipe(tmp_path / "recipe.yaml").get(ExitsSettings)
+    assert exits == ExitsSettings("2,4", "patience", 1.0, frozen=True)
 
 
 def test_a_model_that_is_taught_again_without_exits_loses_them(shop: Any) -> None:

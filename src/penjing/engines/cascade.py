@@ -4,7 +4,8 @@ Both read the same token numbers and have the same labels. A file in JSON says w
 
     {"format": 1, "first": {form}, "second": {form}, "temperatures": [1.4, 1.1], "unsure": 0.08}
 
-It is where 1 - max softmax(logits / its temperature) is at most `unsure` (Varshney & Baral 2022, model cascading). Its logits are given at the second's temperature, so that scores are those of whoever answered.
+It is where 1 - max softmax(logits / its temperature) is at most `unsure` (Varshney & Baral 2022, model cascading). Its logits are given
+at the second's temperature, so that scores are those of whoever answered.
 """
 
 import json
