@@ -150,11 +150,13 @@ def own_inputs(blueprint: Blueprint, seed: int = 0, texts: int = 3) -> dict[str,
 
 @st.composite
 def blueprints(draw: Any, heads: Sequence[str] = HEADS, min_layers: int = 0) -> Blueprint:
-    """Uneven blueprints: blocks without heads or neurons, shared layers, an embedding of another width, 0 to 2 token types."""
+    """Uneven blueprints: blocks without heads or neurons, shared layers, exits, an embedding of another width, 0 to 2 token types."""
     head: str = draw(st.sampled_from(list(heads)))
     hidden = draw(st.integers(4, 16))
     outputs = {"sequence": st.integers(1, 4), "token": st.integers(1, 4), "question": st.just(2)}.get(head, st.just(0))
     layer = st.builds(Layer, st.integers(0, 3), st.integers(0, 9), st.sampled_from(["", "relu"]))
+    layers = _some_shared(draw, draw(st.lists(layer, min_size=min_layers, max_size=3)))
+    exits = draw(_subset(max(0, len(layers) - 1))) if head == "sequence" else ()
     return Blueprint(
         vocabulary=draw(st.integers(8, 40)),
         positions=draw(st.integers(4, 12)),
@@ -162,10 +164,11 @@ def blueprints(draw: Any, heads: Sequence[str] = HEADS, min_layers: int = 0) -> 
         embedding=draw(st.one_of(st.just(hidden), st.integers(3, 12))),
         hidden=hidden,
         head_width=draw(st.integers(1, 5)),
-        layers=_some_shared(draw, draw(st.lists(layer, min_size=min_layers, max_size=3))),
+        layers=layers,
         head=head,
         outputs=draw(outputs),
         rank=draw(st.sampled_from([0, 1, 5])),
+        exits=tuple(i + 1 for i in exits),
     )
 
 

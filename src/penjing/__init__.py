@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penjing.engines.engine import Engine
-    from penjing.job.api import compress, distill, factorise, project, prune, quantize, replace, share, train
+    from penjing.job.api import cascade, compress, distill, exits, factorise, project, prune, quantize, replace, share, train
     from penjing.job.asked import Budget
     from penjing.job.evaluation import bench, evaluate
     from penjing.job.recipe import Recipe
@@ -26,7 +26,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "penjing.serving.predictor",
     "compress": "penjing.job.api",
+    "cascade": "penjing.job.api",
     "distill": "penjing.job.api",
+    "exits": "penjing.job.api",
     "prune": "penjing.job.api",
     "quantize": "penjing.job.api",
     "share": "penjing.job.api",
@@ -47,8 +49,8 @@ _HOMES = {
 """The module of each public name."""
 
 __all__ = [
-    "Budget", "Checkpoint", "Engine", "Recipe", "Step", "Student", "Task", "bench", "compress", "distill", "evaluate", "factorise", "load",
-    "project", "prune", "quantize", "replace", "share", "train",
+    "Budget", "Checkpoint", "Engine", "Recipe", "Step", "Student", "Task", "bench", "cascade", "compress", "distill", "evaluate", "exits",
+    "factorise", "load", "project", "prune", "quantize", "replace", "share", "train",
 ]  # fmt: skip
 
 

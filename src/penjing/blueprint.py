@@ -212,7 +212,8 @@ class Blueprint:
     without bias (Acharya et al. 2019, section 3), before the norm, so that at full rank it is exact; 0 is a table in one piece.
     `bits` is the width that the weights of the linear layers and the
     embedding tables are stored with. The head is a row of `HEADS` (or its name), or one's own; `pooled` is the width of its dense
-    layer, where it has one of a width of its own (0: as wide as `hidden`).
+    layer, where it has one of a width of its own (0: as wide as `hidden`). `exits` are numbers of layers, counted from 1, after which
+    a text may leave: behind each stands one more head of the same row, with weights of its own (Xin et al. 2020, DeeBERT, section 3).
     """
 
     vocabulary: int
@@ -227,6 +228,7 @@ class Blueprint:
     bits: int = 32
     pooled: int = 0
     rank: int = 0
+    exits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "positions", "embedding", "hidden", "head_width"):
@@ -241,6 +243,10 @@ class Blueprint:
                     f"blueprint: layer {i} shares layer {layer.shares}; that must be an earlier one, as large, with weights of its own"
                 )
         object.__setattr__(self, "head", head_named(self.head))
+        if list(self.exits) != sorted({layer for layer in self.exits if 0 < layer < len(self.layers)}):
+            raise InputError(f"blueprint: exits are {list(self.exits)}; they ascend from 1, below the {len(self.layers)} layers")
+        if self.exits and self.head.answers != "text":
+            raise InputError(f"blueprint: a text leaves early, and the head {self.head.name!r} answers no text; leave out exits")
 
     @property
     def pooled_width(self) -> int:
@@ -273,6 +279,11 @@ class Blueprint:
             for parameter in self.head.parameters
         }
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The modules that hold the parameters of a head: the last one, and that of each exit."""
+        return ("head", *(f"exits.{number}" for number in range(len(self.exits))))
+
     # -- costs -----------------------------------------------------------------------------------------------
 
     @property
@@ -282,7 +293,7 @@ class Blueprint:
         if self.embedding != self.hidden:
             total += self.embedding * self.hidden
         total += sum(_layer_matrices(self, self.layers[i]) for i in self.distinct)
-        return total + sum(prod(shape) for shape in self.head_shapes().values() if len(shape) > 1)
+        return total + len(self.heads) * sum(prod(shape) for shape in self.head_shapes().values() if len(shape) > 1)
 
     @property
     def vectors(self) -> int:
@@ -293,7 +304,7 @@ class Blueprint:
         for layer in (self.layers[i] for i in self.distinct):
             attention = 3 * layer.heads * self.head_width + 3 * self.hidden
             total += attention + layer.neurons + 3 * self.hidden
-        return total + sum(prod(shape) for shape in self.head_shapes().values() if len(shape) < 2)
+        return total + len(self.heads) * sum(prod(shape) for shape in self.head_shapes().values() if len(shape) < 2)
 
     @property
     def parameters(self) -> int:
@@ -313,9 +324,10 @@ class Blueprint:
     # -- JSON ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> Json:
-        """A JSON object; layers as `Layer.to_list` gives them, the head is its name."""
-        sizes = {field.name: getattr(self, field.name) for field in fields(self)}
-        return sizes | {"layers": [layer.to_list() for layer in self.layers], "head": self.head.name}
+        """A JSON object; layers as `Layer.to_list` gives them, the head is its name, exits where there are any."""
+        sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "exits"}
+        exits = {"exits": list(self.exits)} if self.exits else {}
+        return sizes | {"layers": [layer.to_list() for layer in self.layers], "head": self.head.name} | exits
 
     def to_json(self) -> str:
         """Compact JSON; `Blueprint.from_json` reads it back equal."""
@@ -325,10 +337,11 @@ class Blueprint:
     def from_dict(cls, content: Json) -> "Blueprint":
         """Read `to_dict`'s object; an unknown or missing field is an `InputError`."""
         try:
-            sizes = [value for name, value in content.items() if name not in ("layers", "head")]
-            if any(type(value) is not int for value in sizes):
+            exits = tuple(content.get("exits", ()))
+            sizes = [value for name, value in content.items() if name not in ("layers", "head", "exits")]
+            if any(type(value) is not int for value in (*sizes, *exits)):
                 raise TypeError("a size is not an integer")
-            return cls(**{**content, "layers": tuple(Layer.from_list(layer) for layer in content["layers"])})
+            return cls(**{**content, "layers": tuple(Layer.from_list(layer) for layer in content["layers"]), "exits": exits})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"blueprint: not a blueprint's fields ({error}); write it with Blueprint.to_json") from error
 
@@ -344,15 +357,15 @@ class Blueprint:
 
     @property
     def uniform(self) -> bool:
-        """Whether a plain Hugging Face configuration can say it: equal layers, whose heads fill the width, and a whole word table."""
+        """Whether a plain Hugging Face configuration can say it: equal layers, whose heads fill the width, a whole word table, no exits."""
         first = self.layers[0] if self.layers else Layer(0, 0)
         usual = first == Layer(self.hidden // self.head_width, first.neurons) and first.heads * self.head_width == self.hidden
         equal = usual and len(set(self.layers)) == 1 and first.neurons > 0
-        return equal and self.pooled_width == self.hidden and not self.rank
+        return equal and self.pooled_width == self.hidden and not self.rank and not self.exits
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Blueprint":
-        """The same blueprint with other layers."""
-        return replace(self, layers=layers)
+        """The same blueprint with other layers, and no exits."""
+        return replace(self, layers=layers, exits=())
 
 
 def _layer_matrices(blueprint: Blueprint, layer: Layer) -> int:

@@ -65,6 +65,7 @@ class Selection:
                 for new, (kept, (heads, neurons), owner) in enumerate(zip(self.layers, sizes, owners, strict=True))
             )
         )
+        result = replace(result, exits=tuple(self.exits(blueprint)))
         if self.tokens is not None:
             _check("token", self.tokens, blueprint.vocabulary)
             result = replace(result, vocabulary=len(self.tokens))
@@ -100,6 +101,15 @@ class Selection:
                 )
             result.append(owner)
         return tuple(result)
+
+    def exits(self, blueprint: Blueprint) -> dict[int, int]:
+        """The exits that are left: where each stands now, and its number among those of the blueprint.
+
+        An exit stays behind the layers that ran before it. Where two then stand at one place, the later stays; where none of those layers
+        is left, or all that are left, it goes.
+        """
+        places = [sum(kept.layer < layer for kept in self.layers) for layer in blueprint.exits]
+        return {place: number for number, place in enumerate(places) if 0 < place < len(self.layers)}
 
     def then(self, later: "Selection") -> "Selection":
         """This selection followed by `later`, which counts in what this one leaves."""

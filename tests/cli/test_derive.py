@@ -14,9 +14,9 @@ from penjing.cli.options import COMMANDS, command_named, dashed
 from penjing.cli.training import Training
 from penjing.errors import InputError
 from penjing.files.options import PANELS, Option, option, option_of
-from penjing.job.api import Given, Machinery
+from penjing.job.api import Cascading, Given, Machinery
 from penjing.job.asked import Budget
-from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
+from penjing.job.by_hand import Distilling, Leaving, Pruning, Quantizing, Replacing
 from penjing.job.evaluation import Looking
 from penjing.job.material import Sources
 from penjing.job.reading import Compressing
@@ -172,6 +172,8 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
     "factorise": (Factorising, Retraining, Budget, Given, Machinery, Reading),
     "project": (Projecting, Retraining, Budget, Given, Machinery, Reading),
     "replace": (Replacing, Budget, Given, Machinery, Reading),
+    "exits": (Leaving, Budget, Given, Machinery, Reading),
+    "cascade": (Cascading, Given, Machinery, Reading),
     "eval": (Looking, Reading),
     "bench": (Looking, Reading),
     "inspect": (),
@@ -180,7 +182,8 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
 }
 LEFT_OUT: Mapping[str, set[str]] = {
     "train": {"test"},
-    **{name: {"speedup", "latency_ms", "size_mb"} for name in ("prune", "distill", "quantize", "replace", "share", "factorise", "project")},
+    **{name: {"speedup", "latency_ms", "size_mb"} for name in ("prune", "distill", "quantize", "replace", "share", "factorise", "project", "exits")},
+    "cascade": {"test", "engine", "seed"},
     "bench": {"label_column", "label_map", "metric", "positive"},
     "demo": {"engine", "wait"},
 }  # fmt: skip

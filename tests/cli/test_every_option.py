@@ -19,7 +19,7 @@ from penjing.cli.options import COMMANDS, OUTPUT, command_named
 from penjing.engines.clock.measure import Sampling, Subject
 from penjing.engines.clock.measurement import Measurement
 from penjing.engines.clock.trial import Trial
-from penjing.job import evaluation
+from penjing.job import cascading, evaluation
 from penjing.text.encoded import Encoded
 
 ANY = "any"
@@ -133,6 +133,14 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ("replace", "--rate"): "0.7",
     ("replace", "--until"): "0.5",
     ("replace", "--losses"): "hard=1,kl=0.5,states=1",
+    # exits
+    ("exits", "--rule"): "prototypes",
+    ("exits", "--consistency"): "0.5",
+    ("exits", "--frozen"): FLAG,
+    ("exits", "--float32"): FLAG,
+    # cascade
+    ("cascade", "--first"): "{place}/static",
+    ("cascade", "--second"): "{place}/int8",
     # eval, bench
     ("eval", "--teacher"): "{place}/other",
     ("eval", "--engine"): "torch",
@@ -180,6 +188,11 @@ RUNS: dict[str, Sequence[str]] = {
         f"{FULL} --layers --schedule --rate --until --epochs --learning-rate",
         f"{JOB} --engine --layers --losses --epochs",
     ],
+    "exits": [
+        f"{FULL} --layers --rule --consistency --frozen --epochs",
+        f"{JOB} --layers --rule=patience --float32 --epochs",
+    ],
+    "cascade": [f"--first --second --max-drop --out --task --train --eval --threads --wait --json {FILE} {LABELS}"],
     "eval": [f"--data --teacher --json --engine --task --threads {FILE} {LABELS}"],
     "bench": [f"--data --rounds --json --engine --task --threads {FILE}"],
     "inspect": ["--json"],
@@ -235,6 +248,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def parts(place: Path) -> None:
+    """What a cascade is made of."""
+    for made, out, more in (("distill", "static", "--preset=static"), ("quantize", "int8", "--scheme=dynamic-int8 --engine --no-training")):
+        status, _, err = ended(made, *arguments_of(made, f"{JOB} {more}", place=place, out=place / out))
+        assert status == 0, err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_an_example(command: str) -> None:
     used = {name for name, _ in EXAMPLES}
@@ -264,6 +284,9 @@ def test_the_runs_of_a_command_use_all_of_its_options(command: str) -> None:
 )
 def test_a_run_ends_well(command: str, run: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "measure", told_side_by_side)
+    monkeypatch.setattr(cascading, "measure", told_side_by_side)
+    if command == "cascade":
+        parts(place)
     status, out, err = ended(command, *arguments_of(command, run, place=place, out=tmp_path / "out"))
     assert status == 0, err
     assert json.loads(out) if "--json" in run else out

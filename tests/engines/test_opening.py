@@ -11,9 +11,11 @@ from conftest import VOCABULARY, penjing_model, tiny_teacher
 from numpy.typing import NDArray
 
 from penjing.blueprint import Blueprint, Layer
+from penjing.engines.cascade import CascadeEngine
 from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
 from penjing.engines.description import Description, checksums
 from penjing.engines.engine import Engine
+from penjing.engines.exits import ExitsEngine
 from penjing.engines.form import EAGER, ENGINES, FLOAT_FORMS, INT8_FORMS, TOKENIZER, TORCH_FORMS, Form
 from penjing.engines.network import Deployed
 from penjing.engines.numpy import NumpyEngine
@@ -33,7 +35,10 @@ from penjing.text.encoded import Encoded, Feeds
 
 SHAPE = Blueprint(VOCABULARY, 24, 2, 10, 12, 5, (Layer(3, 17), Layer(2, 8)), "sequence", 2)
 INPUTS = ["good film", "bad", "a good good film"] * 4
-CLASSES = {"onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine, "torch": TorchEngine, "numpy": NumpyEngine}
+CLASSES = {
+    "onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine, "torch": TorchEngine, "numpy": NumpyEngine, "exits": ExitsEngine,
+    "cascade": CascadeEngine,
+}  # fmt: skip
 
 
 @final
@@ -97,7 +102,7 @@ def texts(count: int = 9) -> Encoded:
 def test_an_engine_of_the_table_has_its_name_and_its_class(name: str) -> None:
     kind = engine_class(name)
     assert kind is CLASSES[name] is engine_class(kind) and kind.name == name == engine_name(kind) == engine_name(name)
-    for int8 in (False, True) if name != "numpy" else ():
+    for int8 in (False, True) if name not in ("numpy", "exits", "cascade") else ():
         assert forms_for(kind, int8=int8) == forms_for(name, int8=int8) == list(kind.forms(int8)) != []
         assert all(form.engine == name for form in kind.forms(int8))
 

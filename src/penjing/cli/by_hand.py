@@ -1,4 +1,4 @@
-"""One step by hand: prune, quantize, distill, replace; and how every job's report is told."""
+"""One step by hand: prune, quantize, distill, replace, exits; and how every job's report is told."""
 
 import shlex
 import sys
@@ -13,7 +13,7 @@ from penjing.errors import BudgetError
 from penjing.files.records import to_json
 from penjing.job import api
 from penjing.job.asked import Budget
-from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
+from penjing.job.by_hand import Distilling, Leaving, Pruning, Quantizing, Replacing
 from penjing.job.material import Sources
 from penjing.report.record import Report
 from penjing.text.reading import Reading
@@ -48,6 +48,21 @@ def distill(model: Model, out: Out, options: Options, as_json: AsJson = False) -
 def replace(model: Model, out: Out, options: Options, as_json: AsJson = False) -> None:
     """Train fewer layers in the place of the model's, which they replace at random, more and more of them. In float32; the same report."""
     reported(telling.distilled, out, as_json, lambda more: api.replace(model, out, **options, **more))
+
+
+@app.command(cls=Panels)
+@takes(Leaving, Budget, api.Given, api.Machinery, Reading, without=SPEED_AND_SIZE)
+def exits(model: Model, out: Out, options: Options, as_json: AsJson = False) -> None:
+    """Let easy texts leave early: heads behind some of the layers, in segments that the engine runs one after another. The same report."""
+    reported(telling.left_early, out, as_json, lambda more: api.exits(model, out, **options, **more))
+
+
+@app.command(cls=Panels)
+@takes(api.Cascading, api.Given, api.Machinery, Reading, without=("test", "engine", "seed"))
+def cascade(out: Out, options: Options, as_json: AsJson = False) -> None:
+    """Join two results of one teacher in one engine folder: the fast one answers where it is sure, the better one elsewhere."""
+    result = api.cascade(out, **options, tell=tell)
+    say(to_json(result), as_json, telling.cascaded(result, out))
 
 
 def reported(text: Callable[[Report, Path], str], out: Path, as_json: bool, work: Callable[[Options], Report]) -> None:

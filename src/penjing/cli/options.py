@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "share": ("reshaping", "Let groups of layers run one set of weights: smaller, not faster."),
     "factorise": ("reshaping", "The word embedding as a product of two small matrices, the nearest of a rank."),
     "project": ("reshaping", "The same by a random projection, to compare."),
+    "exits": ("by_hand", "Let easy texts leave early, by heads behind some of the layers."),
+    "cascade": ("by_hand", "Two models in one: the fast one answers where it is sure, the other elsewhere."),
     "eval": ("view", "Quality with an interval, and what flipped against a teacher."),
     "bench": ("view", "Latency and throughput side by side, each in a process of its own."),
     "inspect": ("view", "What a model is, and what it costs."),

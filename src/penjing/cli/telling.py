@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from penjing.engines.clock.measurement import Figures
+    from penjing.job.cascading import Cascaded
     from penjing.report.record import Report, ShapeRow, Stored
 
 
@@ -69,6 +70,45 @@ def quantized(report: Report, out: Path) -> str:
     return "\n".join(lines)
 
 
+def left_early(report: Report, out: Path) -> str:
+    """The summary of `exits`: where texts left, the loss, and the latencies."""
+    result = report.result
+    lines = [lost(report), faster(report)]
+    if result.left is None:
+        lines.insert(0, "no form that texts leave early is both fit and faster on average, so none is shipped; the heads are in the model")
+    else:
+        left = result.left
+        where = ", ".join(f"{count} after layer {layer}" for layer, count in zip(left.layers, left.texts, strict=True))
+        lines.insert(1, f"texts left: {where}; {left.mean_layers:.2f} layers on average ({left.rule} at {left.threshold:.3g})")
+    for form in report.forms:
+        mark = "*" if form.chosen else " "
+        figures = form.figures
+        mean = "" if figures.latency_mean_ms is None else f"mean {figures.latency_mean_ms:.2f}, "
+        lines.append(
+            f"{mark} {form.name}: {form.held_out_quality:.2f} on texts held out, {mean}p50 {figures.latency_ms:.2f},"
+            f" p95 {figures.latency_p95_ms:.2f}, p99 {figures.latency_p99_ms:.2f} ms"
+        )
+    lines.append(places(out))
+    return "\n".join(lines)
+
+
+def cascaded(result: Cascaded, out: Path) -> str:
+    """The summary of `cascade`: its loss against the second model, how many the first answers, and the latencies."""
+    judged = result.judged
+    low, high = judged.drop_ci95
+    lines = [
+        f"{judged.teacher_quality:.2f} -> {judged.quality:.2f}: {judged.drop:.2f} points lost against the second (95 %: {low:.2f} ... {high:.2f})",
+        f"the first answers {100 * result.share:.0f} % of the texts ({100 * result.held_out_share:.0f} % of those held out)",
+    ]
+    for name, figures in (("first", result.first), ("second", result.second), ("both", result.both)):
+        steady = "" if figures.steady else " (the machine was not steady)"
+        lines.append(
+            f"{name}: mean {figures.latency_mean_ms or 0.0:.2f}, p50 {figures.latency_ms:.2f}, p95 {figures.latency_p95_ms:.2f},"
+            f" p99 {figures.latency_p99_ms:.2f} ms, {_throughput(figures)} texts/s{steady}"
+        )
+    return "\n".join([*lines, f"engine: {out / 'engine'}"])
+
+
 # -- lines of all ------------------------------------------------------------------------------------------------
 
 
@@ -89,6 +129,8 @@ def faster(report: Report) -> str:
     after = report.result.figures
     eager = report.teacher.baseline.figures
     times = f"{eager.latency_ms:.2f} -> {after.latency_ms:.2f} ms, p99 {after.latency_p99_ms:.2f}"
+    if result.left is not None and eager.latency_mean_ms is not None and after.latency_mean_ms is not None:
+        times = f"mean {eager.latency_mean_ms:.2f} -> {after.latency_mean_ms:.2f} ms, p99 {after.latency_p99_ms:.2f}"
     whole = ""
     if after.end_to_end_ms is not None and eager.end_to_end_ms is not None:
         whole = f"; end to end {eager.end_to_end_ms:.2f} -> {after.end_to_end_ms:.2f}"

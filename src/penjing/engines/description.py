@@ -107,7 +107,7 @@ def form_from(fields: object) -> Form:
     """The form of a JSON object; a `ValueError` or `TypeError` where a field is wrong, or a file is named outside of its folder."""
     if not isinstance(fields, dict):
         raise TypeError(f"a form is {shown(fields)}; it has to be an object")
-    form = Form(**fields)
+    form = Form(**(fields | {"more": tuple(fields.get("more", ()))}))
     for name, fits in _FORM_FIELDS.items():
         if not fits(getattr(form, name)):
             raise ValueError(f"the {name} of a form is {shown(getattr(form, name))}")
@@ -115,14 +115,15 @@ def form_from(fields: object) -> Form:
         raise ValueError(f"the form {shown(form.name)} runs on {shown(form.engine)}; known are {', '.join(ENGINES)}")
     if form.packed and form.engine in ENGINES and form.engine not in GRAPH_ENGINES:
         raise ValueError(f"the form {shown(form.name)} is packed, and {form.engine} runs no graph")
-    if not _is_text(form.file) or not re.fullmatch(r"[\w-][\w.-]{0,199}", form.file, re.ASCII):
-        raise ValueError(f"the form {shown(form.name)} is in {shown(form.file)}, and files are named in the folder itself")
+    for file in (form.file, *form.more):
+        if not _is_text(file) or not re.fullmatch(r"[\w-][\w.-]{0,199}", file, re.ASCII):
+            raise ValueError(f"the form {shown(form.name)} is in {shown(file)}, and files are named in the folder itself")
     return form
 
 
 def checksums(folder: Path, forms: Sequence[Form]) -> dict[str, int]:
     """The CRC-32 of the graphs of these forms and of the tokenizer, by name; weights that are no graph have one in their own file."""
-    names = {form.file for form in forms if not form.packed and form.file.endswith(".onnx")} | {TOKENIZER}
+    names = {file for form in forms if not form.packed and (form.more or form.file.endswith(".onnx")) for file in form.files} | {TOKENIZER}
     names |= {form.file for form in forms if is_reference(form.engine) and not form.packed and (folder / form.file).is_file()}
     return {name: _crc32(folder / name) for name in sorted(names)}
 

@@ -3,7 +3,7 @@
 Nothing of an engine is imported here: what runs a form is in `opening.py`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from penjing.files.whole import Json
@@ -13,6 +13,8 @@ ENGINES = {
     "openvino": "penjing.engines.openvino:OpenVinoEngine",
     "torch": "penjing.engines.pytorch:TorchEngine",
     "numpy": "penjing.engines.numpy:NumpyEngine",
+    "exits": "penjing.engines.exits:ExitsEngine",
+    "cascade": "penjing.engines.cascade:CascadeEngine",
 }
 """The class of each engine by name. A form may name another engine as "module:Class", which is not in this table."""
 GRAPH_ENGINES = ("onnxruntime", "openvino")
@@ -48,6 +50,7 @@ class Form:
 
     `engine`: a name in `ENGINES`, or the "module:Class" of an engine that is not in that table.
     `bucket`: OpenVINO compiles static shapes, lengths rounded up to a multiple of it; 0 leaves the length dynamic.
+    `more`: further files that it is loaded from.
     `bfloat16`: what is float is computed in bfloat16 (OpenVINO: where it likes to; PyTorch: everywhere).
     `batch`: texts answered together; 1 where activations are rounded as they come, over the whole batch, so that an
     answer would depend on its neighbours, and where another batch size would compile another model.
@@ -61,10 +64,12 @@ class Form:
     bfloat16: bool = False
     batch: int = 32
     packed: bool = False
+    more: tuple[str, ...] = ()
 
     def to_dict(self) -> Json:
-        """A JSON object."""
-        return asdict(self)
+        """A JSON object; without `more` where there are none."""
+        fields = asdict(self)
+        return fields | {"more": list(self.more)} if self.more else {name: value for name, value in fields.items() if name != "more"}
 
     @property
     def portable(self) -> bool:
@@ -74,17 +79,40 @@ class Form:
     @property
     def int8(self) -> bool:
         """Whether it computes in int8, by one of our files."""
-        return self.file in INT8_FILES
+        return whole_file(self.file) in INT8_FILES
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files that it is loaded from, relative to its folder."""
-        return DEPLOYED if self.packed else (self.file,)
+        return DEPLOYED if self.packed else (self.file, *self.more)
 
 
 def rounding_of(form: Form) -> Rounding:
     """How the form rounds activations: over calibrated ranges, over those of each text, or not at all."""
-    return ROUNDINGS.get(form.file, "float")
+    return ROUNDINGS.get(whole_file(form.file), "float")
+
+
+EXITS = "exits-"
+"""How the file of a form begins that a text may leave early: `exits-fused-int8.json` of `fused-int8.onnx`."""
+
+
+def whole_file(file: str) -> str:
+    """The ONNX file that is one graph where this one says how its segments are run; any other is itself."""
+    return f"{file.removeprefix(EXITS).removesuffix('.json')}.onnx" if file.startswith(EXITS) and file.endswith(".json") else file
+
+
+def leaving_early(form: Form, segments: int) -> Form:
+    """The form of ONNX Runtime that runs the file of `form` in so many segments, each a graph of its own."""
+    stem = f"{EXITS}{form.file.removesuffix('.onnx')}"
+    graphs = tuple(f"{stem}-{number}.onnx" for number in range(1, segments + 1))
+    return replace(form, name=f"{form.name}, exits", engine="exits", file=f"{stem}.json", more=graphs, packed=False)
+
+
+def without_leaving(form: Form) -> Form:
+    """The form that runs in one graph what this one runs in segments; any other is itself."""
+    if form.engine != "exits":
+        return form
+    return replace(form, name=form.name.removesuffix(", exits"), engine="onnxruntime", file=whole_file(form.file), more=())
 
 
 EAGER = Form("torch eager", "torch", "")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,21 @@ import onnxruntime
 onnxruntime.disable_telemetry_events()  # what the variable does not: where it was imported before, and on Windows
 
 
+def session_of(model: Path | bytes, threads: int) -> Any:
+    """A session of an ONNX model, a file or its bytes, on so many threads; an `InputError` where it cannot be loaded."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise cannot_load("ONNX Runtime", model, error) from error
+    session._model_bytes = None  # it would hold the bytes for good, and never reads them again
+    return session
+
+
 @final
 class OnnxRuntimeEngine(Engine):
     """An ONNX model, a file or its bytes, in one session, whose `run` is safe from any number of threads."""
@@ -26,18 +41,12 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(self, model: Path | bytes, form: Form, threads: int) -> None:
         super().__init__(form)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        self.session = session_of(model, threads)
         try:
-            self.session = onnxruntime.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-            )
             self.inputs = [value.name for value in self.session.get_inputs()]
             check_ports(self.inputs, [value.name for value in self.session.get_outputs()])
         except Exception as error:
             raise cannot_load("ONNX Runtime", model, error) from error
-        self.session._model_bytes = None  # it would hold the bytes for good, and never reads them again
         self.ports = tuple(self.session.get_outputs()[0].shape)
 
     @classmethod

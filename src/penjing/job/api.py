@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from penjing.engines.clock.machine import cores
+from penjing.engines.form import MODEL
 from penjing.engines.opening import EngineKind, engine_class, engine_name
 from penjing.errors import InputError
 from penjing.files.options import option, refuse_idle
@@ -19,7 +20,8 @@ from penjing.files.references import import_named
 from penjing.files.run import ASKED, TRAINING, Tell, claimed, fingerprint
 from penjing.files.whole import Json
 from penjing.job.asked import Budget, Job
-from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
+from penjing.job.by_hand import Distilling, Leaving, Pruning, Quantizing, Replacing
+from penjing.job.cascading import Cascaded, make, part_of, prove
 from penjing.job.material import Sources
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
@@ -102,6 +104,15 @@ def quantize(model: str | Path, out: str | Path, **options: Any) -> Report:
     return run(model, out, quantizing.recipe(), *parts)
 
 
+def exits(model: str | Path, out: str | Path, **options: Any) -> Report:
+    """Let easy texts leave a model early, by hand; options: the fields of `Leaving`, and those of `compress` but speed and size.
+
+    `max_drop` is also what leaving may lose on texts held out, by which the threshold is set.
+    """
+    leaving, *parts = _parts(options, Leaving, Budget, Given, Reading, Machinery)
+    return run(model, out, leaving.recipe(parts[0].max_drop), *parts)
+
+
 def distill(model: str | Path, out: str | Path, **options: Any) -> Report:
     """Distil a small student by hand; options: the fields of `Distilling` and of `Sources`, and those of `compress` but speed and size."""
     distilling, sources, *parts = _parts(options, Distilling, Sources, Budget, Given, Reading, Machinery)
@@ -136,6 +147,30 @@ def replace(model: str | Path, out: str | Path, **options: Any) -> Report:
     """Train fewer layers in the place of the model's; options: the fields of `Replacing`, and those of `compress` but speed and size."""
     replacing, *parts = _parts(options, Replacing, Budget, Given, Reading, Machinery)
     return run(model, out, replacing.recipe(), *parts)
+
+
+@dataclass(frozen=True)
+class Cascading:
+    """Options of `cascade`: both models, and what may be lost.
+
+    first, second: folders that Penjing wrote; the first, as a static student, answers where it is sure.
+    """
+
+    first: Path = option(Path(), "The fast model's folder, as of a static student.", required=True)
+    second: Path = option(Path(), "The better model's folder: it answers where the first is unsure.", required=True)
+    max_drop: float = option(0.5, "Points against the second that may be lost on texts held out.", most=100, panel="budget")
+
+
+def cascade(out: str | Path, **options: Any) -> Cascaded:
+    """Join two results of one teacher: the first answers where it is sure, the second elsewhere; an engine folder that `load` opens.
+
+    options: the fields of `Cascading`, `Given`, `Reading` and `Machinery`.
+    """
+    asked, given, reading, machinery = _parts(options, Cascading, Given, Reading, Machinery)
+    parts = part_of(Path(asked.first), "first"), part_of(Path(asked.second), "second")
+    data = load_data(Path(asked.second) / MODEL, given.task, given.train, given.eval, reading, machinery.tell)
+    make(*parts, data, Path(out), asked.max_drop)
+    return prove(*parts, data, Path(out), machinery.threads, machinery.wait, machinery.tell)
 
 
 @dataclass(frozen=True)
@@ -244,6 +279,8 @@ def _check_engine(engine: EngineKind | None, recipe: Recipe) -> None:
     engine_class(engine)
     if engine == "numpy" and not recipe.get(StudentSettings):
         raise InputError("engine: numpy runs students of arrays alone; give onnxruntime, openvino or torch")
+    if engine in ("exits", "cascade"):
+        raise InputError(f"engine: {engine} is made of other engines' files, and no choice among them; give onnxruntime")
 
 
 def _parts(options: Mapping[str, Any], *kinds: Any, unread: Collection[str] = ()) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Options of the single steps `prune`, `quantize`, `distill` and `replace`, and the recipes that they make."""
+"""Options of the single steps `prune`, `quantize`, `exits`, `distill` and `replace`, and the recipes that they make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,6 +20,7 @@ from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.distillation import Distillation, Rider
+from penjing.steps.teach.exits import ExitsSettings
 from penjing.steps.teach.mutual import MutualSettings
 from penjing.steps.teach.replace import ReplaceSettings
 from penjing.steps.teach.self_distill import SelfDistillSettings
@@ -163,6 +164,8 @@ SCHEMES = {
     "qat-dynamic-int8": QuantizeSettings(scheme="dynamic", training=True),
 }
 """Schemes of int8 that engines compute in, as `penjing quantize` names them; every other scheme is stored."""
+EXITS_RATE, FROZEN_RATE = 2e-5, 1e-3
+"""Learning rates of exits on a whole model, low since it is its own teacher, and of exits alone."""
 QAT_RATE = 2e-5
 """The learning rate of quantization-aware training, low since the student starts as the teacher."""
 TRAINED = ("qat-int8", "qat-dynamic-int8", "ternary", "binary", "dorefa", XNOR)
@@ -240,6 +243,29 @@ class Quantizing:
         if distill is None:
             return Recipe.of(quantize)
         return Recipe.of(replace(distill, schedule=replace(distill.schedule, learning_rate=QAT_RATE)), quantize)
+
+
+# -- exits -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Options of `exits`: after which layers a text may leave, and when."""
+
+    layers: str = like(ExitsSettings, "layers")
+    rule: str = like(ExitsSettings, "rule")
+    consistency: float = like(ExitsSettings, "consistency")
+    frozen: bool = like(ExitsSettings, "frozen")
+    float32: bool = option(False, "Export float32 alone, without int8.")
+    epochs: int | None = option(None, "Epochs of distillation by the model itself; 3.", least=1, most=10_000, panel="training")
+
+    def recipe(self, max_drop: float | None = None) -> Recipe:
+        """The recipe: the whole model, taught its own answers, and exits. max_drop: points that leaving may lose on texts held out."""
+        drop = ExitsSettings.drop if max_drop is None else max_drop
+        exits = ExitsSettings(self.layers, self.rule, drop, self.consistency, self.frozen)
+        how = schedule_of(DistillSettings(losses={"kl": 1.0}), self.epochs)
+        how = replace(how, schedule=replace(how.schedule, learning_rate=FROZEN_RATE if self.frozen else EXITS_RATE))
+        return Recipe.of(Distillation(how), exits, *([] if self.float32 else [QuantizeSettings()]))
 
 
 # -- distill -----------------------------------------------------------------------------------------------------

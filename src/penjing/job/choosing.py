@@ -11,6 +11,7 @@ from penjing.engines.opening import open_engine
 from penjing.engines.parity import NO_NUMBER, PARITY
 from penjing.job.baseline import Reference, worth_measuring
 from penjing.job.gates import APART
+from penjing.job.leaving import left_of
 from penjing.report.record import Choice, ChosenQuality, FormChoice
 from penjing.steps.product import Product
 from penjing.tasks.judging import judge_pair, quality_of, temperature_for
@@ -42,7 +43,7 @@ class Candidate:
 
     exported: the folder of the files of `forms`. judging: held-out training texts, as the result encodes them. logits: the model's own
     logits of them, in float32. workload: the texts that forms are timed on. in_float: exports the float32 forms into the folder `beside`,
-    where no int8 form may be shipped.
+    where no int8 form may be shipped. drop: points that a form may lose besides, where texts leave early.
     """
 
     exported: Path
@@ -53,6 +54,7 @@ class Candidate:
     conformity: Conformity
     beside: Path
     in_float: Callable[[], Sequence[Form]] = list
+    drop: float = 0.0
 
 
 def conformity_of(product: Product, texts: Encoded, exported: Path, threads: int) -> Conformity:
@@ -86,8 +88,11 @@ def choose(trial: Trial, reference: Reference, candidate: Candidate, limit: floa
     best: FormChoice | None = None
     if fit:
         measured = trial.measure([Subject(row.form, check.places[row.name]) for row in fit], candidate.workload, throughput_texts=0)
-        timed = [replace(row, latency_ms=figures.latency_ms) for row, figures in zip(fit, measured, strict=True)]
-        best = min(timed, key=lambda row: measured_ms(row) if row.fit else row.loss)
+        timed = [
+            replace(row, latency_ms=figures.latency_ms, mean_ms=figures.latency_mean_ms) for row, figures in zip(fit, measured, strict=True)
+        ]
+        early = any(row.left for row in timed)
+        best = min(timed, key=lambda row: measured_ms(row, early) if row.fit else row.loss)
         by_name = {row.name: row for row in timed}
         check.rows = [by_name.get(row.name, row) for row in check.rows]
     choice = Choice(
@@ -99,10 +104,11 @@ def choose(trial: Trial, reference: Reference, candidate: Candidate, limit: floa
     return _with_form(choice, best.form, check.logits[best.name], trial, reference, candidate, confidence)
 
 
-def measured_ms(row: FormChoice) -> float:
-    """The latency of a timed form, in milliseconds."""
-    assert row.latency_ms is not None
-    return row.latency_ms
+def measured_ms(row: FormChoice, mean: bool = False) -> float:
+    """The median latency of a timed form, in milliseconds, or the mean: where texts leave early the median is of one kind of them."""
+    latency = row.mean_ms if mean else row.latency_ms
+    assert latency is not None
+    return latency
 
 
 class _FormCheck:
@@ -121,14 +127,19 @@ class _FormCheck:
         judging = self.candidate.judging
         conformity = self.candidate.conformity
         self.places[form.name] = place
-        self.logits[form.name] = open_engine(form, place, self.trial.threads).logits(judging.encoded)
+        engine = open_engine(form, place, self.trial.threads)
+        self.logits[form.name] = engine.logits(judging.encoded)
+        left = left_of(engine, judging.encoded)
+        drop = self.candidate.drop if left else 0.0
         quality = quality_of(self.trial.task, judging, self.logits[form.name])
         loss = self.quality - quality
         fair = conformity.parity.get(form.engine, NO_NUMBER) <= conformity.limit
         emulated = conformity.apart.get(form.name, 0.0) <= APART
         int8 = rounding_of(form) != "float"
-        fit = fair and emulated and loss <= self.limit
-        self.rows.append(FormChoice(form.name, form, quality, loss, int8, conformity.apart.get(form.name), fit, fair))
+        fit = fair and emulated and loss <= self.limit + drop
+        self.rows.append(
+            FormChoice(form.name, form, quality, loss, int8, conformity.apart.get(form.name), fit, fair, left=left, drop=drop)
+        )  # fmt: skip
 
 
 def _with_form(

@@ -159,6 +159,7 @@ def result_of(inside: Inside, verified: Verified) -> Result:
         kernels=kernel_class() if inside.int8 else None,
         float_layers=tuple(inside.float_layers),
         temperature=verified.held_out.temperature,
+        left=verified.left,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penjing.engines.clock.trial import Trial
+from penjing.engines.form import without_leaving
 from penjing.engines.onnx.export import export
 from penjing.errors import BudgetError
 from penjing.files.records import from_json, to_json
@@ -47,10 +48,11 @@ def proof(job: Job, context: Context, attempt: Attempt, reference: Reference, tr
 
     def prove(folder: Path) -> Json:
         verified = verify(trial, reference, shipped, train, job.budget.confidence)
+        whole = without_leaving(shipped.form)
         if (
-            by_hand and not (reference.exported / shipped.form.file).exists()
+            by_hand and not (reference.exported / whole.file).exists()
         ):  # where float32 replaces int8, the uncut model is timed in float32 too
-            export(context.teacher, reference.exported, [shipped.form], segments=trial.segments)
+            export(context.teacher, reference.exported, [whole], segments=trial.segments)
         further = [Further(name, before, after) for (name, before), (_, after) in zip(job.tests, work.tests, strict=True)]
         tests = tuple(on_other_data(trial, reference, shipped, data, train) for data in further)
         rows = shapes(trial, reference, shipped, product.blueprint) if by_hand and isinstance(product, EncoderProduct) else ()

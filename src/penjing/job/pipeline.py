@@ -19,6 +19,7 @@ from penjing.job.choosing import Candidate, choose, conformity_of, sample
 from penjing.job.exporting import export_engine, export_in_float
 from penjing.job.finishing import Attempt, delivered, proof
 from penjing.job.gates import int8_limit
+from penjing.job.leaving import Leave
 from penjing.job.planning import BudgetPlanner
 from penjing.job.product import EncoderProduct
 from penjing.job.starting import Progress, baseline, begun, checked
@@ -28,7 +29,10 @@ from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.product import Product
 from penjing.steps.stage import Context, Note, Stage, Work
+from penjing.steps.teach.exits import ExitsSettings
 
+PROTOTYPE_TEXTS = 2000
+"""Training texts that the prototypes of exits are the means of."""
 DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Parts of the layers that are tried, where the budget limits the drop alone, until one keeps the quality on held-out texts."""
 
@@ -108,7 +112,7 @@ def attempt(job: Job, stages: Sequence[Stage[Any]], work: Work, context: Context
         conformity = conformity_of(product, sample(judging, job.seed), exported, trial.threads)
         candidate = Candidate(
             exported, product.forms, judging, product.logits(judging.encoded), work.data.eval.encoded, conformity, beside,
-            lambda: export_in_float(product, exported, beside, work.data, tokenizer),
+            lambda: export_in_float(product, exported, beside, work.data, tokenizer), drop_of(job),
         )  # fmt: skip
         return to_json(choose(trial, reference, candidate, int8_limit(job.budget), job.budget.confidence))
 
@@ -126,7 +130,18 @@ def product_of(job: Job, work: Work, context: Context) -> Product:
         return work.student
     quantize = job.recipe.get(QuantizeSettings)
     layers = [] if job.material.student else [layer.layer for layer in work.selection.layers]
+    exits = job.recipe.get(ExitsSettings)
+    leave = None
+    if exits:
+        learned = context.calibration(work, PROTOTYPE_TEXTS).encoded
+        leave = Leave(exits.rule, exits.drop, work.data.task, context.judging(work), learned)
     return EncoderProduct(
         work.model, work.coded, layers, work.ranges if context.int8 else None, work.float_layers, job.engine,
-        quantize.rounding if quantize and context.int8 else None, context.packs, job.data.task.two_texts,
+        quantize.rounding if quantize and context.int8 else None, context.packs, job.data.task.two_texts, leave=leave,
     )  # fmt: skip
+
+
+def drop_of(job: Job) -> float:
+    """Points that leaving early may lose on texts held out."""
+    exits = job.recipe.get(ExitsSettings)
+    return exits.drop if exits else 0.0

@@ -11,12 +11,15 @@ from typing import final
 import numpy as np
 
 from penjing.blueprint import Blueprint
+from penjing.engines.exits import Leaving, never
 from penjing.engines.form import DEPLOYED, FLOAT_FORMS, MODEL, PORTABLE_FLOAT, PORTABLE_INT8, Form, Rounding, rounding_of
-from penjing.engines.network import Ranges
+from penjing.engines.network import Deployed, Ranges
 from penjing.engines.onnx.export import export, network_of
 from penjing.engines.onnx.packed import write_network
+from penjing.engines.onnx.segments import ends_of, write_segments
 from penjing.engines.opening import EngineKind, forms_for, open_engine
 from penjing.engines.parity import NO_NUMBER, PARITY, differences
+from penjing.job.leaving import Leave
 from penjing.model.building import blueprint_of
 from penjing.model.coded import Coded
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
@@ -35,7 +38,7 @@ class EncoderProduct(Product):
 
     coded: the codes of matrices in few bits. layers: numbers of the teacher's layers that it has. ranges, float_layers: of int8; None: in
     float. rounding: the requested rounding of activations; None: any. packs: whether its folder is packed even without codes. segments:
-    whether texts come in pairs. fixed: the forms, where they are not those of the engine.
+    whether texts come in pairs. fixed: the forms, where they are not those of the engine. leave: how texts leave early; None: never.
     """
 
     model: PenjingPreTrainedModel
@@ -48,13 +51,19 @@ class EncoderProduct(Product):
     packs: bool
     segments: bool
     fixed: tuple[Form, ...] = ()
+    leave: Leave | None = None
 
     @property
     def forms(self) -> list[Form]:
-        if self.fixed:
-            return list(self.fixed)
-        forms = forms_for(self.engine, int8=self.ranges is not None, rounding=self.rounding)
-        return [replace(form, packed=form.engine != "torch") for form in forms] if self.coded is not None else forms
+        forms = list(self.fixed) or forms_for(self.engine, int8=self.ranges is not None, rounding=self.rounding)
+        early = self._early(forms)
+        if self.coded is not None and not self.fixed:
+            forms = [replace(form, packed=form.engine != "torch") for form in forms]
+        return [*forms, *early]
+
+    def _early(self, forms: Sequence[Form]) -> list[Form]:
+        """The forms that texts leave early, for these that run one graph; their graphs are written out though others are packed."""
+        return self.leave.forms(forms, len(ends_of(blueprint_of(self.model)))) if self.leave else []
 
     @property
     def portable(self) -> str:
@@ -70,12 +79,16 @@ class EncoderProduct(Product):
         if self.coded is not None:
             coded = {name.removeprefix("encoder."): matrix for name, matrix in self.coded.items()}
             write_network(network_of(self.model), coded, folder, ranges=self.ranges, segments=self.segments, float_layers=self.float_layers)
-        files: list[str | Form] = [form for form in forms if not form.packed and form.file != MODEL]
+        files: list[str | Form] = [form for form in forms if not form.packed and form.file != MODEL and form.engine != "exits"]
         if self.coded is None:
             files.append(self.portable)
         if any(form.file == MODEL and not form.packed for form in forms):
             write(self.model, folder / MODEL, packed=self.coded is not None, coded=self.coded)
         export(self.model, folder, files, self.ranges, segments=self.segments, float_layers=self.float_layers)
+        deployed = Deployed(network_of(self.model), self.ranges, self.segments, tuple(self.float_layers))
+        for form in forms:
+            if form.engine == "exits" and self.leave:
+                self.leave.write(deployed, folder, form)
         return sum((folder / name).stat().st_size for name in (DEPLOYED if self.coded is not None else [self.portable]))
 
     def in_float(self) -> Product | None:
@@ -95,7 +108,11 @@ class EncoderProduct(Product):
             floats = forms_for(self.engine, int8=False)
         with tempfile.TemporaryDirectory() as folder:
             export(self.model, Path(folder), floats, segments=self.segments)
-            return differences(self.logits(texts), texts, Path(folder), floats, threads)
+            early = self._early(floats)
+            for form in early:
+                write_segments(Deployed(network_of(self.model), None, self.segments), Path(folder), form)
+                Leaving(ends_of(blueprint_of(self.model))).write(Path(folder) / form.file)
+            return differences(self.logits(texts), texts, Path(folder), [*floats, *early], threads)
 
     def apart(self, texts: Encoded, exported: Path, threads: int) -> dict[str, float]:
         return apart(self, texts, exported, threads) if self.ranges is not None else {}
@@ -129,7 +146,7 @@ def apart(product: EncoderProduct, texts: Encoded, exported: Path, threads: int)
         if rounding == "float" or form.engine == "torch":
             continue
         expected = _flat(emulated(product.model, texts, product.ranges if rounding == "static" else None, product.float_layers))
-        exported_logits = _flat(open_engine(form, exported, threads).logits(texts))
+        exported_logits = _flat(never(open_engine(form, exported, threads)).logits(texts))
         ratio = _rms(exported_logits - expected) / max(PARITY, _rms(expected - own))
         result[form.name] = ratio if np.isfinite(ratio) else NO_NUMBER
     return result

@@ -14,9 +14,10 @@ from penjing.engines.clock.machine import commit, machine, versions
 from penjing.engines.clock.measure import Subject
 from penjing.engines.clock.measurement import Figures, Measurement
 from penjing.engines.clock.trial import Trial
-from penjing.engines.form import EAGER, TOKENIZER, Form
+from penjing.engines.form import EAGER, TOKENIZER, Form, without_leaving
 from penjing.engines.opening import open_engine
 from penjing.job.baseline import BASELINES, Reference, baseline_bytes, eager_forms, form_bytes
+from penjing.job.leaving import left_of
 from penjing.model.checkpoint import read
 from penjing.model.coded import Coded
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
@@ -102,10 +103,12 @@ def verify(trial: Trial, reference: Reference, shipped: Shipped, train: Examples
     form = shipped.form
     texts = shipped.eval
     choice = shipped.choice
-    logits = open_engine(form, shipped.exported, trial.threads).logits(texts.encoded)
+    engine = open_engine(form, shipped.exported, trial.threads)
+    logits = engine.logits(texts.encoded)
+    left = left_of(engine, texts.encoded)
     judged = judge_pair(task, texts, logits, reference.eval, reference.logits, confidence=confidence or 0.95)
     timing = _timed(trial, reference, shipped)
-    faster = timing.shipped.speedup_over(timing.eager)
+    faster = timing.shipped.speedup_over(timing.eager, means=left is not None)
     overlap = overlap_of(texts, train)
     assert choice.held_out is not None
     temperature = choice.held_out.temperature
@@ -136,6 +139,7 @@ def verify(trial: Trial, reference: Reference, shipped: Shipped, train: Examples
         quality=judged.quality,
         overlap=overlap,
         note=f"{form.name}: {ratio}, {judged.drop:.2f} points lost",
+        left=left,
     )
 
 
@@ -217,12 +221,13 @@ def shapes(trial: Trial, reference: Reference, shipped: Shipped, after: Blueprin
     form = shipped.form
     whole = reference.blueprint
     texts: dict[int, tuple[Encoded, Encoded]] = {0: (before, own)}
-    texts |= {n: (before.of_length(n, SHAPE_TEXTS), own.of_length(n, SHAPE_TEXTS)) for n in SHAPES if n <= whole.positions}
+    early = form != without_leaving(form)  # where texts leave is a matter of what they say
+    texts |= {n: (before.of_length(n, SHAPE_TEXTS), own.of_length(n, SHAPE_TEXTS)) for n in SHAPES if n <= whole.positions and not early}
     rows = []
     for length, (uncut_texts, cut_texts) in texts.items():
-        subjects = [Subject(replace(form, packed=False), reference.exported, uncut_texts), Subject(form, shipped.exported)]
+        subjects = [Subject(replace(without_leaving(form), packed=False), reference.exported, uncut_texts), Subject(form, shipped.exported)]
         uncut, cut = trial.measure(subjects, cut_texts, throughput_texts=0)
-        faster = cut.speedup_over(uncut)
+        faster = cut.speedup_over(uncut, means=early)
         medians = [int(np.median(encoded.lengths)) for encoded in (uncut_texts, cut_texts)]
         macs = after.macs(medians[1]) / max(1, whole.macs(medians[0]))
         rows.append(

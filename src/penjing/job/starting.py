@@ -24,6 +24,7 @@ from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.stage import Context, Work
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.exits import ExitsSettings
 from penjing.steps.teach.teaching import Teaching
 from penjing.students.stage import StudentSettings
 from penjing.training.texts import Texts
@@ -60,6 +61,11 @@ def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
         raise InputError(f"layers: {prune.layers} is more than the model has; give 1 to {len(layers)}")
     if distillation and not job.material.student:
         distillation.check_fits((prune and prune.layers) or len(layers), blueprint)
+    exits = recipe.get(ExitsSettings)
+    if exits:
+        exits.check_fits((prune and prune.layers) or len(layers), blueprint)
+        if job.engine not in (None, "onnxruntime"):
+            raise InputError(f"engine: texts leave early in ONNX Runtime alone, not in {engine_name(job.engine)}; give onnxruntime")
     if prune and prune.hidden and not distillation:
         tell("`hidden` without training: the residual width is what every layer was trained on, so expect to lose much")
     return job

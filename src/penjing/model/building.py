@@ -1,5 +1,6 @@
 """Building a model from a blueprint, and the blueprint of a model."""
 
+from dataclasses import replace
 from typing import Any
 
 from penjing.blueprint import HEADS, Blueprint, Head, head_named
@@ -56,10 +57,27 @@ def build(blueprint: Blueprint, like: PenjingConfig | None = None, **changes: An
     return model
 
 
+def with_exits(model: PenjingPreTrainedModel, exits: tuple[int, ...]) -> PenjingPreTrainedModel:
+    """A new model of the same weights with these exits; a new one begins with the weights of the last head."""
+    before = blueprint_of(model)
+    after = replace(before, exits=exits)
+    old = dict(zip(before.exits, before.heads[1:], strict=True))
+    sources = ["head", *(old.get(layer, "head") for layer in exits)]
+    state = model.state_dict()
+    heads = {
+        f"{new}.{name}": state[f"{source}.{name}"]
+        for new, source in zip(after.heads, sources, strict=True)
+        for name in before.head_shapes()
+    }
+    result = build(after, model.config)
+    result.load_state_dict({name: value for name, value in state.items() if not name.startswith("exits.")} | heads)
+    return result
+
+
 def _check_parameters(model: PenjingPreTrainedModel, blueprint: Blueprint) -> None:
     """An `InputError` where a network's head has other parameters than its row says: they would be counted and cut wrongly."""
     state = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith("encoder.")}
-    expected = {f"head.{name}": shape for name, shape in blueprint.head_shapes().items()}
+    expected = {f"{head}.{name}": shape for head in blueprint.heads for name, shape in blueprint.head_shapes().items()}
     for name in sorted(state.keys() | expected):
         if state.get(name) != expected.get(name):
             raise InputError(

@@ -201,12 +201,12 @@ class Checkpoint:
         named = configuration.labels() or numbered(known.blueprint.outputs)
         if same_head and labels and set(labels) == set(named):
             order = [named.index(name) for name in labels]
-            state |= {name: state[name][order] for name in _parameters(wanted, of_outputs=True)}
+            state |= {name: state[name][order] for name in _parameters(blueprint, of_outputs=True)}
         elif same_head and labels and configuration.named():
             same_head = False
         if not same_head:
             # What comes before the outputs is kept for new ones, as Hugging Face does; BERT's is its pooler, which every BERT may have.
-            dense = {name: state[name] for name in _parameters(wanted, of_outputs=False)} if wanted == own else {}
+            dense = {name: state[name] for name in _parameters(blueprint, of_outputs=False)} if wanted == own else {}
             dense |= _pooler(known, weights) if wanted.pooled and not wanted.own and wanted != own else {}
             state = {name: value for name, value in state.items() if name.startswith("encoder.")} | dense
         if wanted.bare:
@@ -297,7 +297,11 @@ def _stored(
     left = blueprint.head != head
 
     def known(name: str) -> bool:
-        return left and name.startswith("head.") if family is None else family.unused(name) or (left and family.of_head(name, head))
+        return (
+            left and name.startswith(("head.", "exits."))
+            if family is None
+            else family.unused(name) or (left and family.of_head(name, head))
+        )
 
     strange = [name for name in unused if not known(name)]
     if strange:
@@ -371,9 +375,10 @@ def _pooler(known: Matched, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _parameters(head: Head, *, of_outputs: bool) -> list[str]:
-    """The parameters of a head of which each row gives an output, or the others."""
-    return [f"head.{parameter.name}" for parameter in head.parameters if ("outputs" in parameter.axes) == of_outputs]
+def _parameters(blueprint: Blueprint, *, of_outputs: bool) -> list[str]:
+    """The parameters of all heads of which each row gives an output, or the others."""
+    names = [parameter.name for parameter in blueprint.head.parameters if ("outputs" in parameter.axes) == of_outputs]
+    return [f"{head}.{name}" for head in blueprint.heads for name in names]
 
 
 def _head_of(configuration: Configuration, shapes: Callable[[], Shapes]) -> Head:

@@ -22,6 +22,7 @@ FIELDS = {
     "layers": "layers",
     "pooled": "pooled_size",
     "rank": "embedding_rank",
+    "exits": "exits",
 }
 """A blueprint's fields, as `Blueprint.to_dict` gives them, and the fields of `PenjingConfig` that hold the same."""
 FUNCTIONS = {
@@ -40,13 +41,15 @@ EPSILON = 1e-12
 
 def fields_of(blueprint: Blueprint) -> Json:
     """The fields of `PenjingConfig` for the sizes of a blueprint."""
-    content = blueprint.to_dict()
+    content: Json = {"exits": []} | blueprint.to_dict()
     return {ours: content[name] for name, ours in FIELDS.items()}
 
 
 def blueprint_of_fields(config: PenjingConfig, head: Head, outputs: int) -> Blueprint:
-    """The blueprint of a `PenjingConfig`; an `InputError` where a size is no integer."""
-    return Blueprint.from_dict({name: getattr(config, ours) for name, ours in FIELDS.items()} | {"head": head, "outputs": outputs})
+    """The blueprint of a `PenjingConfig`; an `InputError` where a size is no integer. A head that answers no text has no exits."""
+    sizes = {name: getattr(config, ours) for name, ours in FIELDS.items()}
+    none: Json = {} if head.answers == "text" else {"exits": []}
+    return Blueprint.from_dict(sizes | none | {"head": head, "outputs": outputs})
 
 
 # -- the families' -----------------------------------------------------------------------------------------------

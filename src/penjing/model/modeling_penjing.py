@@ -10,6 +10,7 @@ them to zero computes, so cutting is exact.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ class PenjingConfig(PreTrainedConfig):
     """Sizes of the encoder, and how it computes.
 
     `layers` is a list of `[heads, neurons]`, or of `[heads, neurons, {…}]` where a layer computes anything unusual: its `activation` in
-    place of `hidden_act`; the number of the layer whose weights it `shares`.
+    place of `hidden_act`; the number of the layer whose weights it `shares`. `exits` are the numbers of layers, from 1, behind which one more
+    head answers the text.
     """
 
     model_type = "penjing"
@@ -55,6 +57,7 @@ class PenjingConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         pooled_size: int = 0,
         embedding_rank: int = 0,
+        exits: list[int] | None = None,
         pad_token_id: int | None = 0,
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -75,6 +78,7 @@ class PenjingConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         self.pooled_size = pooled_size
         self.embedding_rank = embedding_rank
+        self.exits = list(exits or [])
         self.origin = origin or {}
         kwargs.pop("num_hidden_layers", None)
         super().__init__(**{"pad_token_id": pad_token_id, **kwargs})
@@ -359,22 +363,41 @@ class MaskedHead(nn.Module):
         return embeddings.unembed(self.norm(self.activation(self.dense(x))), self.bias)
 
 
+@dataclass
+class ExitsOutput(SequenceClassifierOutput):
+    """The answers of the last head, and where they were asked for those of each exit: `exit_logits`, (B, C) each."""
+
+    exit_logits: tuple[Tensor, ...] | None = None
+
+
 class PenjingForSequenceClassification(PenjingPreTrainedModel):
-    """One answer per text: `logits` (B, C); with one output, regression."""
+    """One answer per text: `logits` (B, C); with one output, regression. Behind each layer of `config.exits` stands a head of its own."""
 
     def __init__(self, config: PenjingConfig) -> None:
         super().__init__(config)
         self.encoder = PenjingModel(config)
         self.head = SequenceHead(config)
+        self.exits = nn.ModuleList(SequenceHead(config) for _ in config.exits)
         self.post_init()
 
-    def forward(self, input_ids: Tensor | None = None, labels: Tensor | None = None, **inputs: Any) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_exit_logits: bool = False,
+        **inputs: Any,
+    ) -> Any:
         """labels: (B,) class numbers, (B, C) for several labels at once, or (B,) values in regression."""
         return_dict = inputs.pop("return_dict", None)
-        output = self.encoder(input_ids, **inputs)
+        output = self.encoder(input_ids, output_hidden_states=output_exit_logits or output_hidden_states, **inputs)
         logits = self.head(output.last_hidden_state)
         loss = None if labels is None else self._loss(logits, labels)
-        result = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        result = ExitsOutput(loss=loss, logits=logits, hidden_states=output.hidden_states if wanted else None)
+        if output_exit_logits:
+            states = [output.hidden_states[layer] for layer in self.config.exits]
+            result.exit_logits = tuple(head(x) for head, x in zip(self.exits, states, strict=True))
         return result if return_dict is not False else result.to_tuple()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

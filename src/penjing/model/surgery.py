@@ -46,6 +46,7 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
     places = {blueprint.owner(selection.layers[new].layer): (new, selection.layers[new]) for new in set(owners)}
     axes = _AXES | (_RANK_AXES if blueprint.rank else {}) | _axes_of(blueprint.head)
     shared = blueprint.embedding == blueprint.hidden
+    exits = {old: new for new, old in enumerate(selection.exits(blueprint).values())}
     result = {}
     for name, value in state.items():
         index = {"hidden": selection.hidden, "tokens": selection.tokens, "embedding": selection.hidden if shared else None}
@@ -57,6 +58,11 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
             new, kept = places[int(number)]
             new_name = f"{prefix}layers.{new}.{part}"
             index |= {"neurons": kept.neurons, "heads": _rows(kept.heads, blueprint.head_width)}
+        elif part.startswith("exits."):
+            _, number, part = part.split(".", 2)
+            if int(number) not in exits:
+                continue
+            new_name, part = f"exits.{exits[int(number)]}.{part}", f"head.{part}"
         for axis, counts in enumerate(axes.get(part, ())):
             chosen = index.get(counts)
             if chosen is not None:

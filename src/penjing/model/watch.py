@@ -53,6 +53,11 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+def of_exit(name: str) -> bool:
+    """Whether a module or parameter is part of an exit's head, which runs where it is asked for alone."""
+    return name.startswith("exits.")
+
+
 def matrices_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """The matrices of a model, every nonempty parameter with two axes, by name: the weights of linear layers, and the embedding tables."""
     return {name: weight for name, weight in model.named_parameters() if weight.ndim == 2 and weight.numel()}

@@ -63,11 +63,27 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class LeftRow:
+    """Where texts left early: the rule and its threshold; after which layers, the last being the end; and how many texts there."""
+
+    rule: str
+    threshold: float
+    layers: tuple[int, ...]
+    texts: tuple[int, ...]
+
+    @property
+    def mean_layers(self) -> float:
+        """The layers that a text runs through on average."""
+        return sum(layer * count for layer, count in zip(self.layers, self.texts, strict=True)) / max(1, sum(self.texts))
+
+
+@dataclass(frozen=True)
 class FormChoice:
     """One form as it was looked at on training texts held out.
 
     loss: points lost against the model in float32. apart: how far its integers are from their emulation; None in float. fit: whether it
-    may be shipped. fair: whether its engine has parity. latency_ms: None where it was not timed.
+    may be shipped. fair: whether its engine has parity. latency_ms, mean_ms: None where it was not timed. left: where texts leave early,
+    for which the form may lose `drop` points more.
     """
 
     name: str
@@ -79,6 +95,9 @@ class FormChoice:
     fit: bool
     fair: bool
     latency_ms: float | None = None
+    mean_ms: float | None = None
+    left: LeftRow | None = field(default=None, metadata=OPTIONAL)
+    drop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -232,6 +251,7 @@ class Verified:
     tests: tuple[OtherData, ...] = ()
     shapes: tuple[ShapeRow, ...] = ()
     stored: Stored | None = None
+    left: LeftRow | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def shipped(self) -> FormRow:
@@ -305,7 +325,7 @@ class Result:
     """The shipped form: its quality beside the teacher's, its figures, and what is in it.
 
     In `figures`, `steady` is of the speed-up. macs: multiply-accumulates as a part of the teacher's. kernels: of int8. temperature: that
-    its scores are divided by.
+    its scores are divided by. left: where texts left early; the speed-up is then of the means.
     """
 
     engine: str
@@ -323,6 +343,7 @@ class Result:
     kernels: str | None
     float_layers: tuple[str, ...]
     temperature: float
+    left: LeftRow | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

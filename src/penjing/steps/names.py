@@ -11,6 +11,7 @@ from penjing.steps.reshape.project import ProjectSettings
 from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.exits import ExitsSettings
 from penjing.steps.teach.mutual import MutualSettings
 from penjing.steps.teach.replace import ReplaceSettings
 from penjing.steps.teach.self_distill import SelfDistillSettings
@@ -28,6 +29,7 @@ STEPS: dict[str, type[Settings]] = {
         ReplaceSettings,
         MutualSettings,
         SelfDistillSettings,
+        ExitsSettings,
         SparsifySettings,
         StoreSettings,
         QuantizeSettings,

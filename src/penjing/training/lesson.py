@@ -99,6 +99,17 @@ class TeachingEvidence:
 
 
 @dataclass(frozen=True)
+class Further:
+    """What else of a student's output is taught and judged.
+
+    loss: added to that of each batch, from the output. evaluate: the quality that the best weights are chosen by, in place of the answers'.
+    """
+
+    loss: Callable[[Any, Batch], Float[Tensor, ""]]
+    evaluate: Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
 class Lesson:
     """Everything that is needed to teach a student: texts, the teacher's outputs on them, and how.
 
@@ -124,7 +135,12 @@ class Lesson:
         return self.evidence.outputs
 
     def teach(
-        self, student: nn.Module, hooks: Hooks | None = None, objective: Objective | None = None, loss: BatchLoss | None = None
+        self,
+        student: nn.Module,
+        hooks: Hooks | None = None,
+        objective: Objective | None = None,
+        loss: BatchLoss | None = None,
+        further: Further | None = None,
     ) -> History:
         """Train `student` in place: a model of ours, or a module around one that takes and gives the same.
 
@@ -137,12 +153,13 @@ class Lesson:
             taught = objective
 
             def loss(model: nn.Module, batch: Batch) -> Tensor:
-                return self.loss(model, batch, taught)
+                return self.loss(model, batch, taught, further)
 
+        evaluate = further.evaluate if further else evaluator(self.task, self.dev)
         hooks = replace(hooks, judge_from=max(hooks.judge_from, self.settings.curriculum.states_part))
         with self._training(student, objective, self.outputs) as trained:
             return fit(
-                trained, self.data.encoded, loss, evaluator(self.task, self.dev), self.settings.schedule, self.state_file, hooks, self.progress
+                trained, self.data.encoded, loss, evaluate, self.settings.schedule, self.state_file, hooks, self.progress
             )  # fmt: skip
 
     def prepare(self, student: nn.Module, objective: Objective, texts: Encoded, outputs: TeacherOutputs, state_file: Path) -> History:
@@ -197,12 +214,12 @@ class Lesson:
         """Flags of all tokens (T,): those that are answered from; the others' logits are no answers, and not taught."""
         return answered_tokens(self.data)
 
-    def loss(self, model: nn.Module, batch: Batch, objective: Objective | None = None) -> Float[Tensor, ""]:
+    def loss(self, model: nn.Module, batch: Batch, objective: Objective | None = None, further: Further | None = None) -> Float[Tensor, ""]:
         """The weighted sum of all losses of one batch."""
-        return self.taught(model, batch, objective)[1]
+        return self.taught(model, batch, objective, further)[1]
 
     def taught(
-        self, model: nn.Module, batch: Batch, objective: Objective | None = None
+        self, model: nn.Module, batch: Batch, objective: Objective | None = None, further: Further | None = None
     ) -> tuple[Float[Tensor, "n C"], Float[Tensor, ""]]:  # fmt: skip
         """The answers (n, C) of one batch that are taught, and the weighted sum of all losses."""
         objective = objective if self.settings.curriculum.states_taught(batch.done) else None
@@ -215,7 +232,7 @@ class Lesson:
             total = total + term
         if adversarial:
             total = total + self._adversarial(model, batch, torch.stack(terms).sum(), words[0])
-        return z, total
+        return z, total if further is None else total + further.loss(output, batch)
 
     def answers_taught(self, batch: Batch) -> bool:
         """Whether answers are taught in this batch, or states alone."""

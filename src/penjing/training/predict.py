@@ -28,6 +28,20 @@ def logits_of(model: nn.Module, encoded: Encoded, batch: int = 64) -> list[Float
     return result
 
 
+@torch.inference_mode()
+def exit_logits_of(model: nn.Module, encoded: Encoded, batch: int = 64) -> list[list[Float32[np.ndarray, " C"]]]:
+    """Of each exit and the last head the logits of each text. model: it gives those of exits too (`exit_logits`)."""
+    result: list[list[NDArray[np.float32]]] = []
+    for rows, feeds in batches(model, encoded, batch):
+        output = model(**feeds)
+        heads = [*output.exit_logits, output.logits]
+        result = result or [[np.empty(0, np.float32)] * len(encoded) for _ in heads]
+        for answers, logits in zip(result, heads, strict=True):
+            for row, value in zip(rows, logits.float().cpu().numpy(), strict=True):
+                answers[row] = value
+    return result
+
+
 def answered_tokens(examples: Examples) -> Bool[np.ndarray, " T"]:
     """Tagging: which of all tokens (T,) are answered from, the first of each word; every token of a text whose words are not known."""
     offsets = examples.encoded.offsets

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from penjing.engines.clock import quiet
+from penjing.files.records import OPTIONAL
 
 AGREE = 1.1
 """A turn that takes more than so many times the fastest is in no figure, and is taken again; a latency of which too few are left is not steady."""
@@ -34,6 +35,7 @@ class Figures:
     cold_start_s: float | None
     peak_mb: float | None
     steady: bool
+    latency_mean_ms: float | None = field(default=None, metadata=OPTIONAL)
 
     def updated(self, last: "Figures") -> "Figures":
         """The figures of a later measurement where it has them, else these."""
@@ -61,6 +63,11 @@ class Turn:
     def median_ms(self) -> float:
         """Over its texts."""
         return float(np.median(self.ms))
+
+    @property
+    def mean_ms(self) -> float:
+        """Over its texts."""
+        return float(np.mean(self.ms))
 
 
 @dataclass
@@ -114,6 +121,11 @@ class Measurement:
         return self._percentile(50)
 
     @property
+    def latency_mean_ms(self) -> float:
+        """Mean over the texts and quiet turns."""
+        return float(np.mean([ms for turn in self.quiet for ms in turn.ms]))
+
+    @property
     def latency_p95_ms(self) -> float:
         """Of 100 answers, 95 come within it."""
         return self._percentile(95)
@@ -151,17 +163,19 @@ class Measurement:
         """Whether the figures can be believed: enough turns that nothing disturbed, and alike."""
         return not self.disturbance
 
-    def speedup_over(self, other: "Measurement") -> Speedup:
-        """How many times faster than `other`. The range is over rounds that are quiet for both; over all of them where there is none."""
-        ours, theirs = ({turn.round: turn.median_ms for turn in each.quiet} for each in (self, other))
+    def speedup_over(self, other: "Measurement", means: bool = False) -> Speedup:
+        """How many times faster than `other`, by the medians or the means. The range is over rounds that are quiet for both; over all of them
+        where there is none."""
+        ours, theirs = ({turn.round: turn.mean_ms if means else turn.median_ms for turn in each.quiet} for each in (self, other))
         common = ours.keys() & theirs.keys()
         pairs = [(ours[i], theirs[i]) for i in common] or [(a, b) for a in ours.values() for b in theirs.values()]
         ratios = [b / a for a, b in pairs]
-        return Speedup(other.latency_ms / self.latency_ms, min(ratios), max(ratios), self.steady and other.steady)
+        ratio = other.latency_mean_ms / self.latency_mean_ms if means else other.latency_ms / self.latency_ms
+        return Speedup(ratio, min(ratios), max(ratios), self.steady and other.steady)
 
     def figures(self) -> Figures:
         """The figures for the report."""
         return Figures(
             self.latency_ms, self.latency_p95_ms, self.latency_p99_ms, self.end_to_end_ms, self.throughput_per_s if self.rounds_per_s else None,
-            self.load_s, self.cold_start_s, self.peak_mb, self.steady,
+            self.load_s, self.cold_start_s, self.peak_mb, self.steady, self.latency_mean_ms,
         )  # fmt: skip

@@ -12,8 +12,8 @@ from penjing.errors import InputError
 from penjing.files.whole import write_bytes
 
 
-def graph_of(deployed: Deployed, file: str, weight_bits: int) -> onnx.ModelProto:
-    """The graph that the ONNX file of this name holds; an `InputError` where there is no such file."""
+def graph_of(deployed: Deployed, file: str, weight_bits: int, states: tuple[bool, bool] = (False, False)) -> onnx.ModelProto:
+    """The graph that the ONNX file of this name holds, or a segment of it (`states`); an `InputError` where there is no such file."""
     if file not in (*PORTABLE, *FUSED):
         raise InputError(f"engine: no graph is called {file!r}; {', '.join((*PORTABLE, *FUSED))} are")
     return build_graph(
@@ -24,6 +24,7 @@ def graph_of(deployed: Deployed, file: str, weight_bits: int) -> onnx.ModelProto
         segments=deployed.segments or file in PORTABLE,
         weight_bits=weight_bits,
         float_layers=deployed.float_layers,
+        states=states,
     )
 
 

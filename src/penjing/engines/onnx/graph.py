@@ -25,6 +25,8 @@ Dialect = Literal["portable", "fused"]
 MICROSOFT = "com.microsoft"
 FLOAT_ALWAYS = frozenset({"head.out"})
 """What no int8 form rounds: the layer that gives the logits."""
+STATES = "states"
+"""The states (batch, length, hidden) that a segment hands on: an output of one, and an input of the next."""
 GELU_ERF, GELU_TANH = ("gelu",), ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
@@ -59,7 +61,7 @@ def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
             linear(f"{feed_forward}.up", layer.neurons, hidden)
         linear(f"{feed_forward}.down", hidden, layer.neurons)
         norm(f"{feed_forward}.norm", hidden)
-    return shapes | {f"head.{name}": shape for name, shape in blueprint.head_shapes().items()}
+    return shapes | {f"{head}.{name}": shape for head in blueprint.heads for name, shape in blueprint.head_shapes().items()}
 
 
 def first_token_layers(blueprint: Blueprint, fused: bool = False) -> frozenset[str]:
@@ -84,6 +86,7 @@ def build_graph(
     segments: bool = True,
     weight_bits: int = 8,
     float_layers: Collection[str] = (),
+    states: tuple[bool, bool] = (False, False),
 ) -> onnx.ModelProto:
     """The ONNX model: input_ids, token_type_ids (where `segments`), attention_mask (portable) → logits.
 
@@ -93,6 +96,8 @@ def build_graph(
         weight_bits: 7 where the CPU adds pairs of u8·s8 products in 16 bits (no VNNI), which overflows with 8.
         float_layers: linear layers that int8 leaves as they are. The fused form takes query, key and value together: one
             of them in float keeps all three.
+        states: of a segment: whether it begins with the `STATES` of the one before, in place of tokens, and whether it gives its own,
+            besides its logits, to one behind.
     """
     head = network.blueprint.head
     if not head.graph:
@@ -106,7 +111,7 @@ def build_graph(
             raise InputError(
                 f"export: the model has no linear layer {name!r} to leave in float; its names are like layers.0.attention.query"
             )
-    emitter = _Emitter(network, dialect == "fused", int8, ranges or {}, segments, weight_bits, FLOAT_ALWAYS.union(float_layers))
+    emitter = _Emitter(network, dialect == "fused", int8, ranges or {}, segments, weight_bits, FLOAT_ALWAYS.union(float_layers), *states)
     return emitter.model()
 
 
@@ -119,6 +124,8 @@ class _Emitter:
     segments: bool
     weight_bits: int
     float_layers: frozenset[str]
+    continues: bool = False
+    goes_on: bool = False
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -228,28 +235,29 @@ class _Emitter:
     def model(self) -> onnx.ModelProto:
         """The whole graph."""
         blueprint, head = self.network.blueprint, self.network.blueprint.head
-        x = self.embeddings()
+        x = STATES if self.continues else self.embeddings()
         bias = None if self.fused else self.mask_bias()
         for i in range(len(blueprint.layers)):
-            first_only = head.first_only and i == len(blueprint.layers) - 1
+            first_only = head.first_only and not self.goes_on and i == len(blueprint.layers) - 1
             x = self.feed_forward(self.attention(x, i, bias, first_only), i)
-        if head.first_only and not blueprint.layers:
+        handed_on = self.op("Identity", x) if self.goes_on else ""
+        if head.first_only and (self.goes_on or not blueprint.layers):
             x = self.first(x)
         logits = resolved(head.graph, {}, f"head {head.name}", imports=True)(self, x)
         self.nodes[-1].output[0] = "logits"
         assert logits != "logits"
 
         shape: list[str | int] = ["batch", "length"]
-        inputs = ["input_ids", *(["token_type_ids"] if self.takes_segments else []), *([] if self.fused else ["attention_mask"])]
+        tokens = ["input_ids", *(["token_type_ids"] if self.takes_segments else [])]
+        inputs = [*([] if self.continues else tokens), *([] if self.fused else ["attention_mask"])]
+        states = [*shape, blueprint.hidden]
+        answers = [*(shape[:1] if head.answers == "text" else shape), blueprint.outputs]
+        port = helper.make_tensor_value_info
         graph = helper.make_graph(
             self.nodes,
             "penjing",
-            [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in inputs],
-            [
-                helper.make_tensor_value_info(
-                    "logits", TensorProto.FLOAT, [*(shape[:1] if head.answers == "text" else shape), blueprint.outputs]
-                )
-            ],
+            [*([port(STATES, TensorProto.FLOAT, states)] if self.continues else []), *(port(n, TensorProto.INT64, shape) for n in inputs)],
+            [port("logits", TensorProto.FLOAT, answers), *([port(handed_on, TensorProto.FLOAT, states)] if self.goes_on else [])],
         )
         opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(MICROSOFT, 1)] if self.fused else [])]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="penjing")

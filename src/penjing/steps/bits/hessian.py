@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from penjing.maths.hessian import Product, output_directions, product_of, row_squares, row_traces, top_eigenvalue
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import CURVATURE_TOKENS, batches
-from penjing.model.watch import matrices_of, watching_outputs
+from penjing.model.watch import matrices_of, of_exit, watching_outputs
 from penjing.steps.cut.importance import label_loss
 from penjing.tasks.task import Examples, Task
 from penjing.training.predict import answering
@@ -68,6 +68,11 @@ def _add(total: Tensor, module: Matrix, x: Tensor, delta: Tensor) -> None:
         total += row_squares(x @ x.transpose(1, 2), delta).sum(0).double()
 
 
+def _read(model: PenjingPreTrainedModel) -> dict[str, nn.Parameter]:
+    """The matrices that the answer depends on."""
+    return {name: weight for name, weight in matrices_of(model).items() if not of_exit(name)}
+
+
 def traces(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int = 0, probes: int = 1) -> dict[str, float]:
     """Hessian traces, divided by the number of weights, of every matrix by name (Dong et al. 2020, HAWQ-V2, section 3.1).
 
@@ -76,7 +81,7 @@ def traces(model: PenjingPreTrainedModel, task: Task, data: Examples, seed: int 
     """
     generator = torch.Generator().manual_seed(seed)
     result = {}
-    for name, w in matrices_of(model).items():
+    for name, w in _read(model).items():
         total = sum(float(row_traces(product, [w], probes, generator)[0].sum()) for product in _products(model, task, data, [w]))
         result[name] = total / (len(data) * w.numel())
     return result
@@ -95,7 +100,7 @@ def eigenvalues(
     rows = np.random.default_rng(seed).permutation(len(data))
     parts = [data.take(np.sort(part)) for part in np.array_split(rows, min(slices, len(data)))]
     result = {}
-    for name, w in matrices_of(model).items():
+    for name, w in _read(model).items():
         starts = [torch.randn(w.shape, generator=generator) for _ in parts]
         tops = [
             top_eigenvalue(partial(_product, model, task, part, w), start, iterations) / len(part)

@@ -12,7 +12,7 @@ from penjing.engines.onnx.graph import FLOAT_ALWAYS
 from penjing.maths import fake
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
-from penjing.model.watch import encoder_of, linear_layers
+from penjing.model.watch import encoder_of, linear_layers, of_exit
 from penjing.steps.bits.activations import RATES, RoundedInputs
 from penjing.steps.bits.calibrate import OF_EXTREMES, Calibration, calibrate
 from penjing.steps.bits.sensitivity import best_calibration
@@ -68,7 +68,7 @@ class FakeQuantization:
         learned: bool = False,
     ) -> None:
         left = FLOAT_ALWAYS.union(float_layers)
-        self.layers = {name: layer for name, layer in linear_layers(model).items() if name not in left}
+        self.layers = {name: layer for name, layer in linear_layers(model).items() if name not in left and not of_exit(name)}
         self.inputs = RoundedInputs(model, ranges, self.layers, dynamic=dynamic, learned=learned)
         for layer in self.layers.values():
             parametrize.register_parametrization(layer, "weight", RoundedWeight(lambda w: fake.symmetric_rows(w, bits)))

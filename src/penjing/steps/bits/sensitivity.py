@@ -24,7 +24,7 @@ from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import batches
 from penjing.model.surgery import copy_of
-from penjing.model.watch import encoder_of, linear_layers, replacing_inputs
+from penjing.model.watch import encoder_of, linear_layers, of_exit, replacing_inputs
 from penjing.steps.bits.calibrate import Calibration, calibrate
 from penjing.tasks.task import Examples
 from penjing.text.encoded import Encoded
@@ -37,8 +37,8 @@ TOGETHER = (".query", ".key", ".value")
 
 
 def roundable(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers that int8 rounds, by name (without `encoder.`), in the order in which they run."""
-    return {name: layer for name, layer in linear_layers(model).items() if name not in FLOAT_ALWAYS}
+    """The linear layers that int8 rounds, by name (without `encoder.`), in the order in which they run; the exits' heads stay in float."""
+    return {name: layer for name, layer in linear_layers(model).items() if name not in FLOAT_ALWAYS and not of_exit(name)}
 
 
 @contextmanager

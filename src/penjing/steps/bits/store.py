@@ -10,7 +10,7 @@ from penjing.errors import InputError
 from penjing.files.options import option
 from penjing.maths.stored import BITS, Clip, Kind, Scheme
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
-from penjing.model.watch import matrices_of
+from penjing.model.watch import matrices_of, of_exit
 from penjing.steps.bits.gptq import round_model
 from penjing.steps.bits.lowbit import InputLevels, LowBit
 from penjing.steps.settings import Effects, Settings, Trait, check_name, effects
@@ -148,7 +148,7 @@ class StoreSettings(Rider):
 
 def scheme_of(name: str, width: int, scheme: Scheme) -> Scheme:
     """The storage scheme of the matrix `name`, of `width` entries a row: `scheme`, or 8 bits for the small matrices."""
-    return Scheme("linear", 8, width) if name.endswith(SMALL) else scheme
+    return Scheme("linear", 8, width) if name.endswith(SMALL) or of_exit(name) else scheme
 
 
 def uniform(model: PenjingPreTrainedModel, settings: StoreSettings) -> dict[str, Scheme]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from penjing.files.whole import Json
+from penjing.model.building import with_exits
 from penjing.model.coded import Coded
 from penjing.model.packing import PACKED, load_coded
 from penjing.steps.settings import REWRITES, Effects, Settings, Trait, effects
@@ -30,6 +31,8 @@ class Rider(Settings):
 
     teaching: ClassVar[str]
     """The name of the training's stage then."""
+    teaches_exits: ClassVar[bool] = False
+    """Whether exits are taught too; else a model that has some loses them, since they answer from states that are no more."""
 
     @abstractmethod
     def around(self, distill: Distill, work: Work, context: Context) -> TrainingStep[Any]:
@@ -115,7 +118,9 @@ class Teach(Stage[TaughtNote]):
             companions = teaching.companions(work.selection)
             if companions:
                 step = Multitask(distill, companions)
-            taught = step.teach(work.model, step.observe(work.model, train))
+            stale = bool(work.model.config.exits) and not (self.rider and self.rider.teaches_exits)
+            student = with_exits(work.model, ()) if stale else work.model
+            taught = step.teach(student, step.observe(student, train))
         note = self.rider.told(taught) if self.rider else f"{taught.history.steps} steps"
         if companions:
             note += "; " + ", ".join(teaching.keep_companions(folder / ALSO, taught.others))
