@@ -71,7 +71,7 @@ def test_names_alone_are_steps_by_default(read: Read) -> None:
         assert read(text) == Recipe()
 
 
-TRAINED = ("gradual", "replace", "mutual", "self-distill", "sparsify")
+TRAINED = ("gradual", "replace", "mutual", "self-distill", "exits", "sparsify")
 """Steps that go on during a training."""
 
 

@@ -29,6 +29,7 @@ from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Effects, Settings, Trait, as_json, check_effects, check_name, effects, in_order, is_taught
 from penjing.steps.stage import Stage
 from penjing.steps.teach.distillation import Distillation
+from penjing.steps.teach.exits import ExitsSettings
 from penjing.steps.teach.mutual import MutualSettings
 from penjing.steps.teach.replace import ReplaceSettings
 from penjing.steps.teach.self_distill import SelfDistillSettings
@@ -45,6 +46,7 @@ VARIANTS: dict[str, Settings] = {
     "project": ProjectSettings(4),
     "mutual": MutualSettings(),
     "self-distill": SelfDistillSettings(),
+    "exits": ExitsSettings(),
     "sparsify": SparsifySettings(),
     "sparsify at once": SparsifySettings(schedule="one-shot"),
     "store": StoreSettings(),
@@ -54,7 +56,17 @@ VARIANTS: dict[str, Settings] = {
     "smooth": QuantizeSettings(smooth=0.5),
 } | {name: StudentSettings(student) for name, student in STUDENTS.items()}
 """Every step, and every way in which its effects are others."""
-NEED_TRAINING = {"gradual", "replace", "mutual", "self-distill", "sparsify", "store in training", "quantize in training", *STUDENTS}
+NEED_TRAINING = {
+    "gradual",
+    "replace",
+    "mutual",
+    "self-distill",
+    "exits",
+    "sparsify",
+    "store in training",
+    "quantize in training",
+    *STUDENTS,
+}
 LEAVES = {
     "sparsify": Trait.ZEROS, "sparsify at once": Trait.ZEROS, "store": Trait.CODES, "store in training": Trait.CODES,
     "quantize in training": Trait.RANGES,
@@ -125,7 +137,7 @@ def recipe_of(first: Settings, second: Settings, taught: str) -> list[Settings]:
 def test_every_step_of_the_table_is_looked_at() -> None:
     assert {type(settings) for settings in VARIANTS.values()} == {*STEPS.values(), StudentSettings} - {Distillation}
     assert list(STEPS) == [
-        "vocabulary", "prune", "gradual", "share", "factorise", "project", "distill", "replace", "mutual", "self-distill", "sparsify", "store", "quantize",
+        "vocabulary", "prune", "gradual", "share", "factorise", "project", "distill", "replace", "mutual", "self-distill", "exits", "sparsify", "store", "quantize",
     ]  # fmt: skip
     assert all(issubclass(step, Settings) and step.name == name and step.paper and step.when for name, step in STEPS.items())
 
