@@ -1,5 +1,6 @@
 """A teacher and its data, and a compression that takes seconds: what models take is read off their files."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from commands import rows_of
 from conftest import tiny_teacher
 
 import penjing
+from penjing.files.records import to_json
 from penjing.report.record import Report
 
 
@@ -28,7 +30,8 @@ class Shop:
         model = teacher or tiny_teacher(self.folder / "teacher", name)
         given = {"train": rows_of(name, 60, 0), "eval": rows_of(name, 24, 1), "threads": 1, "wait": 0} | options
         report = penjing.compress(model, self.out, task=task, **given)
-        assert report.result.judged.quality >= 0 and (self.out / "report.html").is_file()
+        told = json.loads((self.out / "report.json").read_text(encoding="utf-8"))
+        assert told == to_json(report) and (self.out / "report.html").is_file()
         return report
 
     def answers(self, texts: list[Any]) -> list[dict[str, Any]]:

@@ -210,10 +210,11 @@ class Blueprint:
     `embedding` is the width of the embedding tables; where it is not `hidden`, a linear map joins the two
     (Lan et al. 2020, ALBERT, section 3.1). With a `rank`, the word table is the product of one that is `rank` wide and a matrix
     without bias (Acharya et al. 2019, section 3), before the norm, so that at full rank it is exact; 0 is a table in one piece.
-    `bits` is the width that the weights of the linear layers and the
-    embedding tables are stored with. The head is a row of `HEADS` (or its name), or one's own; `pooled` is the width of its dense
-    layer, where it has one of a width of its own (0: as wide as `hidden`). `exits` are numbers of layers, counted from 1, after which
-    a text may leave: behind each stands one more head of the same row, with weights of its own (Xin et al. 2020, DeeBERT, section 3).
+    `bits` is the width that the weights of the linear layers and the word table are stored with; positions, token types, biases and
+    norms stay in 32. The head is a row of `HEADS` (or its name), or one's own; `pooled` is the width of its dense
+    layer, where it has one of a width of its own (0: as wide as `hidden`). `exits` are numbers of layers, counted from 1,
+    after which a text may leave: behind each stands one more head of the same row, with weights of its own (Xin et al. 2020, DeeBERT,
+    section 3).
     """
 
     vocabulary: int
@@ -335,7 +336,7 @@ class Blueprint:
 
     @classmethod
     def from_dict(cls, content: Json) -> "Blueprint":
-        """Read `to_dict`'s object; an unknown or missing field is an `InputError`."""
+        """Read `to_dict`'s object; an unknown field, or a missing one that has no default, is an `InputError`."""
         try:
             exits = tuple(content.get("exits", ()))
             sizes = [value for name, value in content.items() if name not in ("layers", "head", "exits")]

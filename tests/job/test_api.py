@@ -22,7 +22,7 @@ from penjing.job import api, evaluation
 from penjing.job.api import Given, Machinery
 from penjing.job.asked import Budget
 from penjing.job.by_hand import Distilling, Pruning, Quantizing, Replacing
-from penjing.job.evaluation import Benchmark, Evaluation, Looking
+from penjing.job.evaluation import Benchmark, Evaluation
 from penjing.job.material import Sources
 from penjing.job.recipe import Recipe
 from penjing.job.reshaping import Factorising, Projecting, Retraining, Sharing
@@ -256,6 +256,10 @@ def test_a_teacher_is_trained_on_rows_and_evaluated(model: Path, tmp_path: Path)
     assert (tmp_path / "out" / "config.json").is_file() and any("rows" in line for line in lines)
     found = penjing.evaluate(tmp_path / "out", ROWS[:9], teacher=model, tell=lines.append)
     assert isinstance(found, Evaluation) and found.quality.quality == pytest.approx(trained.quality) and found.flipped is not None
+    macro = penjing.evaluate(tmp_path / "out", ROWS[:9], metric="macro-f1", threads=1)
+    assert macro.metric == "macro_f1"
+    with pytest.raises(InputError, match=r"^speedup: there is no such option; allowed are .*threads"):
+        penjing.evaluate(tmp_path / "out", ROWS[:9], speedup=2)
     assert found.data == "the rows of data" and all(len(line) < 500 for line in lines)
 
 
@@ -284,9 +288,11 @@ def test_models_are_timed_side_by_side(model: Path, monkeypatch: pytest.MonkeyPa
         return told(cast(Trial, None), subjects, encoded, rounds=sampling.rounds)
 
     monkeypatch.setattr(evaluation, "measure", measure)
-    found = penjing.bench([model, str(model)], ROWS[:6], rounds=2, looking=Looking(threads=1))
+    found = penjing.bench([model, str(model)], ROWS[:6], rounds=2, threads=1)
     assert isinstance(found, Benchmark) and [row.folder for row in found.results] == [str(model)] * 2 and asked == [(1, 2)]
     assert [row.speedup for row in found.results] == [1.0, 1.0] and found.threads == 1
+    with pytest.raises(InputError, match=r"^metric: there is no such option"):
+        penjing.bench([model], ROWS[:6], metric="accuracy")
 
 
 # -- the names -----------------------------------------------------------------------------------------------------

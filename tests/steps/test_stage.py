@@ -14,6 +14,7 @@ from conftest import half
 from torch import nn
 
 from penjing.blueprint import Blueprint
+from penjing.engines.form import MODEL
 from penjing.errors import InputError
 from penjing.files.run import RECORD
 from penjing.job.asked import Budget, Job
@@ -36,7 +37,7 @@ from penjing.steps.reshape.factorise import FactoriseSettings
 from penjing.steps.reshape.project import ProjectSettings
 from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Effects, Settings
-from penjing.steps.stage import MODEL, Context, Note, Planner, Stage, Work, loaded
+from penjing.steps.stage import Context, Note, Planner, Stage, Work, loaded
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import DistillSettings
 from penjing.steps.teach.distillation import Distillation

@@ -1,31 +1,23 @@
 """Commands that look at models: eval, bench, inspect."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from penjing.cli.derive import Options, Panels, by_name, takes
+from penjing.cli.derive import Options, Panels, takes
 from penjing.cli.ending import one_line
 from penjing.cli.numeric import number
 from penjing.cli.options import DATA, AsJson, DataFile, Folder, app, say, say_json, tell
 from penjing.files.records import to_json
-from penjing.job.evaluation import Benchmark, BenchRow, Evaluation, Looking, evaluate
+from penjing.job.evaluation import OF_LABELS, Benchmark, BenchRow, Evaluation, Looking, evaluate
 from penjing.job.evaluation import bench as measured
 from penjing.tasks.judging import PairedQuality
 from penjing.text.reading import Reading
 
-OF_LABELS = ("label_column", "label_map", "metric", "positive")
-"""Fields of `Reading` that are of no use where no label is read."""
 SIGNIFICANT = 0.05
 """Labels whose flips are told."""
-
-
-def _parts(options: Options) -> tuple[Looking, Reading]:
-    looking, reading = (by_name(options, *(field.name for field in fields(kind))) for kind in (Looking, Reading))
-    return Looking(**looking), Reading(**reading)
 
 
 @app.command(cls=Panels)
@@ -40,8 +32,7 @@ def eval(
     as_json: AsJson = False,
 ) -> None:
     """Quality with a 95 % interval, how far the scores can be believed and, against a teacher, a paired test and what flipped."""
-    looking, reading = _parts(options)
-    evaluation = evaluate(folder, data, teacher=teacher, looking=looking, reading=reading, tell=tell)
+    evaluation = evaluate(folder, data, teacher=teacher, tell=tell, **options)
     say(to_json(evaluation), as_json, _quality_text(evaluation))
 
 
@@ -81,8 +72,7 @@ def bench(
 ) -> None:
     """Latency, end to end too, throughput, cold start and memory side by side: each in a process of its own, in turn, on the texts' own
     lengths. What other work disturbed is measured again; where that does not help, a row is not steady and no speed-up is claimed."""
-    looking, reading = _parts(options)
-    benchmark = measured(folders, data, rounds=rounds, looking=looking, reading=reading, tell=tell)
+    benchmark = measured(folders, data, rounds=rounds, tell=tell, **options)
     say(to_json(benchmark), as_json, _bench_text(benchmark))
 
 

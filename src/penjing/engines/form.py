@@ -35,7 +35,7 @@ INT8_FILES = (PORTABLE_INT8, FUSED_INT8)
 DEPLOYED = ("weights.safetensors", "network.json")
 """The files that every packed form of a folder is built from."""
 MODEL = "model"
-"""The folder of a form that PyTorch runs."""
+"""The folder of a model: inside a stage's folder, that of `Student.fit`, and that of a form that PyTorch runs."""
 TOKENIZER = "tokenizer.json"
 
 Rounding = Literal["dynamic", "static", "float"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,3 +69,16 @@ def like(kind: Any, name: str, /, default: Any = dataclasses.MISSING, **changes:
     if field.default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=field.default_factory, metadata=metadata)
     return dataclasses.field(default=field.default, metadata=metadata)
+
+
+def parts_of(options: Mapping[str, Any], *kinds: Any, unread: Collection[str] = ()) -> list[Any]:
+    """Instances of these dataclasses, made of the options that are their fields; `InputError` for one that is unknown, or unread."""
+    known = {field.name for kind in kinds for field in dataclasses.fields(kind)} - {*unread}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(f"{unknown[0]}: there is no such option; allowed are {', '.join(sorted(known))}")
+    parts = []
+    for kind in kinds:
+        names = [field.name for field in dataclasses.fields(kind) if field.name in options]
+        parts.append(kind(**{name: options[name] for name in names}))
+    return parts

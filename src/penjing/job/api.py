@@ -1,10 +1,10 @@
 """The public functions: `compress`, the single steps by hand, and `train`.
 
-The command line and the benchmarks call these and nothing beneath.
+The command line calls these.
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from penjing.engines.form import MODEL
 from penjing.engines.opening import EngineKind, engine_class, engine_name
 from penjing.errors import InputError
 from penjing.files.options import option, refuse_idle
+from penjing.files.options import parts_of as _parts
 from penjing.files.references import import_named
 from penjing.files.run import ASKED, TRAINING, Tell, claimed, fingerprint
 from penjing.files.whole import Json
@@ -26,7 +27,6 @@ from penjing.job.material import Sources
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
 from penjing.job.reshaping import Factorising, Projecting, Retraining, Sharing
-from penjing.job.starting import Progress
 from penjing.model.checkpoint import open_checkpoint
 from penjing.report.record import Report
 from penjing.steps.cut.vocabulary import VocabularySettings
@@ -36,8 +36,7 @@ from penjing.tasks.sources import TaskKind, load_data, load_examples
 from penjing.text.data import Source
 from penjing.text.reading import Reading
 from penjing.training.finetune import Split, finetune
-from penjing.training.loop import Progress as TrainingProgress
-from penjing.training.loop import Schedule, silent
+from penjing.training.loop import Bar, Progress, Schedule, silent
 from penjing.training.state import History
 
 
@@ -68,7 +67,7 @@ class Machinery:
     seed: int = option(0, "Of all that is drawn at random.", most=2**32 - 1, panel="machine")
     command: str = ""
     tell: Tell = lambda text: None
-    progress: Progress | None = None
+    progress: Bar | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.engine, type):
@@ -195,7 +194,7 @@ def train(
     batch_size: int = 32,
     learning_rate: float = 5e-5,
     pickle: bool = False,
-    progress: TrainingProgress = silent,
+    progress: Progress = silent,
     **options: Any,
 ) -> Trained:
     """Fine-tune a teacher on labels, into the folder `out`; options: task, train, eval, the fields of `Reading`, seed and tell."""
@@ -213,7 +212,7 @@ def train(
         )
 
 
-def _trained(model: str | Path, out: Path, data: Data, schedule: Schedule, pickle: bool, progress: TrainingProgress) -> Trained:
+def _trained(model: str | Path, out: Path, data: Data, schedule: Schedule, pickle: bool, progress: Progress) -> Trained:
     sides = data.sides
     rest = np.setdiff1d(np.union1d(sides.learned, sides.weights), sides.judging)  # with very few texts, the two held-out sides are the same
     dev = data.train.take(sides.judging)
@@ -281,16 +280,3 @@ def _check_engine(engine: EngineKind | None, recipe: Recipe) -> None:
         raise InputError("engine: numpy runs students of arrays alone; give onnxruntime, openvino or torch")
     if engine in ("exits", "cascade"):
         raise InputError(f"engine: {engine} is made of other engines' files, and no choice among them; give onnxruntime")
-
-
-def _parts(options: Mapping[str, Any], *kinds: Any, unread: Collection[str] = ()) -> list[Any]:
-    """Instances of these dataclasses, made of the options that are their fields; `InputError` for one that is unknown, or unread."""
-    known = {field.name for kind in kinds for field in fields(kind)} - {*unread}
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise InputError(f"{unknown[0]}: there is no such option; allowed are {', '.join(sorted(known))}")
-    parts = []
-    for kind in kinds:
-        names = [field.name for field in fields(kind) if field.name in options]
-        parts.append(kind(**{name: options[name] for name in names}))
-    return parts

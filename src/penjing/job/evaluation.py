@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from penjing.engines.clock.measurement import Figures
 from penjing.engines.form import Form
 from penjing.engines.opening import open_engine, warn_of_weights
 from penjing.errors import InputError
-from penjing.files.options import option
+from penjing.files.options import option, parts_of
 from penjing.files.records import MERGED, OPTIONAL
 from penjing.files.references import import_named
 from penjing.files.run import Tell
@@ -26,6 +27,9 @@ from penjing.tasks.task import Examples
 from penjing.text.data import Source, named, read_rows
 from penjing.text.encoded import Encoded, Logits
 from penjing.text.reading import Reading
+
+OF_LABELS = ("label_column", "label_map", "metric", "positive")
+"""Fields of `Reading` that are of no use where no label is read."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,15 @@ def evaluate(
     data: Source,
     *,
     teacher: str | Path = "",
-    looking: Looking = Looking(),
-    reading: Reading = Reading(),
     tell: Tell = lambda text: None,
+    **options: Any,
 ) -> Evaluation:
-    """Evaluate a model: quality with a 95 % interval, calibration of scores and, against a teacher, a paired test and flips."""
+    """Evaluate a model: quality with a 95 % interval, calibration of scores and, against a teacher, a paired test and flips.
+
+    Args:
+        options: the fields of `Looking` (engine, task, threads) and of `Reading` (text_columns, max_length, metric, …).
+    """
+    looking, reading = parts_of(options, Looking, Reading)
     import_named(looking.engine, looking.task, reading.metric)
     model = open_model(str(folder), looking.engine, looking.task, reading)
     task = model.task
@@ -140,11 +148,15 @@ def bench(
     data: Source,
     *,
     rounds: int = 5,
-    looking: Looking = Looking(),
-    reading: Reading = Reading(),
     tell: Tell = lambda text: None,
+    **options: Any,
 ) -> Benchmark:
-    """Benchmark models side by side, each in a process of its own, in turn: latency, throughput, cold start, memory."""
+    """Benchmark models side by side, each in a process of its own, in turn: latency, throughput, cold start, memory.
+
+    Args:
+        options: as of `evaluate`, but for those of labels.
+    """
+    looking, reading = parts_of(options, Looking, Reading, unread=OF_LABELS)
     import_named(looking.engine, looking.task)
     rows = read_rows(data, reading)
     models = [open_model(str(folder), looking.engine, looking.task, reading) for folder in folders]

@@ -22,7 +22,7 @@ from penjing.job.gates import int8_limit
 from penjing.job.leaving import Leave
 from penjing.job.planning import BudgetPlanner
 from penjing.job.product import EncoderProduct
-from penjing.job.starting import Progress, baseline, begun, checked
+from penjing.job.starting import baseline, begun, checked
 from penjing.model.checkpoint import open_checkpoint
 from penjing.report.record import Choice, Report
 from penjing.steps.bits.quantize import QuantizeSettings
@@ -30,6 +30,7 @@ from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.product import Product
 from penjing.steps.stage import Context, Note, Stage, Work
 from penjing.steps.teach.exits import ExitsSettings
+from penjing.training.loop import Bar
 
 PROTOTYPE_TEXTS = 2000
 """Training texts that the prototypes of exits are the means of."""
@@ -37,7 +38,7 @@ DEPTHS = (0.5, 0.67, 0.84, 1.0)
 """Parts of the layers that are tried, where the budget limits the drop alone, until one keeps the quality on held-out texts."""
 
 
-def compress(job: Job, tell: Tell = lambda text: None, progress: Progress | None = None) -> Report:
+def compress(job: Job, tell: Tell = lambda text: None, progress: Bar | None = None) -> Report:
     """Run a compression job: its stages in order, each atomically; then write model/, engine/, report.json, report.html.
 
     `met` of the report tells whether the budget was met. Where it was not, the best attempt is written.

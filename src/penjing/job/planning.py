@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, final
+from typing import final
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from penjing.search.size import least_bits, mixed, rank_for, room_for_blocks
 from penjing.selection import Selection
 from penjing.steps.bits.store import StoreSettings
 from penjing.steps.cut.prune import PruneSettings, pruner
-from penjing.steps.settings import Settings
 from penjing.steps.stage import Context, Planner, Work
 
 PLAN_TEXTS = 256
@@ -32,13 +31,13 @@ HESSIAN_TEXTS = 128
 class Undecided(Planner):
     """The planner before the baseline is measured; it raises an `AssertionError`."""
 
-    def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
+    def selection(self, settings: PruneSettings, work: Work, context: Context) -> tuple[Selection, str]:
         raise AssertionError("nothing is planned before the baseline")
 
     def rank(self, work: Work, context: Context) -> int:
         raise AssertionError("nothing is planned before the baseline")
 
-    def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
+    def schemes(self, settings: StoreSettings, work: Work, context: Context) -> dict[str, Scheme]:
         raise AssertionError("nothing is planned before the baseline")
 
 
@@ -53,9 +52,8 @@ class BudgetPlanner(Planner):
     folder: Path
     trial: Trial
 
-    def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
+    def selection(self, settings: PruneSettings, work: Work, context: Context) -> tuple[Selection, str]:
         """The selection: of whole layers for `depth`, by hand, or the one that meets the budget in the fastest form."""
-        prune = cast(PruneSettings, settings)
         importance = work.importance
         blueprint = blueprint_of(work.model)
         assert importance is not None
@@ -65,8 +63,8 @@ class BudgetPlanner(Planner):
         bench = plans.Bench(
             work.model, self.folder, self.rates.form, dict(self.rates.ranges), work.data.eval.encoded, context.data.eval.encoded, self.trial
         )
-        if prune.cuts:
-            planned = plans.by_hand(prune, bench, importance)
+        if settings.cuts:
+            planned = plans.by_hand(settings, bench, importance)
             return planned.selection, planned.note
         limit_bytes, bits = self._bytes(work, context, blueprint)
         if self._in_time and replace(blueprint, bits=bits).bytes <= limit_bytes and self._stores(work, context):
@@ -74,7 +72,7 @@ class BudgetPlanner(Planner):
         judging = context.judging(work)
 
         def finished(selection: Selection) -> PenjingPreTrainedModel:
-            return pruner(prune, work, context, PLAN_TEXTS).apply(work.model, selection, importance)
+            return pruner(settings, work, context, PLAN_TEXTS).apply(work.model, selection, importance)
 
         limits = plans.Limits(self.rates.eager_ms, self._limit_ms, limit_bytes, bits)
         planned = plans.for_budget(bench, importance, limits, judging.take(np.arange(len(judging))[:PLAN_TEXTS]), finished)
@@ -85,9 +83,9 @@ class BudgetPlanner(Planner):
         room = context.room(work)
         return rank_for(blueprint_of(work.base), room, least_bits(store)) if room and store else 0
 
-    def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
+    def schemes(self, settings: StoreSettings, work: Work, context: Context) -> dict[str, Scheme]:
         texts = context.calibration(work, HESSIAN_TEXTS)
-        return mixed(work.model, cast(StoreSettings, settings), work.data.task, texts, context.room(work), context.seed)
+        return mixed(work.model, settings, work.data.task, texts, context.room(work), context.seed)
 
     @property
     def _in_time(self) -> bool:

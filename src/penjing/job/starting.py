@@ -1,8 +1,6 @@
 """The start of a job: checks of the request, the recipe for the size, the first context, and the baseline."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from penjing.engines.clock.machine import machine, versions
 from penjing.engines.clock.trial import Trial
@@ -27,10 +25,9 @@ from penjing.steps.teach.distillation import Distillation
 from penjing.steps.teach.exits import ExitsSettings
 from penjing.steps.teach.teaching import Teaching
 from penjing.students.stage import StudentSettings
+from penjing.training.loop import Bar
 from penjing.training.texts import Texts
 
-Progress = Callable[[str], Any]
-"""A function from the title of a training to a context manager of its progress callback."""
 BASELINE_TEXTS = 512
 """The number of training texts that the teacher's int8 is calibrated on."""
 
@@ -93,7 +90,7 @@ def run_on(checkpoint: Checkpoint) -> Json:
     return {"inputs": fingerprint(checkpoint.folder), "versions": versions(), "processor": [here.cpu, *here.instructions]}
 
 
-def begun(job: Job, checkpoint: Checkpoint, tell: Tell, progress: Progress | None) -> tuple[Context, Work]:
+def begun(job: Job, checkpoint: Checkpoint, tell: Tell, progress: Bar | None) -> tuple[Context, Work]:
     """The context of the stages, and the work at the start: the teacher, or the given student.
 
     The run's folder is begun once the models have been read: a damaged one, or a student that does not fit, leaves no folder behind.

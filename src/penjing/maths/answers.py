@@ -89,7 +89,7 @@ class Classes(AnswerLosses):
 
     def hard(self, z: Float[Tensor, "n C"], labels: Num[Tensor, " n *columns"], weight: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """`weight`·cross-entropy with label numbers, the mean over those that are not `IGNORED`."""
-        return weight * F.cross_entropy(z, labels, reduction="sum") / (labels != IGNORED).sum().clamp_min(1)
+        return weight * F.cross_entropy(z, labels, ignore_index=IGNORED, reduction="sum") / (labels != IGNORED).sum().clamp_min(1)
 
     def divergence(self, z: Float[Tensor, "n C"], t: Float[Tensor, "n C"]) -> Float[Tensor, ""]:
         """KL(softmax(t) ‖ softmax(z)), mean over rows."""

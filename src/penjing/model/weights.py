@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -14,6 +15,7 @@ from penjing.files.whole import Json
 from penjing.model.packing import PACKED, load_packed, packed_shapes
 
 Shapes = dict[str, tuple[int, ...]]
+V = TypeVar("V")
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 """A checkpoint in one file; beside an `INDEX` it is in several."""
@@ -83,8 +85,8 @@ def load_weights(folder: Path, pickle: bool = False) -> dict[str, Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
-def _joined(files: list[Path], read: Callable[[Path], Json]) -> Json:
-    result: Json = {}
+def _joined(files: list[Path], read: Callable[[Path], Mapping[str, V]]) -> dict[str, V]:
+    result: dict[str, V] = {}
     for file in files:
         try:
             part = read(file)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
 
 import numpy as np
 
+from penjing.engines.form import MODEL
 from penjing.engines.network import Ranges
 from penjing.errors import InputError
 from penjing.files.records import from_json, to_json
@@ -33,12 +33,13 @@ from penjing.tasks.data import Data
 from penjing.tasks.judging import quality_of
 from penjing.tasks.sources import tokenizer_file
 from penjing.tasks.task import Examples
-from penjing.training.loop import silent
+from penjing.training.loop import Bar
 from penjing.training.predict import logits_of
 from penjing.training.texts import Texts, TextSettings
 
-MODEL = "model"
-"""Name of the model's folder inside a stage's folder."""
+if TYPE_CHECKING:
+    from penjing.steps.bits.store import StoreSettings
+    from penjing.steps.cut.prune import PruneSettings
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Planner(ABC):
     """The planner: decides the selection, the embedding's rank and the bits, for a budget or as the settings say."""
 
     @abstractmethod
-    def selection(self, settings: Settings, work: Work, context: Context) -> tuple[Selection, str]:
+    def selection(self, settings: PruneSettings, work: Work, context: Context) -> tuple[Selection, str]:
         """The selection of the model's parts that these settings of `prune` keep, and a note for people."""
 
     @abstractmethod
@@ -92,7 +93,7 @@ class Planner(ABC):
         """The rank of the word embedding at which the requested size is met; 0: not factorised."""
 
     @abstractmethod
-    def schemes(self, settings: Settings, work: Work, context: Context) -> dict[str, Scheme]:
+    def schemes(self, settings: StoreSettings, work: Work, context: Context) -> dict[str, Scheme]:
         """The storage scheme of each matrix under these settings of `store`, chosen by the Hessian and the requested size."""
 
 
@@ -120,7 +121,7 @@ class Context:
     to_budget: bool = False
     engine: str | None = None
     size_bytes: float | None = None
-    progress: Callable[[str], Any] | None = None
+    progress: Bar | None = None
     depth: float | None = None
     suffix: str = ""
 
@@ -151,10 +152,6 @@ class Context:
     def teaching(self, work: Work, settings: DistillSettings, wanted: TextSettings) -> Teaching:
         """The teaching by the base: with these settings of distillation, on these texts."""
         return Teaching(work.data, work.base, settings, wanted, self.material, self.seed, self.run.partial)
-
-    def shown(self, title: str) -> Any:
-        """A context manager that gives the progress callback of a training: a bar of this title, or a silent one."""
-        return self.progress(title) if self.progress else nullcontext(silent)
 
     # -- files -----------------------------------------------------------------------------------------------
 
@@ -215,10 +212,9 @@ class Stage(ABC, Generic[Record]):
         return self.load(work, context, from_json(self.record, kept, str(place)), place)
 
 
-def loaded(work: Work, folder: Path) -> Work:
-    """A new work with the model that a stage wrote into `folder`, and its codes where it is stored in few bits."""
-    codes = load_coded(folder / MODEL / PACKED) if work.coded is not None else None
-    return replace(work, model=read(folder / MODEL), coded=codes)
+def loaded(work: Work, folder: Path, *, codes: bool = False) -> Work:
+    """A new work with the model that a stage wrote into `folder`; codes: and with the codes that it is stored in there."""
+    return replace(work, model=read(folder / MODEL), coded=load_coded(folder / MODEL / PACKED) if codes else work.coded)
 
 
 @final

@@ -1,7 +1,6 @@
 """The training material of a student that is no BERT: a teacher, texts, and target probabilities or losses."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,15 +11,11 @@ from torch import nn
 from penjing.maths.statistics import softmax
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.steps.teach.distill import Distill, DistillSettings
-from penjing.steps.teach.teaching import shown
 from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.training.lesson import TeachingEvidence, targets_of
-from penjing.training.loop import Progress, silent
+from penjing.training.loop import Bar, Progress, shown, silent
 from penjing.training.objective import HARD
 from penjing.training.state import History
-
-Bar = Callable[[str], AbstractContextManager[Progress]]
-"""From a title to a progress bar."""
 
 
 @dataclass(frozen=True)

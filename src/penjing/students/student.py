@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from penjing.engines.form import ENGINES, Form
+from penjing.engines.form import MODEL as MODEL
 from penjing.engines.opening import EngineKind, engine_class, engine_name
 from penjing.engines.parity import PARITY, differences
 from penjing.errors import InputError
@@ -17,8 +18,6 @@ from penjing.tasks.data import Data
 from penjing.text.encoded import Encoded, Logits
 from penjing.training.objective import ANSWERS, HARD
 
-MODEL = "model"
-"""Name of the folder of the deliverable model, inside that of `Student.fit`."""
 SOFT = frozenset({"kl", HARD})
 """Losses that have the same minimum as the cross-entropy with `fitting.probabilities`."""
 Answer = Callable[[Encoded], Logits]

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -101,6 +101,15 @@ class Progress(Protocol):
 
 def silent(done: int, total: int, **figures: float) -> None:
     """Progress that is not shown."""
+
+
+Bar = Callable[[str], AbstractContextManager[Progress]]
+"""From the title of a training to a progress bar of it."""
+
+
+def shown(bar: Bar | None, title: str) -> AbstractContextManager[Progress]:
+    """A context manager that gives the progress callback of a training: a bar of this title, or a silent one."""
+    return bar(title) if bar else nullcontext(silent)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.run import batches
 from penjing.tasks import judging
-from penjing.tasks.task import Examples, Task
+from penjing.tasks.task import IGNORED, Examples, Task
 from penjing.text.encoded import Encoded, Logits
 from penjing.training.loop import Batch, Loss
 
@@ -92,10 +92,10 @@ def labels_loss(targets: list[Num[np.ndarray, " _"]]) -> Loss:
 
 
 def pad_rows(rows: list[Num[np.ndarray, " _"]], length: int) -> Num[Tensor, " B *length"]:
-    """Targets of a batch: (B,) where each has one number, else (B, length) padded with -100."""
+    """Targets of a batch: (B,) where each has one number, else (B, length) padded with `IGNORED`."""
     if all(len(row) == 1 for row in rows):
         return torch.from_numpy(np.concatenate(rows))
-    padded = np.full((len(rows), length), -100)
+    padded = np.full((len(rows), length), IGNORED)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
     return torch.from_numpy(padded)

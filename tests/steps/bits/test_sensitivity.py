@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
+from penjing.engines.clock.machine import safe_weight_bits
 from penjing.engines.form import FUSED_INT8, PORTABLE_INT8, Form
 from penjing.engines.onnx.export import export
 from penjing.engines.opening import open_engine
-from penjing.maths.answers import Classes
+from penjing.maths.answers import Classes, Values
 from penjing.steps.bits.calibrate import calibrate
 from penjing.steps.bits.sensitivity import CANDIDATES, Divergence, best_calibration, keep_float, roundable, rounded, sensitivity
 from penjing.tasks.task import Examples
@@ -62,7 +63,7 @@ def test_it_is_the_divergence_of_the_exported_graph(
     ranges = calibrate(model, encoded, "min-max")
     export(model, tmp_path, [file], ranges, segments=False, float_layers=float_layers)
     q = log_softmax(open_engine(Form("", "onnxruntime", file, batch=1), tmp_path, 1).logits(encoded))
-    divergence = Divergence(model, texts_of(encoded), ranges if file == PORTABLE_INT8 else None)
+    divergence = Divergence(model, texts_of(encoded), ranges if file == PORTABLE_INT8 else None, Classes())
     with torch.no_grad():
         p = log_softmax([model(torch.from_numpy(encoded.row(i)).long()[None]).logits[0].numpy() for i in range(len(encoded))])
     found = divergence([name for name in divergence.layers if name not in float_layers])
@@ -71,7 +72,7 @@ def test_it_is_the_divergence_of_the_exported_graph(
 
 def test_the_layer_with_the_outlier_is_the_worst_and_leaving_it_in_float_helps(model: Any, encoded: Encoded) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    divergence = Divergence(model, texts_of(encoded), calibrate(model, encoded, "min-max"))
+    divergence = Divergence(model, texts_of(encoded), calibrate(model, encoded, "min-max"), Classes())
     found = sensitivity(divergence)
     assert set(found) == set(roundable(model)) == set(divergence.layers) and "head.out" not in found
     assert next(iter(found)) == BAD and list(found.values()) == sorted(found.values(), reverse=True)
@@ -86,7 +87,7 @@ def test_the_layer_with_the_outlier_is_the_worst_and_leaving_it_in_float_helps(m
 @pytest.mark.parametrize("head,outputs", [("token", 3), ("question", 2), ("sequence", 1)])
 def test_every_head_has_a_divergence_that_is_zero_for_itself(head: Any, outputs: int, encoded: Encoded) -> None:
     model = penjing_model(Blueprint(60, 16, 2, 20, 24, 8, (Layer(3, 40),), head, outputs))
-    divergence = Divergence(model, texts_of(encoded), None)
+    divergence = Divergence(model, texts_of(encoded), None, Values() if outputs == 1 else Classes())
     divergence.expected = divergence._logits(divergence.model)
     assert abs(divergence(())) < 1e-12 < 1e-9 < divergence(divergence.layers)
 
@@ -109,9 +110,9 @@ def test_the_calibration_is_the_one_that_moves_the_answers_on_other_texts_least(
     apart, seen = (texts_of(encoded.take(number[rows])) for rows in (number % 4 == 0, number % 4 > 0))
     moved = {}
     for way in CANDIDATES:
-        divergence = Divergence(model, apart, calibrate(model, seen.encoded, way))
+        divergence = Divergence(model, apart, calibrate(model, seen.encoded, way), Classes())
         moved[way] = divergence(divergence.layers)
-    way, ranges = best_calibration(model, seen, apart)
+    way, ranges = best_calibration(model, seen, apart, Classes())
     assert moved[way] == min(moved.values()) < max(moved.values())
     assert ranges == calibrate(model, seen.encoded, way)
 
@@ -120,13 +121,13 @@ def test_tokens_that_are_not_answered_from_count_for_nothing(encoded: Encoded) -
     model = penjing_model(Blueprint(60, 16, 2, 20, 24, 8, (Layer(3, 40),), "token", 3))
     first = [[1, -1], *([2 % int(n)] for n in encoded.lengths[1:])]
     data = texts_of(encoded, first)
-    divergence = Divergence(model, data, None)
+    divergence = Divergence(model, data, None, Classes())
     words = [[token for token in row if token >= 0] for row in first]
     rows = {name: divergence.layers if name == "rounded" else () for name in ("rounded", "float")}
     with torch.inference_mode():
         p = [model(torch.from_numpy(encoded.row(i)).long()[None]).logits[0].double() for i in range(len(encoded))]
         for names in rows.values():
-            with rounded(divergence.model, names, None, divergence.weight_bits):
+            with rounded(divergence.model, names, None, safe_weight_bits()):
                 q = [divergence.model(torch.from_numpy(encoded.row(i)).long()[None]).logits[0].double() for i in range(len(encoded))]
             expected = [
                 float((a[w].softmax(-1) * (a[w].log_softmax(-1) - b[w].log_softmax(-1))).sum())

@@ -18,7 +18,7 @@ from penjing.engines.clock.machine import safe_weight_bits
 from penjing.engines.network import Ranges
 from penjing.engines.onnx.graph import FLOAT_ALWAYS, first_token_layers
 from penjing.maths import fake
-from penjing.maths.answers import AnswerLosses, Classes, Values
+from penjing.maths.answers import AnswerLosses
 from penjing.maths.rounding import affine, symmetric
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
@@ -55,7 +55,7 @@ def rounded(model: PenjingPreTrainedModel, names: Collection[str], ranges: Range
     def round_input(name: str, x: Tensor) -> Tensor:
         if ranges is not None:
             S, Z = affine(*ranges[name])
-            return float(S) * ((x / float(S)).round().add(int(Z)).clamp(0, 255) - int(Z))
+            return fake.affine(x, float(S), int(Z))
         read = x[:, :1] if name in first_only else x
         axes = tuple(range(1, x.ndim))
         return fake.affine_rounded(x, read.amin(axes, keepdim=True), read.amax(axes, keepdim=True))
@@ -102,21 +102,13 @@ class Divergence:
     tokens with a label (token), or texts' starts and ends (question).
 
     Args:
-        answers: the losses of the task's answers (`Task.answer_losses`); None: of numbers where the model has one output, else of classes.
+        answers: the losses of the task's answers (`Task.answer_losses`).
     """
 
-    def __init__(
-        self,
-        model: PenjingPreTrainedModel,
-        examples: Examples,
-        ranges: Ranges | None,
-        weight_bits: int | None = None,
-        answers: AnswerLosses | None = None,
-    ) -> None:
+    def __init__(self, model: PenjingPreTrainedModel, examples: Examples, ranges: Ranges | None, answers: AnswerLosses) -> None:
         self.ranges = ranges
-        self.weight_bits = safe_weight_bits() if weight_bits is None else weight_bits
+        self.answers = answers
         self.blueprint = blueprint_of(model)
-        self.answers = answers or (Values() if self.blueprint.outputs == 1 else Classes())
         encoded = examples.encoded
         self.read = answering(examples)
         self.batches = list(batches(model, encoded, 32, masked=True))
@@ -131,7 +123,7 @@ class Divergence:
 
     def __call__(self, names: Collection[str]) -> float:
         """The divergence of the model with these layers in int8, the others in float."""
-        with rounded(self.model, names, self.ranges, self.weight_bits):
+        with rounded(self.model, names, self.ranges, safe_weight_bits()):
             rounded_logits = self._logits(self.model)
         total = sum(float(self._one(p, q).sum()) for p, q in zip(self.expected, rounded_logits, strict=True))
         return total / sum(self._one(p, p).numel() for p in self.expected)
@@ -146,15 +138,13 @@ def _answer(output: Mapping[str, Tensor]) -> Tensor:
     return value.double()
 
 
-def best_calibration(
-    model: PenjingPreTrainedModel, seen: Examples, apart: Examples, answers: AnswerLosses | None = None
-) -> tuple[Calibration, Ranges]:
+def best_calibration(model: PenjingPreTrainedModel, seen: Examples, apart: Examples, answers: AnswerLosses) -> tuple[Calibration, Ranges]:
     """The best calibration method of `CANDIDATES` and its ranges: those of `seen` that move the answers on the texts `apart` least.
 
     No method is the best for every model: clipping a few outliers helps one and ruins another.
     """
     ranges = {method: calibrate(model, seen.encoded, method) for method in CANDIDATES}
-    divergence = Divergence(model, apart, None, answers=answers)
+    divergence = Divergence(model, apart, None, answers)
     moved = {}
     for method, method_ranges in ranges.items():
         divergence.ranges = method_ranges
@@ -171,10 +161,10 @@ def sensitivity(divergence: Divergence) -> dict[str, float]:
 
 
 def left_float(
-    model: PenjingPreTrainedModel, apart: Examples, ranges: Ranges | None, limit: float, answers: AnswerLosses | None = None
+    model: PenjingPreTrainedModel, apart: Examples, ranges: Ranges | None, limit: float, answers: AnswerLosses
 ) -> tuple[float, frozenset[str]]:
     """The divergence with every layer rounded, and the layers to leave in float so that it is at most `limit` (see `Divergence`)."""
-    divergence = Divergence(model, apart, ranges, answers=answers)
+    divergence = Divergence(model, apart, ranges, answers)
     moved = divergence(divergence.layers)
     return moved, frozenset() if moved <= limit else keep_float(sensitivity(divergence), divergence, limit)
 

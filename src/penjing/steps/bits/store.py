@@ -204,4 +204,4 @@ class StoreWeights(Stage[Note]):
         return context.keep(replace(work, model=model), folder, "rounded, not trained", coded)
 
     def load(self, work: Work, context: Context, record: Note, folder: Path) -> Work:
-        return loaded(replace(work, coded={}), folder)
+        return loaded(work, folder, codes=True)

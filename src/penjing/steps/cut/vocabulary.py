@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from penjing.blueprint import Blueprint
+from penjing.engines.form import MODEL
 from penjing.errors import InputError
 from penjing.files.options import option
 from penjing.files.run import fingerprint
@@ -25,7 +26,7 @@ from penjing.model.tokenizing import copy_tokenizer
 from penjing.model.writing import write
 from penjing.selection import Selection
 from penjing.steps.settings import Effects, Settings, Trait, effects
-from penjing.steps.stage import MODEL, Context, Note, Stage, Work
+from penjing.steps.stage import Context, Note, Stage, Work
 from penjing.steps.step import Step
 from penjing.tasks.encoder import Encoder
 from penjing.tasks.judging import quality_of

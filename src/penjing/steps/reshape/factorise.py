@@ -83,16 +83,15 @@ class FactoriseWords(Stage[Note]):
 
 @final
 class Factorise(Step[Counts, Blueprint]):
-    """The step of factorisation; with `weighted`, the error of a token counts as often as the texts contain it.
+    """The step of factorisation; the error of a token counts as often as the texts contain it.
 
     Nothing is refitted here: `distill` trains both factors afterwards.
     """
 
     name = "factorise"
 
-    def __init__(self, rank: int, weighted: bool = True) -> None:
+    def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.weighted = weighted
 
     def observe(self, model: PenjingPreTrainedModel, data: Examples) -> Counts:
         """Token counts of the texts (V,)."""
@@ -104,7 +103,7 @@ class Factorise(Step[Counts, Blueprint]):
 
     def apply(self, model: PenjingPreTrainedModel, plan: Blueprint, evidence: Counts) -> PenjingPreTrainedModel:
         """The factorised model. One is added to each count: a token that other texts may contain counts a little."""
-        return factorise(model, plan.rank, torch.from_numpy(evidence + 1).double() if self.weighted else None)
+        return factorise(model, plan.rank, torch.from_numpy(evidence + 1).double())
 
 
 def factorise(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None = None) -> PenjingPreTrainedModel:

@@ -10,13 +10,12 @@ from typing import Any, ClassVar, final
 
 from penjing.files.whole import Json
 from penjing.model.building import with_exits
-from penjing.model.coded import Coded
-from penjing.model.packing import PACKED, load_coded
 from penjing.steps.settings import REWRITES, Effects, Settings, Trait, effects
-from penjing.steps.stage import MODEL, Context, Note, Stage, Work, loaded
+from penjing.steps.stage import Context, Note, Stage, Work, loaded
 from penjing.steps.teach.distill import Distill, DistillSettings
 from penjing.steps.teach.multitask import Multitask
 from penjing.steps.teach.training import TrainingStep
+from penjing.training.loop import shown
 from penjing.training.objective import HARD
 from penjing.training.state import History
 from penjing.training.taught import Taught
@@ -111,7 +110,7 @@ class Teach(Stage[TaughtNote]):
 
     def make(self, work: Work, context: Context, folder: Path) -> TaughtNote:
         teaching = context.teaching(work, self.settings.how, self.settings.texts)
-        with context.shown(self.name) as report:
+        with shown(context.progress, self.name) as report:
             dev, train = teaching.split()
             distill = teaching.distill(dev, work.selection, report)
             step: TrainingStep[Any] = self.rider.around(distill, work, context) if self.rider else distill
@@ -130,5 +129,4 @@ class Teach(Stage[TaughtNote]):
         return TaughtNote(kept.note, kept.quality, kept.bytes, taught.history, taught.ranges, taught.coded is not None)
 
     def load(self, work: Work, context: Context, record: TaughtNote, folder: Path) -> Work:
-        codes: Mapping[str, Coded] | None = load_coded(folder / MODEL / PACKED) if record.codes else None
-        return replace(loaded(replace(work, coded=None), folder), coded=codes, ranges=dict(record.ranges) if record.ranges else None)
+        return replace(loaded(work, folder, codes=record.codes), ranges=dict(record.ranges) if record.ranges else None)

@@ -1,10 +1,9 @@
 """The inputs of distillation: the student's start, the training texts, the teachers."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ class Teaching:
 
     data: Data
     teacher: PenjingPreTrainedModel
-    distillation: DistillSettings | None
+    distillation: DistillSettings
     wanted: TextSettings
     material: Material
     seed: int
@@ -75,13 +74,12 @@ class Teaching:
     @property
     def settings(self) -> DistillSettings:
         """The settings of distillation, with the seed."""
-        assert self.distillation
         return replace(self.distillation, schedule=replace(self.distillation.schedule, seed=self.seed))
 
     @property
-    def cache(self) -> Path:
-        """The folder of the teacher's cached outputs."""
-        return self.material.cache or self.partial / "teacher"
+    def place(self) -> Place:
+        """The folders of the training."""
+        return Place(self.partial, self.material.cache)
 
     def student(self) -> PenjingPreTrainedModel:
         """The model that is cut and trained: the teacher, or the given student."""
@@ -107,7 +105,7 @@ class Teaching:
         train = self.texts.labelled(train) if HARD in self.settings.answers else train
 
         def logits(examples: Examples) -> NDArray[np.float32]:
-            return teacher_outputs(self.teacher, examples.encoded, (), self.cache).logits
+            return teacher_outputs(self.teacher, examples.encoded, (), self.place.outputs).logits
 
         masked = None
         if material.masked_lm:
@@ -125,7 +123,7 @@ class Teaching:
         if material.general and (material.companions or not self.settings.states):
             raise InputError("general: plain texts teach states, of one task; give a loss on states, and leave out `with`")
         return Distill(
-            task, Teachers(self.teacher, self.others()), self.settings, dev, Place(self.partial, self.cache), self._origin(selection),
+            task, Teachers(self.teacher, self.others()), self.settings, dev, self.place, self._origin(selection),
             material.general.encoded if material.general else None, progress,
         )  # fmt: skip
 
@@ -158,7 +156,7 @@ class Teaching:
         train = texts.labelled(texts.learned)
         given = self.material.student
         student = self._given(given, data) if given else cut(teacher, selection)
-        distill = Distill(data.task, Teachers(teacher), self.settings, dev, Place(self.partial, self.cache), self._origin(selection))
+        distill = Distill(data.task, Teachers(teacher), self.settings, dev, self.place, self._origin(selection))
         return Companion(distill, train, student)
 
     def keep_companions(self, folder: Path, students: Sequence[PenjingPreTrainedModel]) -> list[str]:
@@ -202,8 +200,3 @@ class Teaching:
         encoded = replace(self.data.encoder, tokenizer=tokenizer_of(path))(self.data.eval.inputs)[0]
         if not np.array_equal(encoded.ids, self.data.eval.encoded.ids):
             raise InputError(f"{option}: the tokenizer of {path} makes other tokens than the model's; give a model of the same vocabulary")
-
-
-def shown(progress: Callable[[str], Any] | None, title: str) -> Any:
-    """A context manager that gives the progress callback of a training: a bar of this title, or a silent one."""
-    return progress(title) if progress else nullcontext(silent)
