@@ -19,7 +19,7 @@ from commands import ended, kill, prepare, refused, run, start
 import penjing
 from penjing import cli
 from penjing.cli.ending import explained, one_line
-from penjing.cli.options import COMMANDS, command_named, say_json
+from penjing.cli.options import COMMANDS, _options_of, command_named, say_json
 from penjing.engines.clock import process
 from penjing.engines.clock.messages import Setup
 from penjing.engines.clock.process import elsewhere
@@ -69,6 +69,17 @@ def test_an_error_of_our_own_is_one_line_and_its_traceback_goes_into_a_file(tmp_
     assert line.endswith(str(file)) and "Traceback" in file.read_text() and "--data none.jsonl" in file.read_text()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     assert refused("eval", tmp_path, "--data", "none.jsonl").endswith("; please report it")
+
+
+def test_without_the_packages_of_compressing_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    for kept in (command_named, _options_of):
+        kept.cache_clear()
+    monkeypatch.setattr("penjing.cli.options.importlib", SimpleNamespace(import_module=missing))
+    assert refused("inspect", "model") == "penjing: the package torch is not installed; pip install 'penjing[compress,demo]'"
+    _options_of.cache_clear()
 
 
 def test_a_line_is_one_and_no_terminal_takes_it_for_commands() -> None:
