@@ -50,6 +50,7 @@ def load_data(
     if not new_labels:
         checkpoint.check_head(asked.head, asked.name)
         asked = asked.with_labels(labels_of(checkpoint))
+        asked.metric_reference()  # what is made of the model has to name it
     else:
         known = checkpoint.label_names
         learned = asked.learned_labels(train_rows)
