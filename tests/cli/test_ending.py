@@ -82,6 +82,27 @@ def test_without_the_packages_of_compressing_a_command_is_one_line(monkeypatch: 
     _options_of.cache_clear()
 
 
+@pytest.mark.parametrize(("error", "asked", "status"), [(None, 1, 0), (BudgetError("missed"), 1, 3), (InputError("damaged"), 0, 2)])
+def test_the_demo_asks_the_model_unless_making_it_failed(
+    error: Exception | None, asked: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reported(*given: object) -> None:
+        (tmp_path / "compressed" / "engine").mkdir(parents=True)
+        (tmp_path / "compressed" / "report.html").touch()
+        if error:
+            raise error
+
+    monkeypatch.setattr("penjing.cli.compress.reported", reported)
+    monkeypatch.setattr("penjing.cli.training.trained", lambda *given: None)
+    monkeypatch.setattr("penjing.cli.demo.setup.logistic_regression", lambda *files: 0.5)
+    loaded: list[Path] = []
+    monkeypatch.setattr(
+        penjing, "load", lambda folder: loaded.append(folder) or (lambda texts: [{"label": "a", "score": 1.0}] * 4), raising=False
+    )
+    found, _, err = ended("demo", "--out", tmp_path)
+    assert (found, len(loaded)) == (status, asked), err
+
+
 def test_a_line_is_one_and_no_terminal_takes_it_for_commands() -> None:
     assert one_line("a\nfilm \x1b[31m 电影 \udcff\t!") == "a film \\x1b[31m 电影 \\udcff !"
 
