@@ -11,7 +11,7 @@ import numpy as np
 from penjing.engines.clock.machine import Machine, cores, machine, versions
 from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
 from penjing.engines.clock.measurement import Figures
-from penjing.engines.form import Form
+from penjing.engines.form import TOKENIZER, Form
 from penjing.engines.opening import open_engine, warn_of_weights
 from penjing.errors import InputError
 from penjing.files.options import option
@@ -186,5 +186,5 @@ def _tokenizer_file(runner: _Runner, made: Path) -> Path | None:
     if (folder / "config.json").is_file():
         return tokenizer_file(folder, made)
     named = Path(runner.name)
-    near = (folder / "tokenizer.json", named / "engine" / "tokenizer.json", named / "tokenizer.json")
+    near = (folder / TOKENIZER, named / "engine" / TOKENIZER, named / TOKENIZER)
     return next((path for path in near if path.is_file()), None)
