@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from penjing.files.whole import write_json
 from penjing.job.by_hand import Distilling
 from penjing.job.presets import PRESETS
 from penjing.job.recipe import Recipe
-from penjing.maths.statistics import bootstrap
+from penjing.maths.resampling import bootstrap_interval
 from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import read
 from penjing.model.surgery import cut
@@ -120,7 +120,7 @@ def answered(name: str, model: Any) -> dict[str, Any]:
 
 def about() -> dict[str, Any]:
     """Where, with what, and by which code a figure was made."""
-    return {"machine": machine().to_dict(), "versions": versions(), "commit": commit()}
+    return {"machine": asdict(machine()), "versions": versions(), "commit": commit()}
 
 
 def recipe_of(preset: str, epochs: int, texts: TextSettings | None = None, layers: int | None = LAYERS) -> Recipe:
@@ -172,7 +172,7 @@ def row(name: str, label: str, trials: list[dict[str, Any]]) -> str:
     qualities = [float(value(stats.sum(0))) for stats in both]
     paired = np.hstack([teacher, np.mean(both, axis=0)])
     width = teacher.shape[1]
-    low, high = bootstrap(paired, lambda sums: value(sums[..., :width]) - value(sums[..., width:]))
+    low, high = bootstrap_interval(paired, lambda rows: value(rows[..., :width].sum(-2)) - value(rows[..., width:].sum(-2)), draws=2000)
     lost = float(value(teacher.sum(0))) - float(value(np.mean(both, axis=0).sum(0)))
     seconds = np.median([t["seconds"]["training"] for t in trials])
     split = " | ".join(f"{np.mean([float(value(np.array(t['stats'][s]).sum(0))) for t in trials]):.2f}" for s, _ in sets)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def main() -> None:
     """Measure, write, print."""
     forms = model(HERE)
     multiplies = in_turn({name: {"do": "multiply", "name": name, "shapes": SHAPES} for name in MULTIPLIES})
-    found: dict[str, Any] = {"machine": machine().to_dict(), "versions": versions(), "length": LENGTH, "layers": LAYERS, "quick": QUICK}
+    found: dict[str, Any] = {"machine": asdict(machine()), "versions": versions(), "length": LENGTH, "layers": LAYERS, "quick": QUICK}
     found["multiplies"] = {
         name: {x(shape): summary(rounds, i, float(np.prod(shape))) for i, shape in enumerate(SHAPES)} for name, rounds in multiplies.items()
     }

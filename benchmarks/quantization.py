@@ -10,6 +10,7 @@ How near int8 comes to the processor's peak is metal.py's to say.
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def compare(name: str) -> dict[str, Any]:
             "kind": kind, "form": form.name, "latency_ms": m.latency_ms, "throughput_per_s": m.throughput_per_s,
             "speedup": [measured[0].latency_ms / m.latency_ms, low, high],
         })  # fmt: skip
-    return {"rows": figures, "machine": machine().to_dict(), "versions": versions(), "commit": commit(), "kernels": kernel_class()}
+    return {"rows": figures, "machine": asdict(machine()), "versions": versions(), "commit": commit(), "kernels": kernel_class()}
 
 
 def real_table() -> str:

@@ -19,7 +19,7 @@ from commands import ended, kill, prepare, refused, run, start
 import penjing
 from penjing import cli
 from penjing.cli.ending import explained, one_line
-from penjing.cli.options import COMMANDS, command_named, say_json
+from penjing.cli.options import COMMANDS, _options_of, command_named, say_json
 from penjing.engines.clock import process
 from penjing.engines.clock.messages import Setup
 from penjing.engines.clock.process import elsewhere
@@ -69,6 +69,38 @@ def test_an_error_of_our_own_is_one_line_and_its_traceback_goes_into_a_file(tmp_
     assert line.endswith(str(file)) and "Traceback" in file.read_text() and "--data none.jsonl" in file.read_text()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     assert refused("eval", tmp_path, "--data", "none.jsonl").endswith("; please report it")
+
+
+def test_without_the_packages_of_compressing_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    for kept in (command_named, _options_of):
+        kept.cache_clear()
+    monkeypatch.setattr("penjing.cli.options.importlib", SimpleNamespace(import_module=missing))
+    assert refused("inspect", "model") == "penjing: the package torch is not installed; pip install 'penjing[compress,demo]'"
+    _options_of.cache_clear()
+
+
+@pytest.mark.parametrize(("error", "asked", "status"), [(None, 1, 0), (BudgetError("missed"), 1, 3), (InputError("damaged"), 0, 2)])
+def test_the_demo_asks_the_model_unless_making_it_failed(
+    error: Exception | None, asked: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reported(*given: object) -> None:
+        (tmp_path / "compressed" / "engine").mkdir(parents=True)
+        (tmp_path / "compressed" / "report.html").touch()
+        if error:
+            raise error
+
+    monkeypatch.setattr("penjing.cli.compress.reported", reported)
+    monkeypatch.setattr("penjing.cli.training.trained", lambda *given: None)
+    monkeypatch.setattr("penjing.cli.demo.setup.logistic_regression", lambda *files: 0.5)
+    loaded: list[Path] = []
+    monkeypatch.setattr(
+        penjing, "load", lambda folder: loaded.append(folder) or (lambda texts: [{"label": "a", "score": 1.0}] * 4), raising=False
+    )
+    found, _, err = ended("demo", "--out", tmp_path)
+    assert (found, len(loaded)) == (status, asked), err
 
 
 def test_a_line_is_one_and_no_terminal_takes_it_for_commands() -> None:

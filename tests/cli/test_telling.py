@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reports import BUSY, FORMS, FULL, SHAPE, figures, with_result
+from reports import BUSY, FORMS, FULL, JUDGED, SHAPE, figures, paired, with_result
 
 from penjing.cli import telling
 from penjing.report.record import Gate
@@ -47,6 +47,20 @@ def test_on_a_busy_machine_no_speed_up_is_told() -> None:
         " processors; 6.10 -> 0.84 ms, p99 1.67; end to end 6.20 -> 0.94)"
     )
     assert "end to end" not in telling.faster(with_result(end_to_end_ms=None))
+
+
+def test_what_is_slower_or_better_is_told_as_such() -> None:
+    line = telling.faster(with_result(speedup_vs_eager=0.8, latency_ms=7.6, end_to_end_ms=12.4))
+    assert "fused int8: 1.2x slower than eager PyTorch (6.10 -> 7.60 ms" in line and "end to end 6.20 -> 12.40, 2.0x slower)" in line
+    line = telling.lost(with_result(judged=paired(90.2, 89.7, (-1.5, 0.5), 0.4)))
+    assert line == "accuracy 89.70 -> 90.20: 0.50 points gained, at most 0.50 lost (95 %: -1.50 ... 0.50)"
+    assert "1.25x slower than uncut where" in telling.pruned(replace(FULL, shapes=(replace(SHAPE, speedup=0.8),)), OUT)
+
+
+def test_the_most_that_may_have_been_lost_is_of_the_confidence_that_was_asked() -> None:
+    assert FULL.asked
+    report = replace(with_result(judged=replace(JUDGED, drop_at_most=1.2)), asked=replace(FULL.asked, confidence=0.8))
+    assert telling.lost(report) == "accuracy 89.70 -> 88.90: 0.80 points lost, at most 1.20 with 80 % confidence (95 %: -0.40 ... 1.90)"
 
 
 def test_scores_as_they_come_and_a_deployment_that_grew() -> None:

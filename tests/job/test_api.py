@@ -263,6 +263,27 @@ def test_a_teacher_is_trained_on_rows_and_evaluated(model: Path, tmp_path: Path)
     assert found.data == "the rows of data" and all(len(line) < 500 for line in lines)
 
 
+BROKEN = "raise RuntimeError('half written')"
+
+
+def test_a_module_that_is_named_and_cannot_be_imported_is_named_with_the_reason(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_task.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^broken_task:Own: broken_task cannot be imported \(half written\); give a module on the path$"):
+        penjing.evaluate(model, ROWS, looking=Looking(task="broken_task:Own"))
+    with pytest.raises(InputError, match=r"^nowhere:Own: nowhere cannot be imported \(No module named 'nowhere'\)"):
+        penjing.evaluate(model, ROWS, looking=Looking(task="nowhere:Own"))
+
+
+def test_a_further_task_is_imported(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_task.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^broken_task:Own: broken_task cannot be imported"):
+        Sources(companions=["broken_task:Own,model,train,eval"]).read(None, 0, print)  # type: ignore[arg-type]
+
+
 def test_options_of_a_training_reach_its_schedule(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

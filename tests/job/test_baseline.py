@@ -1,5 +1,6 @@
 """The baseline: what is measured again of a result, and the bytes of a deployment."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ from reports import OTHER, SHIPPED
 
 from penjing.engines.description import DESCRIPTION
 from penjing.engines.form import EAGER, FLOAT_FORMS, INT8_FORMS, PORTABLE_INT8, Form
-from penjing.job.baseline import SLOW, form_bytes, worth_measuring
+from penjing.job.baseline import SLOW, form_bytes, model_bytes, worth_measuring
+from penjing.model.packing import PACKED
 
 
 def test_forms_that_were_far_behind_are_not_measured_again_unless_they_are_portable() -> None:
@@ -34,3 +36,27 @@ def test_a_form_s_bytes_are_those_of_every_file_that_it_needs(tmp_path: Path) ->
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"x" * 7)
     assert form_bytes(tmp_path, Form(EAGER.name, "torch", "model")) == 18
+
+
+def test_weights_that_would_not_be_loaded_are_not_counted(tmp_path: Path) -> None:
+    def put(name: str, size: int) -> None:
+        (tmp_path / name).write_bytes(b"0" * size)
+
+    for name, size in {"config.json": 10, "tokenizer.json": 2000, "training_args.bin": 7, "optimizer.bin": 900}.items():
+        put(name, size)
+    tokenizer = tmp_path / "made" / "tokenizer.json"  # of what the folder's files say together
+    tokenizer.parent.mkdir()
+    tokenizer.write_bytes(b"0" * 20)
+    put("pytorch_model.bin", 1000)
+    assert model_bytes(tmp_path, tokenizer) == 1030
+    put(PACKED, 100)
+    assert model_bytes(tmp_path, tokenizer) == 130
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors"}})
+    )
+    put("1.safetensors", 300)
+    put("2.safetensors", 200)
+    assert model_bytes(tmp_path, tokenizer) == 530 + (tmp_path / "model.safetensors.index.json").stat().st_size
+    (tmp_path / "model.safetensors.index.json").unlink()
+    put("model.safetensors", 400)
+    assert model_bytes(tmp_path, tokenizer) == 430

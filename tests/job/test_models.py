@@ -17,7 +17,6 @@ from penjing.engines.onnx.export import export
 from penjing.errors import InputError
 from penjing.job.models import open_model
 from penjing.model.checkpoint import open_checkpoint
-from penjing.tasks.sources import labels_of
 from penjing.text.reading import Reading
 
 SHAPE = Blueprint(56, 20, 2, 12, 12, 4, (Layer(3, 17), Layer(2, 6)), "sequence", 2)
@@ -97,7 +96,10 @@ def test_labels_without_names_are_called_as_transformers_calls_them(tmp_path: Pa
     given = ["--model", tmp_path / "m", "--task", "classification", "--train", data[0], "--eval", data[1]]
     run("quantize", *given, "--scheme", "dynamic-int8", "--engine", "onnxruntime", "--out", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "engine" / DESCRIPTION).read_text())["labels"] == ["LABEL_0", "LABEL_1"]
-    assert open_checkpoint(tmp_path / "out" / "model").label_names == [] and labels_of(tmp_path / "out" / "model") == ["LABEL_0", "LABEL_1"]
+    assert open_checkpoint(tmp_path / "out" / "model").label_names == [] and open_checkpoint(tmp_path / "out" / "model").labels == [
+        "LABEL_0",
+        "LABEL_1",
+    ]
 
 
 @pytest.mark.parametrize("command", ["eval", "quantize"])

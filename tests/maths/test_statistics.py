@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from penjing.maths.statistics import Stats, bootstrap, holm, mcnemar, randomization_test
+from penjing.maths.resampling import bootstrap_interval
+from penjing.maths.statistics import Stats, Value, holm, mcnemar, randomization_test
 
 
 def mean(total: Stats) -> NDArray[np.float64]:
@@ -23,6 +24,11 @@ def f1(total: Stats) -> NDArray[np.float64]:
 def shares(n: int, share: float, seed: int = 0) -> Stats:
     """n examples, of which about `share` are right."""
     return np.stack([np.random.default_rng(seed).random(n) < share, np.ones(n)], 1).astype(np.float64)
+
+
+def bootstrap(stats: Stats, value: Value, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The interval of a metric of sums."""
+    return bootstrap_interval(stats, lambda rows: value(rows.sum(-2)), draws=draws, seed=seed)
 
 
 def normals(n: int, seed: int, at: float = 0.0) -> Stats:

@@ -17,7 +17,6 @@ from penjing.engines.pytorch import TorchEngine
 from penjing.errors import InputError
 from penjing.job.inspection import inspection
 from penjing.model.checkpoint import open_checkpoint, read
-from penjing.tasks.sources import labels_of
 
 ACTIVATIONS = ["gelu", "relu", "gelu_new", "silu", "tanh", "gelu_pytorch_tanh", "quick_gelu", "relu6", "mish", "sigmoid"]
 PASSED_OVER = {
@@ -156,7 +155,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def check(folder: Path) -> None:
     """Every reader gives what it reads, or one line."""
-    for look in (read, labels_of, lambda path: inspection(str(path))):
+    for look in (read, lambda path: open_checkpoint(path).labels, lambda path: inspection(str(path))):
         try:
             look(folder)
         except InputError as error:

@@ -29,7 +29,7 @@ from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import locate, open_checkpoint, read
 from penjing.model.surgery import cut
 from penjing.model.writing import write
-from penjing.tasks.sources import labels_of, load_data, longest_text, tokenizer_of
+from penjing.tasks.sources import load_data, longest_text, tokenizer_of
 from penjing.text.reading import Reading
 
 # -- read --------------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_what_is_asked_of_an_open_checkpoint_is_read_once(tmp_path: Path, monkey
     assert open_checkpoint(checkpoint) is checkpoint and locate(checkpoint) == folder == checkpoint.folder
     assert read_files == ["config.json"]
     checkpoint.check_head("sequence", "classification")
-    assert checkpoint.labels == checkpoint.label_names == labels_of(checkpoint) == ["no", "perhaps", "yes"]
+    assert checkpoint.labels == checkpoint.label_names == ["no", "perhaps", "yes"]
     assert checkpoint.positions == checkpoint.encoder.positions == longest_text(checkpoint, 0)
     assert checkpoint.activation == "gelu" and checkpoint.family is not None and checkpoint.unplaced is None and not checkpoint.is_own
     assert tokenizer_of(checkpoint).get_vocab_size() <= checkpoint.blueprint.vocabulary

@@ -10,7 +10,6 @@ from conftest import FAMILIES, tiny, tiny_config
 from penjing.errors import InputError
 from penjing.model.checkpoint import open_checkpoint, read
 from penjing.model.configuration import read_configuration
-from penjing.tasks.sources import labels_of
 
 
 def described(folder: Path, family: str = "bert", **changes: Any) -> Path:
@@ -48,7 +47,10 @@ def test_labels_are_named_in_the_order_of_the_outputs(fields: dict[str, Any], fo
     folder = described(tmp_path, architectures=["BertForSequenceClassification"], **fields)
     assert open_checkpoint(folder).label_names == found
     count = len(found) or fields.get("num_labels", 2)
-    assert labels_of(folder) == (found or [f"LABEL_{i}" for i in range(count)]) and open_checkpoint(folder).blueprint.outputs == count
+    assert (
+        open_checkpoint(folder).labels == (found or [f"LABEL_{i}" for i in range(count)])
+        and open_checkpoint(folder).blueprint.outputs == count
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_labels_are_named_in_the_order_of_the_outputs(fields: dict[str, Any], fo
 def test_labels_that_contradict_themselves_are_refused(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
     fields = {"id2label": None, "label2id": None, "num_labels": None} | fields
     folder = described(tmp_path, architectures=["BertForSequenceClassification"], **fields)
-    for look in (lambda folder: open_checkpoint(folder).blueprint, labels_of):
+    for look in (lambda folder: open_checkpoint(folder).blueprint, lambda folder: open_checkpoint(folder).labels):
         with pytest.raises(InputError) as caught:
             look(folder)
         assert said in str(caught.value) and "config.json" in str(caught.value) and "\n" not in str(caught.value)

@@ -22,8 +22,8 @@ from penjing.errors import InputError
 from penjing.files.records import from_json, to_json
 from penjing.files.run import StepRecord
 from penjing.job.baseline import BASELINES
+from penjing.maths.scores import ReliabilityBin
 from penjing.report.drawing import (
-    Bin,
     Row,
     blueprint_svg,
     count,
@@ -48,6 +48,11 @@ ABSENT: dict[str, dict[str, Any]] = {
     name: {name: getattr(NOTHING, name)}
     for name in ("met", "asked", "commit", "gates", "steps", "blueprint", "tests", "shapes", "stored", "flipped")
 }
+
+
+def dot(confidence: float, accuracy: float, examples: int) -> ReliabilityBin:
+    """A bin of a reliability diagram, whose edges are not drawn."""
+    return ReliabilityBin(0.0, 1.0, examples, confidence, accuracy)
 
 
 @pytest.mark.parametrize("report", [FULL, NOTHING], ids=["full", "nothing"])
@@ -102,8 +107,8 @@ def test_pictures_of_edges_are_xml() -> None:
         size_svg([Row("一", "form", bytes=10.0)]),
         drop_svg([("equal", 0.0, (0.0, 0.0))]),
         reliability_svg([]),
-        reliability_svg([Bin(1.0, 0.0, 1)]),
-        reliability_svg([Bin(0.05, 1.0, 3), Bin(0.5, 0.5, 1)], [Bin(1.0, 1.0, 4)]),
+        reliability_svg([dot(1.0, 0.0, 1)]),
+        reliability_svg([dot(0.05, 1.0, 3), dot(0.5, 0.5, 1)], [dot(1.0, 1.0, 4)]),
         blueprint_svg(TEACHER, bare, []),
         blueprint_svg(bare, TEACHER),
         blueprint_svg(TEACHER, grown, [0, 1]),
@@ -121,7 +126,7 @@ def test_blueprint_picture_shows_as_many_cells_as_heads() -> None:
 
 def test_reliability_picture_has_what_is_believed_truly_on_the_diagonal() -> None:
     """A dot lies below the diagonal where the scores say too much, above it where too little."""
-    bins = [Bin(0.7, 0.7, 10), Bin(0.8, 0.6, 40), Bin(0.9, 1.0, 10)]
+    bins = [dot(0.7, 0.7, 10), dot(0.8, 0.6, 40), dot(0.9, 1.0, 10)]
     root = ElementTree.fromstring(reliability_svg(bins))
     diagonal = next(line for line in root.iter("{http://www.w3.org/2000/svg}line") if line.get("class") == "gone")
     x1, y1, x2, y2 = (float(diagonal.get(name, "").rstrip("%")) for name in ("x1", "y1", "x2", "y2"))

@@ -18,6 +18,7 @@ import penjing
 from penjing.engines.description import DESCRIPTION, Description, checksums
 from penjing.engines.engine import Engine
 from penjing.engines.form import FEEDS, TOKENIZER
+from penjing.engines.onnxruntime import OnnxRuntimeEngine
 from penjing.engines.opening import open_engine
 from penjing.errors import InputError
 from penjing.serving.predictor import Answer, Predictor
@@ -261,6 +262,19 @@ def test_what_is_no_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     assert "has no form for 'tensorrt'; it has onnxruntime, openvino" in refusal(folder, engine="tensorrt")
     for threads in (-1, 1.5, "2"):
         assert "threads: " in refusal(folder, threads=threads)
+
+
+def test_threads_are_two_unless_they_are_given_and_0_is_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    opened = OnnxRuntimeEngine.open.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        OnnxRuntimeEngine, "open", classmethod(lambda kind, model, form, threads: used.append(threads) or opened(kind, model, form, 1))
+    )
+    for module in ("penjing.serving.predictor", "penjing.engines.opening"):
+        monkeypatch.setattr(f"{module}.cores", lambda: 3)
+    for threads in (None, 0, 1):
+        penjing.load(folder, engine="onnxruntime", threads=threads)
+    assert used == [2, 3, 1]
 
 
 def test_a_description_of_before_is_read(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import penjing_model, tiny_tokenizer
+from conftest import penjing_model, tiny_teacher, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from penjing.engines.description import Description
 from penjing.engines.form import FLOAT_FORMS, TOKENIZER
 from penjing.engines.onnx.export import export
 from penjing.errors import InputError
+from penjing.job.evaluation import Looking
 from penjing.job.exporting import describe
 from penjing.job.models import open_model
 from penjing.maths.answers import Classes, Values
@@ -194,6 +195,12 @@ def test_a_folder_names_it_and_its_metric_by_reference_and_is_served_and_judged(
     assert type(opened.task) is Longest and isinstance(opened.task.metric(), Near)
     encoded, first, _ = opened.encoder(opened.task.inputs_of(ROWS[:4]))
     assert opened.task.decode(model.engine.logits(encoded), first) == [each["label"] for each in shown]
+
+
+def test_it_is_evaluated_against_a_plain_teacher(folder: Path, tmp_path: Path) -> None:
+    teacher = tiny_teacher(tmp_path / "teacher", labels=PLACES)
+    found = penjing.evaluate(folder, ROWS, teacher=teacher, looking=Looking(task=REFERENCE, threads=1))
+    assert found.metric == "near" and found.flipped is not None
 
 
 def test_its_answers_are_timed_end_to_end_in_a_process_of_their_own(folder: Path) -> None:

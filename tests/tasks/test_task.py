@@ -11,8 +11,10 @@ from tokenizers import BertWordPieceTokenizer
 
 from penjing.errors import InputError
 from penjing.tasks.encoder import Encoder
+from penjing.tasks.metrics import Accuracy, BinaryF1, EntityF1, MacroF1, Spearman
 from penjing.tasks.sequence import Classification, Pair
 from penjing.tasks.tagging import Tagging
+from penjing.tasks.tags import Scheme
 from penjing.tasks.task import IGNORED, LabelNames, Task, TaskSettings
 
 SHARED = Path(os.environ.get("PENJING_SHARED", Path(__file__).parents[3] / "shared")) / "data"
@@ -157,6 +159,40 @@ def test_f1_is_of_the_positive_label_and_not_of_the_last(labels: list[str]) -> N
     metric = task.metric()
     assert metric.value(metric.statistics([yes, no, no], [yes, yes, no]).sum(0)) == pytest.approx(200 / 3)
     assert Pair(labels).positive == ""
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "positive"),
+    [
+        (Tagging(["O", "B-x", "I-x"], metric=EntityF1(Scheme("IOB"), strict=True)), "entity_f1_strict", ""),
+        (Tagging(["O", "B-x", "I-x"], metric=EntityF1(Scheme("IOB"))), "entity_f1", ""),
+        (Classification(["no", "yes"], metric=BinaryF1("no")), "f1", "no"),
+        (Classification(["0", "1"], metric=Accuracy()), "accuracy", ""),
+        (Classification(["0", "1"], metric=Spearman()), "penjing.tasks.metrics:Spearman", ""),
+    ],
+)
+def test_a_metric_that_is_an_object_is_named_so_that_it_is_the_same_again(task: Task, name: str, positive: str) -> None:
+    assert (task.metric_reference(), task.positive) == (name, positive)
+    again = type(task)(task.labels, metric=name, positive=positive).metric()
+    assert type(again) is type(task.metric()) and vars(again) == vars(task.metric())
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Tagging(["O", "B-x", "I-x"], metric=EntityF1(Scheme("IOBES"), strict=True)),
+        Tagging(["NN", "VB"], metric=EntityF1(Scheme("IO"))),
+        Classification(["a", "b"], metric=MacroF1(["a"])),
+    ],
+)
+def test_a_metric_that_no_file_can_name_is_refused(task: Task) -> None:
+    with pytest.raises(InputError, match=r"^metric: .* was made with settings of its own, which no file holds; give one of "):
+        task.metric_reference()
+
+
+def test_a_metric_that_takes_arguments_is_given_as_an_object() -> None:
+    with pytest.raises(InputError, match=r"^metric: BinaryF1 cannot be made without arguments \(.*'positive'\); give an object of it$"):
+        Classification(["a", "b"], metric="penjing.tasks.metrics:BinaryF1")
 
 
 def test_labels_that_are_set_anew_have_a_new_index() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from penjing.errors import InputError
 from penjing.text.data import read_rows
+from penjing.text.rows import pick_columns, place_of
 
 
 def test_a_file_that_changed_under_its_old_time_is_read_anew(tmp_path: Path) -> None:
@@ -34,6 +35,17 @@ def test_what_is_no_file_is_named(tmp_path: Path, source: str, said: str) -> Non
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=said.replace("(", r"\(")):
         read_rows(str(tmp_path / source))
+
+
+def test_a_row_that_was_given_keeps_its_number_and_one_of_a_file_its_line(tmp_path: Path) -> None:
+    rows = read_rows([{"text": str(i)} for i in range(5)])
+    assert place_of(rows[3:], 0) == "row 4"
+    with pytest.raises(InputError, match=r"^data: no column x for the text; the columns are text; name it with `text_columns`$"):
+        pick_columns(rows, ["x"], [], "text", "text_columns")
+    (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n\n{"text": "bad"}\n')
+    read = read_rows(tmp_path / "rows.jsonl")
+    again = read_rows(read[1:])
+    assert place_of(again, 0) == f"{tmp_path / 'rows.jsonl'}, line 3" and again[0] is not read[1] and again == read[1:]
 
 
 class Named:

@@ -1,6 +1,7 @@
 """Commands of the main job: compress, demo."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from penjing.cli import telling
 from penjing.cli.by_hand import reported
 from penjing.cli.derive import Options, Panels, by_name, takes
 from penjing.cli.options import AsJson, Model, Out, app, claims, tell
+from penjing.errors import BudgetError
 from penjing.job import api
 from penjing.job.asked import Budget
 from penjing.job.reading import Compressing
 from penjing.text.reading import Reading
+from penjing.text.rows import Row
 
 DEMO_SPEEDUP = 6.0
 """The demo's budget: times faster than eager PyTorch."""
@@ -56,13 +59,20 @@ def demo(options: Options, out: Out = Path("demo-run"), as_json: AsJson = False)
                 **data, **options, **more,
             ),
         )  # fmt: skip
-    finally:
-        if (out / "compressed" / "report.html").is_file():
-            tell("4 of 4: ask it")
-            import penjing
+    except BudgetError:
+        _ask(out / "compressed", read_rows(files["test"])[:4])
+        raise
+    _ask(out / "compressed", read_rows(files["test"])[:4])
 
-            predict = penjing.load(out / "compressed")
-            rows = read_rows(files["test"])[:4]
-            for row, answer in zip(rows, predict([row["text"] for row in rows]), strict=True):
-                tell(f"  {answer['label']} ({answer['score']:.2f}; it is {row['label']}): {row['text']}")
-            tell(f"open {out / 'compressed' / 'report.html'} in a browser")
+
+def _ask(folder: Path, rows: Sequence[Row]) -> None:
+    """Show answers of what was made, where a form could be shipped, and where the report is."""
+    if (folder / "engine").is_dir():
+        tell("4 of 4: ask it")
+        import penjing
+
+        predict = penjing.load(folder)
+        for row, answer in zip(rows, predict([row["text"] for row in rows]), strict=True):
+            tell(f"  {answer['label']} ({answer['score']:.2f}; it is {row['label']}): {row['text']}")
+    if (folder / "report.html").is_file():
+        tell(f"open {folder / 'report.html'} in a browser")

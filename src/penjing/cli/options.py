@@ -99,8 +99,11 @@ def dashed(text: str) -> str:
 
 @cache
 def _options_of(command: str) -> Mapping[str, str]:
-    """The options of a command by field; where an option has another name than its field, both are known."""
-    running = command_named(command)
+    """The options of a command by field; where an option has another name than its field, both are known. None without its packages."""
+    try:
+        running = command_named(command)
+    except ImportError:
+        return {}
     flags = {parameter.name: parameter.opts[0] for parameter in running.params if parameter.opts[0].startswith("--")} if running else {}
     return flags | {flag.removeprefix("--").replace("-", "_"): flag for flag in flags.values()}
 

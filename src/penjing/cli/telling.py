@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from penjing.report.record import Report, ShapeRow, Stored
 
 
+CI95 = "95 %"
+"""The confidence of the intervals in a report."""
+
 # -- a report of each command ----------------------------------------------------------------------------------
 
 
@@ -113,13 +116,17 @@ def cascaded(result: Cascaded, out: Path) -> str:
 
 
 def lost(report: Report) -> str:
-    """The line on quality: before and after, with the interval of the loss."""
+    """The line on quality: before and after, with the most that may have been lost, and the interval of the loss."""
+    from penjing.report.verdict import confidence
+
     judged = report.result.judged
     before = report.teacher.baseline.quality.quality
     low, high = judged.drop_ci95
+    drop = f"{abs(judged.drop):.2f} points {'gained' if judged.drop < 0 else 'lost'}"
+    sure = "" if (asked := confidence(report)) == CI95 else f" with {asked} confidence"
     return (
-        f"{report.metric} {before:.2f} -> {judged.quality:.2f}: {judged.drop:.2f} points lost, at most {high:.2f}"
-        f" (95 %: {low:.2f} ... {high:.2f})"
+        f"{report.metric} {before:.2f} -> {judged.quality:.2f}: {drop}, at most {judged.drop_at_most:.2f}{' lost' if judged.drop < 0 else ''}{sure}"
+        f" ({CI95}: {low:.2f} ... {high:.2f})"
     )
 
 
@@ -135,10 +142,10 @@ def faster(report: Report) -> str:
     if after.end_to_end_ms is not None and eager.end_to_end_ms is not None:
         whole = f"; end to end {eager.end_to_end_ms:.2f} -> {after.end_to_end_ms:.2f}"
         if after.steady:
-            whole += f", {eager.end_to_end_ms / after.end_to_end_ms:.1f}x"
+            whole += f", {_ratio(eager.end_to_end_ms / after.end_to_end_ms, '', ' slower')}"
     if result.speedup_vs_eager is None:
         return f"{result.form}: the machine was too busy to say how much faster than eager PyTorch it is ({result.disturbance}; {times}{whole})"
-    return f"{result.form}: {result.speedup_vs_eager:.1f}x faster than eager PyTorch ({times}{whole})"
+    return f"{result.form}: {_ratio(result.speedup_vs_eager, ' faster', ' slower')} than eager PyTorch ({times}{whole})"
 
 
 def scores(report: Report) -> str:
@@ -159,8 +166,7 @@ def places(out: Path) -> str:
 def smaller(report: Report) -> str:
     """The line on the deployment's size."""
     before, after = report.teacher.baseline.bytes, report.result.bytes
-    ratio = f"{before / after:.1f}x smaller" if before >= after else f"{after / before:.1f}x larger"
-    return f"{ratio} ({before / 1e6:.1f} -> {after / 1e6:.1f} MB)"
+    return f"{_ratio(before / after, ' smaller', ' larger')} ({before / 1e6:.1f} -> {after / 1e6:.1f} MB)"
 
 
 def missed(report: Report, out: Path) -> str:
@@ -177,10 +183,16 @@ def missed(report: Report, out: Path) -> str:
 # -- parts of lines ----------------------------------------------------------------------------------------------
 
 
+def _ratio(ratio: float, more: str, less: str, digits: int = 1) -> str:
+    """How many times more, or less."""
+    word, ratio = (more, ratio) if ratio >= 1 else (less, 1 / ratio)
+    return f"{ratio:.{digits}f}x{word}"
+
+
 def _shape(row: ShapeRow) -> str:
     own = ", the data's own lengths" if row.own else ""
     expected = f"{1 / row.macs:.2f}x" if row.macs else "no end"
-    ratio = f"{row.speedup:.2f}x faster than uncut" if row.steady else "not steady enough for a speed-up"
+    ratio = f"{_ratio(row.speedup, ' faster', ' slower', 2)} than uncut" if row.steady else "not steady enough for a speed-up"
     return (
         f"{row.form}, {row.tokens} tokens{own}: {row.teacher_ms:.2f} -> {row.latency_ms:.2f} ms, {ratio}"
         f" where the multiply-accumulates say {expected}"

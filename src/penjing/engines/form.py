@@ -31,7 +31,6 @@ FUSED_INT8 = "fused-int8.onnx"
 FUSED_FLOAT = "fused-float32.onnx"
 FUSED = (FUSED_INT8, FUSED_FLOAT)
 """ONNX files of ONNX Runtime's own operators: int8, float32."""
-INT8_FILES = (PORTABLE_INT8, FUSED_INT8)
 DEPLOYED = ("weights.safetensors", "network.json")
 """The files that every packed form of a folder is built from."""
 MODEL = "model"
@@ -41,6 +40,7 @@ TOKENIZER = "tokenizer.json"
 Rounding = Literal["dynamic", "static", "float"]
 ROUNDINGS: dict[str, Rounding] = {PORTABLE_INT8: "static", FUSED_INT8: "dynamic"}
 """How the int8 files round activations."""
+INT8_FILES = tuple(ROUNDINGS)
 BUCKET = 8
 
 

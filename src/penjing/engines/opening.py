@@ -1,11 +1,10 @@
 """Opening a form: the class of its engine, the forms of an engine, and the loaded model."""
 
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from penjing.engines.clock.machine import safe_weight_bits
+from penjing.engines.clock.machine import cores, safe_weight_bits
 from penjing.engines.description import DESCRIPTION, Description
 from penjing.engines.engine import Engine
 from penjing.engines.form import ENGINES, Form, Rounding, forms_of_engine, rounding_of
@@ -65,7 +64,7 @@ def _warn_of_weights(folder: Path, about: Description) -> None:
 
 
 def open_engine(form: Form, folder: str | Path, threads: int | None = None) -> Engine:
-    """Load the model of `form` from `folder` on so many threads (None: all cores).
+    """Load the model of `form` from `folder` on so many threads (None or 0: all cores).
 
     A file that is not the one of its checksum, or that does not answer with the labels that the folder's description names, is an
     `InputError`. Warns where its int8 weights have more bits than this processor sums safely. A form of an engine that is not in
@@ -86,7 +85,7 @@ def open_engine(form: Form, folder: str | Path, threads: int | None = None) -> E
     kind = engine_class(form.engine)
     if isinstance(model, bytes) and not kind.graphs:
         raise InputError(f"engine: the form {shown(form.name)} is packed, and {form.engine} runs no graph; export the model again")
-    engine = kind.open(model, form, threads or os.cpu_count() or 1)
+    engine = kind.open(model, form, threads or cores())
     if about is not None and engine.ports:
         _check_answers(engine.ports, about, folder / form.file)
     return engine

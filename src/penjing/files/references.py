@@ -3,10 +3,9 @@
 import importlib
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
-from penjing.errors import InputError
+from penjing.errors import InputError, reason_of
 
 SEPARATOR = ":"
 
@@ -51,8 +50,15 @@ def resolved(name: str, table: Mapping[str, str], what: str, *, imports: bool = 
 
 
 def import_named(*names: object) -> None:
-    """Import the modules of those names that are references: what a caller names by itself is trusted."""
+    """Import the modules of those names that are references: what a caller names by itself is trusted.
+
+    Raises:
+        InputError: a module cannot be imported, whatever it ends with.
+    """
     for name in names:
         if isinstance(name, str) and is_reference(name):
-            with suppress(ImportError):  # who resolves the name tells of it
-                importlib.import_module(name.partition(SEPARATOR)[0])
+            module = name.partition(SEPARATOR)[0]
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                raise InputError(f"{name}: {module} cannot be imported ({reason_of(error)}); give a module on the path") from error

@@ -33,8 +33,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = temporary.with_suffix(".old")
             path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.rename(path)
     except Exception as error:

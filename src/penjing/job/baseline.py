@@ -7,7 +7,7 @@ from pathlib import Path
 
 from penjing.blueprint import Blueprint
 from penjing.engines.clock.machine import has_bfloat16
-from penjing.engines.clock.measure import Subject, model_bytes
+from penjing.engines.clock.measure import Subject
 from penjing.engines.clock.trial import Trial
 from penjing.engines.description import DESCRIPTION
 from penjing.engines.form import EAGER, EAGER_BF16, PORTABLE_FLOAT, PORTABLE_INT8, TOKENIZER, Form
@@ -15,6 +15,8 @@ from penjing.engines.onnx.export import export
 from penjing.engines.opening import open_engine
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
+from penjing.model.packing import PACKED
+from penjing.model.weights import INDEX, WHOLE, weight_files
 from penjing.report.record import EAGER_BASELINE, BaselineRecord
 from penjing.steps.bits.calibrate import calibrate
 from penjing.tasks.judging import judge
@@ -139,7 +141,14 @@ def baseline_bytes(reference: Reference, name: str) -> int:
     """Bytes of a baseline's deployment: weights, tokenizer, configuration."""
     if name in BASELINES:
         return (reference.exported / BASELINES[name].file).stat().st_size + reference.tokenizer.stat().st_size
-    return model_bytes(reference.folder)
+    return model_bytes(reference.folder, reference.tokenizer)
+
+
+def model_bytes(folder: Path, tokenizer: Path) -> int:
+    """Bytes of what is loaded of a model folder: weights (with the index of several files), configuration, and this tokenizer."""
+    weights = weight_files(folder, pickle=True)
+    index = [] if weights[0].name in (*WHOLE, PACKED) else [folder / (INDEX[0] if weights[0].suffix == ".safetensors" else INDEX[1])]
+    return sum(file.stat().st_size for file in (*weights, *index, folder / "config.json", tokenizer))
 
 
 def form_bytes(folder: Path, form: Form) -> int:

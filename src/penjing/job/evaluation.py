@@ -12,7 +12,7 @@ import numpy as np
 from penjing.engines.clock.machine import Machine, cores, machine, versions
 from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
 from penjing.engines.clock.measurement import Figures
-from penjing.engines.form import Form
+from penjing.engines.form import TOKENIZER, Form
 from penjing.engines.opening import open_engine, warn_of_weights
 from penjing.errors import InputError
 from penjing.files.options import option, parts_of
@@ -22,6 +22,7 @@ from penjing.files.run import Tell
 from penjing.job.models import Model, open_model
 from penjing.tasks.encoder import Encoder
 from penjing.tasks.judging import Flips, PairedQuality, Quality, Scores, flips, judge, judge_pair, scores_of
+from penjing.tasks.names import task_reference
 from penjing.tasks.sources import check_label_map, read_examples, tokenizer_file
 from penjing.tasks.task import Examples
 from penjing.text.data import Source, named, read_rows
@@ -96,7 +97,7 @@ def evaluate(
 
 def _of_teacher(folder: str, model: Model, examples: Examples, reading: Reading, threads: int) -> tuple[Examples, Logits]:
     """The teacher's side: the examples as it encodes them, and its logits in the order of the model's labels."""
-    teacher = open_model(folder, None, model.task.name, replace(reading, max_length=model.max_length))
+    teacher = open_model(folder, None, task_reference(model.task), replace(reading, max_length=model.max_length))
     if set(teacher.task.labels) != set(model.task.labels):
         raise InputError(f"teacher: its labels are {', '.join(teacher.task.labels)}, the model's {', '.join(model.task.labels)}")
     encoded, first, truncated = Encoder(teacher.task, teacher.tokenizer, model.max_length)(examples.inputs)
@@ -176,7 +177,7 @@ def bench(
     spoken = Spoken(first.task, first.task.inputs_of(rows), first.max_length) if alike else None
     with TemporaryDirectory() as made:
         subjects = [
-            Subject(runner.form, runner.model.folder, runner.encoded, _tokenizer_file(runner, Path(made) / str(i)))
+            Subject(runner.form, runner.model.folder, runner.encoded, _tokenizer_file(runner, Path(made) / str(i)), runner.model.max_length)
             for i, runner in enumerate(runners)
         ]
         measured = measure(subjects, texts[0], threads=threads, sampling=Sampling(rounds=rounds), spoken=spoken, tell=tell)
@@ -197,5 +198,5 @@ def _tokenizer_file(runner: _Runner, made: Path) -> Path | None:
     if (folder / "config.json").is_file():
         return tokenizer_file(folder, made)
     named = Path(runner.name)
-    near = (folder / "tokenizer.json", named / "engine" / "tokenizer.json", named / "tokenizer.json")
+    near = (folder / TOKENIZER, named / "engine" / TOKENIZER, named / TOKENIZER)
     return next((path for path in near if path.is_file()), None)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from penjing.errors import InputError
 from penjing.files.options import option, refuse_idle
+from penjing.files.references import import_named
 from penjing.files.run import Tell, fingerprint, writable
 from penjing.files.whole import Json
 from penjing.model.checkpoint import locate
@@ -64,5 +65,6 @@ class Sources:
         if len(parts) != 4:
             raise InputError(f"{WITH}: {text!r} is none; give TASK,MODEL,TRAIN,EVAL, as pair,my-matcher,pairs.jsonl,pairs-dev.jsonl")
         task, model, train, dev = parts
+        import_named(task)
         reading = Reading(max_length=data.max_length, encoding=data.reading.encoding, delimiter=data.reading.delimiter)
         return locate(model), load_data(model, task, train, dev, reading, tell)

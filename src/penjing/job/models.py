@@ -15,7 +15,7 @@ from penjing.serving.predictor import engine_folder
 from penjing.tasks.encoder import Encoder
 from penjing.tasks.names import task_named
 from penjing.tasks.positive import positive_of
-from penjing.tasks.sources import labels_of, longest_text, make_task, tokenizer_of
+from penjing.tasks.sources import longest_text, make_task, tokenizer_of
 from penjing.tasks.task import Task
 from penjing.text.reading import Reading
 
@@ -90,6 +90,6 @@ def _plain(folder: Path, engine: str | None, task: str, reading: Reading) -> Mod
         raise InputError(f"task: {kind.name} does not fit {folder}, which labels {'tokens' if head.per_token else 'texts'}")
     checkpoint.check_head(head, kind.name)
     checkpoint.check_numbers()
-    kind = kind.with_labels(labels_of(checkpoint))
+    kind = kind.with_labels(checkpoint.labels)
     kind.metric()
     return Model(folder, [EAGER], kind, tokenizer_of(checkpoint), longest_text(checkpoint, reading.max_length))

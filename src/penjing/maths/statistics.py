@@ -1,7 +1,7 @@
-"""Resampling of a metric that is a function of a sum of per-example statistics, and tests of flips.
+"""The randomization test of a metric that is a function of a sum of per-example statistics, and tests of flips.
 
-`stats` is (N, K): one row per example; `value` maps a summed (…, K) array to the metric (…). So one resampling serves
-accuracy, F1 and entity F1 alike.
+`stats` is (N, K): one row per example; `value` maps a summed (…, K) array to the metric (…). So one test serves accuracy, F1 and
+entity F1 alike.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,21 +15,7 @@ Value = Callable[[Stats], NDArray[np.float64]]
 
 
 CHUNK = 100
-"""Resamples that are drawn at once: memory is CHUNK × N numbers."""
-
-
-def _resampled(rows: Stats, draws: int, seed: int) -> Stats:
-    """Sums of `draws` resamples of the rows with replacement: (draws, K)."""
-    random = np.random.default_rng(seed)
-    n = len(rows)
-    counts = (random.multinomial(n, np.full(n, 1 / n), size=min(CHUNK, draws - done)) for done in range(0, draws, CHUNK))
-    return np.concatenate([drawn @ rows for drawn in counts])
-
-
-def bootstrap(stats: Stats, value: Value, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the metric (Efron & Tibshirani 1993, chapter 13); too narrow where few rows differ (`intervals`)."""
-    low, high = np.percentile(value(_resampled(stats, draws, seed)), [2.5, 97.5])
-    return float(low), float(high)
+"""Random swaps that are drawn at once: memory is CHUNK × N numbers."""
 
 
 def randomization_test(a: Stats, b: Stats, value: Value, draws: int = 2000, seed: int = 0) -> float:

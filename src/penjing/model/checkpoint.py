@@ -144,7 +144,8 @@ class Checkpoint:
     @property
     def labels(self) -> list[str]:
         """The names of the outputs, in order; LABEL_0, LABEL_1, … where it names none."""
-        return self.configuration.labels() or numbered(self.blueprint.outputs)
+        outputs = self.blueprint.outputs  # where they contradict the names, this says so
+        return self.configuration.labels() or numbered(outputs)
 
     @property
     def problem_type(self) -> str | None:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
-from typing import Literal, NamedTuple, TypeGuard
+from typing import Literal, TypeGuard
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from penjing.blueprint import Blueprint, Layer
+from penjing.maths.scores import ReliabilityBin
 
 _STYLE = (
     "<style>"
@@ -41,14 +42,6 @@ class Row:
     quality: float | None = None
     interval: tuple[float, float] | None = None
     steady: bool = True
-
-
-class Bin(NamedTuple):
-    """A bin of a reliability diagram: mean confidence and accuracy (0-1), and how many examples."""
-
-    confidence: float
-    accuracy: float
-    examples: int
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------
@@ -134,10 +127,10 @@ def drop_svg(rows: Sequence[tuple[str, float, tuple[float, float]]], limit: floa
     return _svg("drop", "Points lost, with 95 % intervals", described, bottom + 20, body)
 
 
-def reliability_svg(before: Sequence[Bin], after: Sequence[Bin] = ()) -> str:
+def reliability_svg(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin] = ()) -> str:
     """Accuracy over confidence (Guo et al. 2017, figure 1): the scores as they come and at the temperature, and the diagonal that they
     should lie on. A dot's area is its part of the examples."""
-    drawn: list[tuple[str, str, Sequence[Bin]]] = [("as they come", "baseline", before), ("at the temperature", "result", after)]
+    drawn: list[tuple[str, str, Sequence[ReliabilityBin]]] = [("as they come", "baseline", before), ("at the temperature", "result", after)]
     drawn = [each for each in drawn if each[2]]
     low = math.floor(10 * min([0.9, *(each.confidence for _, _, bins in drawn for each in bins)])) / 10
     left, right, top, bottom = 11.0, 97.0, 12.0, 212.0

@@ -15,7 +15,6 @@ from penjing.blueprint import HEADS
 from penjing.engines.clock.measurement import Figures
 from penjing.files.records import to_json
 from penjing.report.drawing import (
-    Bin,
     Row,
     blueprint_svg,
     count,
@@ -28,7 +27,7 @@ from penjing.report.drawing import (
 )
 from penjing.report.record import FormRow, Gate, Report, Stored
 from penjing.report.verdict import bound, confidence, figure, gate_in_words, interval, targets, untouched, upper_first, verdict, words
-from penjing.tasks.judging import FlippedExample, PairedQuality, Quality, Scores
+from penjing.tasks.judging import FlippedExample, PairedQuality, Quality
 
 _AUTO = {name: head.auto_class for name, head in HEADS.items()}
 """The class of transformers that loads a model, by its head."""
@@ -183,8 +182,8 @@ def _pictures(report: Report) -> Iterator[tuple[str, str]]:
     if known := [(name, drop, ends) for name, drop, ends in drops if ends]:
         yield "drop", drop_svg(known, asked.max_drop if asked else None)
     scores = report.scores
-    if before := _bins(scores.before):
-        yield "reliability", reliability_svg(before, _bins(scores.after) if scores.temperature != 1 else ())
+    if before := scores.before.reliability:
+        yield "reliability", reliability_svg(before, scores.after.reliability if scores.temperature != 1 else ())
     if report.blueprint is not None:
         yield "blueprint", blueprint_svg(report.teacher_blueprint, report.blueprint, report.kept_layers)
 
@@ -205,10 +204,6 @@ def _short(label: str) -> str:
     """For a picture: without how the teacher's int8 was made."""
     form, _, whose = label.partition(" by " if " by " in label else " of ")
     return f"{form}, teacher" if whose else label
-
-
-def _bins(scores: Scores) -> list[Bin]:
-    return [Bin(row.confidence, row.accuracy, row.examples) for row in scores.reliability]
 
 
 def _number(value: float | None) -> float | None:

@@ -1,12 +1,12 @@
 """Answers from an exported model: tokenizers, numpy and the engine; neither torch nor transformers."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
+from penjing.engines.clock.machine import cores
 from penjing.engines.description import DESCRIPTION, Description
 from penjing.engines.form import TOKENIZER
 from penjing.engines.opening import open_engine
@@ -31,7 +31,7 @@ class Predictor:
 
         Args:
             engine: onnxruntime or openvino; None takes the one that was fastest where the model was made.
-            threads: that one answer is computed by; None takes two, where there are as many.
+            threads: that one answer is computed by; 0 takes all cores, None two, where there are as many.
         """
         self.folder = engine_folder(Path(folder))
         about = Description.read(self.folder)
@@ -45,7 +45,7 @@ class Predictor:
             raise InputError(f"engine: {self.folder / TOKENIZER} is missing; export the model again")
         about.check_files(self.folder, [TOKENIZER])
         self.encoder = Encoder(self.task, open_tokenizer(self.folder / TOKENIZER, "engine"), self.max_length)
-        self.engine = open_engine(self.form, self.folder, threads or min(2, os.cpu_count() or 1))
+        self.engine = open_engine(self.form, self.folder, min(2, cores()) if threads is None else threads)
 
     def __call__(self, inputs: Iterable[Any]) -> list[Answer]:
         """Texts, pairs of texts, or lists of words → `{"label", "score"}` each, or `{"labels", "scores"}` per word.

@@ -8,6 +8,7 @@ import numpy as np
 
 from penjing.maths.scores import ReliabilityBin, brier, expected_calibration_error, fit_temperature, log_softmax, nll, reliability
 from penjing.maths.statistics import Stats, holm, mcnemar
+from penjing.tasks.metric import Metric
 from penjing.tasks.task import Examples, Task
 from penjing.text.encoded import Logits
 
@@ -122,14 +123,15 @@ def quality_of(task: Task, examples: Examples, logits: Logits) -> float:
 
 def judge(task: Task, examples: Examples, logits: Logits) -> Quality:
     """The quality of a model's logits, and its 95 % interval by the metric (`Metric.interval`)."""
-    metric = task.metric()
-    stats = statistics_of(task, examples, logits)
-    perfect = metric.statistics(examples.gold, examples.gold)
-    return Quality(metric.points(stats), metric.interval(stats, perfect))
+    return _judged(task.metric(), statistics_of(task, examples, logits), examples)
+
+
+def _judged(metric: Metric, stats: Stats, examples: Examples) -> Quality:
+    return Quality(metric.points(stats), metric.interval(stats, metric.statistics(examples.gold, examples.gold)))
 
 
 def judge_pair(
-    task: Task, examples: Examples, logits: Logits, known: Examples, teacher: Logits, seed: int = 0, confidence: float = 0.95
+    task: Task, examples: Examples, logits: Logits, known: Examples, teacher: Logits, confidence: float = 0.95
 ) -> PairedQuality:  # fmt: skip
     """The quality of a model's logits, and the drop against the teacher on paired examples, in points.
 
@@ -144,11 +146,11 @@ def judge_pair(
     metric = task.metric()
     a = statistics_of(task, known, teacher)
     b = statistics_of(task, examples, logits)
-    before, after = metric.points(a), metric.points(b)
-    judged = judge(task, examples, logits)
+    before = metric.points(a)
+    judged = _judged(metric, b, examples)
     return PairedQuality(
-        judged.quality, judged.quality_ci95, before, before - after, metric.drop_interval(a, b, 0.95),
-        metric.drop_interval(a, b, confidence)[1], metric.p_value(a, b, seed),
+        judged.quality, judged.quality_ci95, before, before - judged.quality, metric.drop_interval(a, b, 0.95),
+        metric.drop_interval(a, b, confidence)[1], metric.p_value(a, b),
     )  # fmt: skip
 
 
@@ -206,13 +208,13 @@ def scores_of(task: Task, examples: Examples, logits: Logits, temperature: float
     )  # fmt: skip
 
 
-def temperature_for(task: Task, examples: Examples, logits: Logits, seed: int = 0) -> tuple[float, TemperatureFit]:
+def temperature_for(task: Task, examples: Examples, logits: Logits) -> tuple[float, TemperatureFit]:
     """The temperature that makes the scores believable, and what it does.
 
-    It is fitted on one half of the texts, drawn by `seed`, and taken where it lowers the negative log-likelihood of the other
+    It is fitted on one half of the texts, drawn at random, and taken where it lowers the negative log-likelihood of the other
     half; then it is fitted again on all. Else it is 1. What is said of before and after is of the other half.
     """
-    order = np.random.default_rng(seed).permutation(len(examples))
+    order = np.random.default_rng(0).permutation(len(examples))
     halves = [np.sort(each) for each in (order[: len(order) // 2], order[len(order) // 2 :])]
     fitted, other = ((examples.take(each), [logits[i] for i in each]) for each in halves)
     found = _fitted(task, *fitted) if len(halves[0]) else 1.0

@@ -11,8 +11,7 @@ from tokenizers import Tokenizer
 
 from penjing.errors import InputError, reason_of
 from penjing.files.whole import write_bytes
-from penjing.model.checkpoint import Checkpoint, locate, open_checkpoint
-from penjing.model.configuration import numbered
+from penjing.model.checkpoint import Checkpoint, open_checkpoint
 from penjing.model.tokenizing import TOKENIZER, check_fits, longest_said, parse, tokenizer_at, understood
 from penjing.tasks.data import Data
 from penjing.tasks.encoder import Encoder
@@ -43,13 +42,13 @@ def load_data(
     `task` is a name, "module:class", or a class or object of a task of one's own. With `new_labels` the labels come from the training data,
     unless the model names them all already. Without, the training data need none, where the evaluation data are a file of their own.
     """
-    folder = locate(model)
+    checkpoint = open_checkpoint(model)
     asked = make_task(task, reading)
     train_rows = read_rows(train, reading)
-    checkpoint = open_checkpoint(model if isinstance(model, Checkpoint) else folder)
     if not new_labels:
         checkpoint.check_head(asked.head, asked.name)
-        asked = asked.with_labels(labels_of(checkpoint))
+        asked = asked.with_labels(checkpoint.labels)
+        asked.metric_reference()  # what is made of the model has to name it
     else:
         known = checkpoint.label_names
         learned = asked.learned_labels(train_rows)
@@ -201,15 +200,6 @@ def longest_text(model: Path | Checkpoint, wanted: int) -> int:
     if wanted < 0 or wanted > positions:
         raise InputError(f"max_length: {wanted} is not allowed; the model has {positions} positions")
     return wanted or min(positions, longest_said(checkpoint.folder) or positions)
-
-
-def labels_of(model: Path | Checkpoint) -> list[str]:
-    """The model's label names; where it has none, LABEL_0, LABEL_1, …, as transformers calls them."""
-    checkpoint = open_checkpoint(model)
-    outputs = checkpoint.blueprint.outputs
-    if not outputs:
-        raise InputError(f"model: {checkpoint.folder} has no trained head; make one with penjing train")
-    return checkpoint.label_names or numbered(outputs)
 
 
 def hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:

@@ -5,6 +5,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from penjing.blueprint import Head
-from penjing.errors import InputError
+from penjing.errors import InputError, reason_of
 from penjing.files.references import reference_of, resolved
 from penjing.files.whole import Json
 from penjing.maths.statistics import softmax
@@ -180,7 +181,12 @@ class Task(ABC):
         if isinstance(metric, str) and ":" in metric:
             metric = resolved(metric, {}, "metric")
         if isinstance(metric, type) and issubclass(metric, Metric):
-            return metric()
+            try:
+                return metric()
+            except TypeError as error:
+                raise InputError(
+                    f"metric: {metric.__name__} cannot be made without arguments ({reason_of(error)}); give an object of it"
+                ) from error
         name = str(metric).strip().lower().replace("-", "_")
         if name and name not in self.metrics:
             raise InputError(f"metric: {metric!r} does not fit {self.name}; allowed are {option_names(self.metrics)}")
@@ -348,9 +354,29 @@ class Task(ABC):
         return self._metric_and_reason()[1]
 
     def metric_reference(self) -> str:
-        """The metric as a file names it: its name, or "module:class" of one that was given as an object."""
-        metric = self.settings.metric
-        return reference_of(type(metric)) if isinstance(metric, Metric) else self.metric().name
+        """The metric as a file names it, beside `positive`: its name, or "module:class" of one's own.
+
+        Raises:
+            InputError: neither gives this metric again, since it was made with settings that no file holds.
+        """
+        metric = self.metric()
+        if not isinstance(self.settings.metric, Metric) or _equal(metric, self._metric_named(metric.name)):
+            return metric.name
+        with suppress(InputError):
+            if _equal(metric, self._metric(type(metric))):
+                return reference_of(type(metric))
+        raise InputError(
+            f"metric: {metric.name} was made with settings of its own, which no file holds; give one of {option_names(self.metrics)} by name,"
+            " or a class of your own that takes no arguments"
+        )
+
+    def _metric_named(self, name: str) -> Metric | None:
+        """The task's metric of this name, of the same positive label; None where it has none that fits the labels."""
+        if name not in self.metrics:
+            return None
+        with suppress(InputError):
+            return self.with_settings(replace(self.settings, metric=name, positive=self.positive)).metric()
+        return None
 
     @property
     def positive(self) -> str:
@@ -362,6 +388,11 @@ class Task(ABC):
 def score_of(logits: NDArray[np.float32], temperature: float) -> float:
     """The greatest probability of softmax(logits / temperature), logits (C,)."""
     return float(softmax(logits / np.float32(temperature)).max())
+
+
+def _equal(a: Metric, b: object) -> bool:
+    """Whether two metrics are of one class, with the same attributes."""
+    return type(a) is type(b) and vars(a).keys() == vars(b).keys() and all(np.array_equal(vars(a)[name], vars(b)[name]) for name in vars(a))
 
 
 def option_names(metrics: Iterable[str]) -> str:

@@ -43,10 +43,11 @@ def named(source: Source, what: str = "data") -> str:
 
 
 def _given(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Given rows, checked and copied."""
+    """Given rows, checked and copied; each with its place, that in a file where it was read from one."""
     if not rows or not all(isinstance(row, Mapping) and all(isinstance(name, str) for name in row) for row in rows):
         raise InputError("data: rows are given that are none; give at least one, each a mapping of column names to values")
-    return [dict(row) for row in rows]
+    places = ((row.origin, row.number) if isinstance(row, Placed) else (Origin(""), i) for i, row in enumerate(rows, 1))
+    return [Placed(row.items(), *place) for row, place in zip(rows, places, strict=True)]
 
 
 def _read_hub(source: str) -> list[Row]:

@@ -15,7 +15,7 @@ _SHOWN = 30
 
 @dataclass(frozen=True)
 class Origin:
-    """The source of rows: its name, the unit that its rows are counted in, and whether it has a header line."""
+    """The source of rows: its name ("" where they were given), the unit that its rows are counted in, and whether it has a header line."""
 
     source: str
     unit: str = "row"
@@ -37,7 +37,9 @@ class Placed(Row):
 def place_of(rows: Sequence[Row], i: int) -> str:
     """The place of row i for a message, as "x.csv, line 3"; of a given row, its number from 1."""
     row = rows[i]
-    return f"{row.origin.source}, {row.origin.unit} {row.number}" if isinstance(row, Placed) else f"row {i + 1}"
+    if not isinstance(row, Placed):
+        return f"row {i + 1}"
+    return ", ".join(filter(None, (row.origin.source, f"{row.origin.unit} {row.number}")))
 
 
 def columns_in(rows: Iterable[Row]) -> dict[str, str]:
@@ -125,7 +127,7 @@ def class_names(value: Any, names: Sequence[str]) -> Any:
 
 
 def _source(rows: Sequence[Row]) -> str:
-    return f"{rows[0].origin.source}: " if isinstance(rows[0], Placed) else ""
+    return f"{rows[0].origin.source}: " if isinstance(rows[0], Placed) and rows[0].origin.source else ""
 
 
 def _advice(rows: Sequence[Row], option: str) -> str:

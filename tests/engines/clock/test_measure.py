@@ -1,6 +1,5 @@
 """Measuring: every engine in a process of its own, in the way it is served; what other work disturbed is not believed."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from penjing.engines.clock import measure as measuring
 from penjing.engines.clock import quiet, worker
-from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure, model_bytes
+from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
 from penjing.engines.clock.messages import Setup
 from penjing.engines.clock.process import Process
 from penjing.engines.engine import Engine
@@ -24,7 +23,6 @@ from penjing.engines.opening import open_engine
 from penjing.errors import InputError, PenjingError
 from penjing.files.records import to_json
 from penjing.model.checkpoint import read
-from penjing.model.packing import PACKED
 from penjing.steps.bits.calibrate import calibrate
 from penjing.tasks.encoder import Encoder
 from penjing.tasks.sequence import Classification, Pair
@@ -244,6 +242,14 @@ def test_end_to_end_is_from_the_text_to_the_answer(
     assert times[0] >= 1e3 * Recording.COMPILE_S
 
 
+def test_every_model_s_texts_are_cut_at_its_own_length(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").touch()
+    subjects = [Subject(EAGER, tmp_path, max_length=8), Subject(EAGER, tmp_path)]
+    told = Spoken(Classification(["no", "yes"]), INPUTS, 32)
+    setups = measuring._setups(subjects, texts(*[5] * len(INPUTS)), 1, Sampling(), told, tmp_path)
+    assert [setup.spoken.max_length for setup in setups if setup.spoken] == [8, 32]
+
+
 # -- real processes --------------------------------------------------------------------------------------------------
 
 
@@ -296,25 +302,3 @@ def test_eager_bfloat16_is_eager_in_fewer_bits(tmp_path: Path) -> None:
     difference = max(float(np.abs(a - b).max()) for a, b in zip(exact, rounded, strict=True))
     scale = max(float(np.abs(a).max()) for a in exact)
     assert all(row.dtype == np.float32 for row in rounded) and 0 < difference < 0.05 * scale
-
-
-def test_weights_that_would_not_be_loaded_are_not_counted(tmp_path: Path) -> None:
-    def put(name: str, size: int) -> None:
-        (tmp_path / name).write_bytes(b"0" * size)
-
-    for name, size in {"config.json": 10, "tokenizer.json": 20, "training_args.bin": 7, "optimizer.bin": 900}.items():
-        put(name, size)
-    assert model_bytes(tmp_path) == 30
-    put("pytorch_model.bin", 1000)
-    assert model_bytes(tmp_path) == 1030
-    put(PACKED, 100)
-    assert model_bytes(tmp_path) == 130
-    (tmp_path / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors"}})
-    )
-    put("1.safetensors", 300)
-    put("2.safetensors", 200)
-    assert model_bytes(tmp_path) == 530 + (tmp_path / "model.safetensors.index.json").stat().st_size
-    (tmp_path / "model.safetensors.index.json").unlink()
-    put("model.safetensors", 400)
-    assert model_bytes(tmp_path) == 430

@@ -21,6 +21,7 @@ from penjing.engines.form import FLOAT_FORMS, FUSED_FLOAT, FUSED_INT8, INT8_FORM
 from penjing.engines.network import Ranges
 from penjing.engines.onnx.export import export, network_of
 from penjing.engines.onnx.graph import build_graph, weight_shapes
+from penjing.engines.onnx.heads import Emitter, first_token
 from penjing.engines.opening import forms_for, open_engine
 from penjing.errors import InputError
 from penjing.maths.rounding import affine, symmetric
@@ -173,6 +174,22 @@ def test_another_activation_and_another_head_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match="ranges"):
         export(penjing_model(UNEVEN), tmp_path, [PORTABLE_INT8], segments=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def logits_first(emitter: Emitter, states: str) -> str:
+    """A head that adds a node after its logits."""
+    found = first_token(emitter, states)
+    emitter.op("Mul", found, found)
+    return found
+
+
+def test_the_logits_are_those_that_the_head_names(tmp_path: Path) -> None:
+    model, encoded = penjing_model(UNEVEN), fitting(UNEVEN)
+    head = replace(UNEVEN.head, graph=f"{__name__}:logits_first")
+    network = network_of(model)
+    graph = build_graph(replace(network, blueprint=replace(network.blueprint, head=head)))
+    onnx.save(graph, tmp_path / PORTABLE_FLOAT)
+    assert_close(run(tmp_path, PORTABLE_FLOAT, encoded), in_torch(model, encoded))
 
 
 def test_epsilon_is_the_models(tmp_path: Path) -> None:

@@ -4,10 +4,8 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-
-from penjing.files.whole import Json
 
 PACKAGES = ("penjing", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "onnx", "onnxruntime", "openvino")
 KERNELS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16")
@@ -76,10 +74,6 @@ class Machine:
     memory_gb: float
     system: str
     instructions: tuple[str, ...]
-
-    def to_dict(self) -> Json:
-        """A JSON object."""
-        return asdict(self) | {"instructions": list(self.instructions)}
 
 
 def machine() -> Machine:

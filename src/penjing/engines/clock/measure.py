@@ -24,7 +24,6 @@ from penjing.engines.form import TOKENIZER, Form
 from penjing.errors import InputError
 from penjing.files.references import is_reference
 from penjing.files.whole import Json
-from penjing.model.packing import PACKED
 from penjing.tasks.names import task_reference
 from penjing.tasks.task import Task
 from penjing.text.encoded import Encoded
@@ -46,13 +45,17 @@ THROUGHPUT_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a form, the folder its file is in, the texts in its own encoding where it is not everybody's, and its
-    tokenizer.json where it is not in that folder."""
+    """What is measured: a form, and the folder its file is in.
+
+    `encoded`, `max_length`: the texts in its own encoding and the tokens of one at most, where they are not everybody's. `tokenizer`: its
+    tokenizer.json, where it is not in that folder.
+    """
 
     form: Form
     folder: Path
     encoded: Encoded | None = None
     tokenizer: Path | None = None
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -212,20 +215,4 @@ def _spoken(subject: Subject, spoken: Spoken | None, inputs: Path) -> SpokenText
     if spoken is None or not tokenizer.is_file():
         return None
     task = spoken.task
-    return SpokenTexts(task_reference(task), tuple(task.labels), tokenizer, inputs, spoken.max_length)
-
-
-# -- sizes -----------------------------------------------------------------------------------------------------
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", PACKED, "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Files that a model folder may hold its weights in, in the order in which they are looked for."""
-
-
-def model_bytes(folder: Path) -> int:
-    """Bytes of what is loaded of a model folder: weights (the first of `WEIGHTS` that is there, an index with its shards),
-    configuration and tokenizer."""
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    files = {folder / "config.json", folder / "tokenizer.json"} | ({found} if found else set())
-    if found and found.suffix == ".json":
-        files |= {folder / shard for shard in json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()}
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return SpokenTexts(task_reference(task), tuple(task.labels), tokenizer, inputs, subject.max_length or spoken.max_length)

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from penjing.engines.clock.messages import Setup, SpokenTexts
 from penjing.engines.engine import Engine
 from penjing.engines.opening import open_engine
+from penjing.errors import reason_of
 from penjing.files.records import from_json
 from penjing.files.references import import_named
 from penjing.files.whole import Json
@@ -161,7 +162,7 @@ def main() -> None:
     try:
         _serve(request, answer)
     except Exception as error:
-        answer({"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"})
+        answer({"error": f"{type(error).__name__}: {reason_of(error)}"})
         sys.exit(1)
 
 

@@ -244,8 +244,9 @@ class _Emitter:
         if head.first_only and (self.goes_on or not blueprint.layers):
             x = self.first(x)
         logits = resolved(head.graph, {}, f"head {head.name}", imports=True)(self, x)
+        if logits != self.nodes[-1].output[0]:  # the head computes more after them
+            self.op("Identity", logits)
         self.nodes[-1].output[0] = "logits"
-        assert logits != "logits"
 
         shape: list[str | int] = ["batch", "length"]
         tokens = ["input_ids", *(["token_type_ids"] if self.takes_segments else [])]
