@@ -105,7 +105,6 @@ def measure(name: str = "sst2") -> None:
     """Quality on dev, mean and p99 of all that has been made, and where texts leave by each rule."""
     from penjing.engines.clock.measure import Sampling, Subject
     from penjing.engines.clock.measure import measure as measured
-    from penjing.engines.form import INT8_FORMS
     from penjing.engines.opening import open_engine
     from penjing.job.cascading import part_of
     from penjing.job.leaving import left_of
@@ -114,16 +113,20 @@ def measure(name: str = "sst2") -> None:
 
     source, dev = given(name)[3], data("sst2", "dev")
     found = load_data(str(model_of(name)), "classification", str(source), str(dev), Reading(max_length=128), print)
-    whole = part_of(HERE / f"{name}-int8", "int8")
-    places = {"whole": (INT8_FORMS[0], whole.folder)}
-    for layers in STUDENTS[name]:
-        places[f"{layers} layers"] = (INT8_FORMS[0], HERE / f"{name}-{layers}-layers" / "engine")
-    places = {label: place for label, place in places.items() if place[1].is_dir()}
+    made = (
+        {"whole": "int8"}
+        | {f"{layers} layers": f"{layers}-layers" for layers in STUDENTS[name]}
+        | {"static": "static", "cascade": "cascade"}
+    )
+    parts = {
+        label: part_of(HERE / f"{name}-{folder}", label)
+        for label, folder in made.items()
+        if (HERE / f"{name}-{folder}" / "engine").is_dir()
+    }
+    places = {label: (part.form, part.folder) for label, part in parts.items()}
     for variant in VARIANTS:
         for rule in RULES if (HERE / f"{name}-exits{variant}" / "model").is_dir() else ():
             places[f"exits{variant}, {rule}"] = _exported(name, variant, rule, found)
-    joined = part_of(HERE / f"{name}-cascade", "cascade")
-    places["cascade"] = (joined.form, joined.folder)
     texts = found.eval
     reference = open_engine(*places["whole"]).logits(texts.encoded)
     rows: list[dict[str, Any]] = []
