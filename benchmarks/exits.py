@@ -1,6 +1,6 @@
 """Leaving early on real data: the figures of docs/exits.md, with the commands that a user types.
 
-    python benchmarks/exits.py [teacher] [students] [exits] [cascade] [measure] [deep]
+    python benchmarks/exits.py [teacher] [exits] [students] [cascade] [variants] [measure] [deep]
 
 SST-2 and its teacher of 6 layers are read in place from ../shared (or PENJING_SHARED); results go to .cache/bench/exits/, where a run that
 was stopped goes on. `measure` times everything side by side, each in a process of its own, so leave the machine alone meanwhile; `deep` does
@@ -73,9 +73,18 @@ def students(name: str = "sst2") -> None:
 
 
 def exits(name: str = "sst2") -> None:
-    """The whole model with exits, in each way of teaching them."""
-    for variant, options in VARIANTS.items() if name == "sst2" else [("", [])]:
-        job("exits", name, f"exits{variant}", "--layers", EXITS[name], "--max-drop", DROP, "--epochs", EPOCHS, *options)
+    """The whole model with exits."""
+    _exits(name, "")
+
+
+def variants() -> None:
+    """The same, taught otherwise."""
+    for variant in VARIANTS:
+        _exits("sst2", variant)
+
+
+def _exits(name: str, variant: str) -> None:
+    job("exits", name, f"exits{variant}", "--layers", EXITS[name], "--max-drop", DROP, "--epochs", EPOCHS, *VARIANTS[variant])
 
 
 def cascade(name: str = "sst2") -> None:
@@ -93,10 +102,9 @@ def cascade(name: str = "sst2") -> None:
 
 
 def measure(name: str = "sst2") -> None:
-    """Quality on dev, mean and p99 of all, and where texts leave by each rule."""
+    """Quality on dev, mean and p99 of all that has been made, and where texts leave by each rule."""
     from penjing.engines.clock.measure import Sampling, Subject
     from penjing.engines.clock.measure import measure as measured
-    from penjing.engines.form import INT8_FORMS
     from penjing.engines.opening import open_engine
     from penjing.job.cascading import part_of
     from penjing.job.leaving import left_of
@@ -105,15 +113,20 @@ def measure(name: str = "sst2") -> None:
 
     source, dev = given(name)[3], data("sst2", "dev")
     found = load_data(str(model_of(name)), "classification", str(source), str(dev), Reading(max_length=128), print)
-    whole = part_of(HERE / f"{name}-int8", "int8")
-    places = {"whole": (INT8_FORMS[0], whole.folder)}
-    for layers in STUDENTS[name]:
-        places[f"{layers} layers"] = (INT8_FORMS[0], HERE / f"{name}-{layers}-layers" / "engine")
-    for variant in VARIANTS if name == "sst2" else [""]:
-        for rule in RULES:
+    made = (
+        {"whole": "int8"}
+        | {f"{layers} layers": f"{layers}-layers" for layers in STUDENTS[name]}
+        | {"static": "static", "cascade": "cascade"}
+    )
+    parts = {
+        label: part_of(HERE / f"{name}-{folder}", label)
+        for label, folder in made.items()
+        if (HERE / f"{name}-{folder}" / "engine").is_dir()
+    }
+    places = {label: (part.form, part.folder) for label, part in parts.items()}
+    for variant in VARIANTS:
+        for rule in RULES if (HERE / f"{name}-exits{variant}" / "model").is_dir() else ():
             places[f"exits{variant}, {rule}"] = _exported(name, variant, rule, found)
-    joined = part_of(HERE / f"{name}-cascade", "cascade")
-    places["cascade"] = (joined.form, joined.folder)
     texts = found.eval
     reference = open_engine(*places["whole"]).logits(texts.encoded)
     rows: list[dict[str, Any]] = []
@@ -189,7 +202,9 @@ def table() -> str:
     return "\n".join(lines)
 
 
-JOBS = {"teacher": teacher, "students": students, "exits": exits, "cascade": cascade, "measure": measure, "deep": deep}
+JOBS = {
+    "teacher": teacher, "exits": exits, "students": students, "cascade": cascade, "variants": variants, "measure": measure, "deep": deep,
+}  # fmt: skip
 
 if __name__ == "__main__":
     run(JOBS, table)

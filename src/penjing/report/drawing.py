@@ -350,6 +350,8 @@ def inspect_text(blueprint: Blueprint) -> RenderableType:
     costs.add_row("embeddings", f"{blueprint.vocabulary:,} tokens × {blueprint.embedding}")
     costs.add_row("hidden width", f"{blueprint.hidden:,}")
     costs.add_row("task head", f"{blueprint.head.name}, {blueprint.outputs} outputs")
+    if blueprint.exits:
+        costs.add_row("exits after layers", ", ".join(map(str, blueprint.exits)))
     costs.add_row("parameters", count(blueprint.parameters))
     costs.add_row(f"weights, {blueprint.bits} bits", size(blueprint.bytes))
     for length in (32, 128):
