@@ -190,10 +190,6 @@ def _faiss_rows(
         yield Row(name, f"{effort}, {candidates}" if effort else f"{candidates}", size, seconds, best)
 
 
-def scalar(words: Words) -> Iterator[Row]:
-    yield from _faiss_rows(words, "faiss SQ8, all words", "SQ8", [(0, 4), (0, 16)])
-
-
 def inverted(words: Words) -> Iterator[Row]:
     lists, rows = 1 << round(np.log2(4 * np.sqrt(len(words.bias)))), _rows(words.matrix, _parts(words.bias))
     name, spec = f"faiss IVF{lists}, 4 bits (probes, candidates)", f"IVF{lists},PQ{rows.shape[1] // 2}x4fs"
@@ -232,7 +228,7 @@ def graph_usearch(words: Words) -> Iterator[Row]:
 
 SEARCHES: dict[str, Callable[[Words], Iterator[Row]]] = {
     "numpy": full_numpy, "torch": full_torch, "onnxruntime": full_onnxruntime, "int8": int8_onnxruntime, "penjing": penjing_search,
-    "one": one_column, "svd": svd, "scalar": scalar, "inverted": inverted, "usearch": graph_usearch, "graph": graph_inner, "distance": graph_l2,
+    "one": one_column, "svd": svd, "inverted": inverted, "usearch": graph_usearch, "graph": graph_inner, "distance": graph_l2,
 }  # fmt: skip
 
 

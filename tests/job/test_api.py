@@ -272,9 +272,9 @@ def test_a_module_that_is_named_and_cannot_be_imported_is_named_with_the_reason(
     (tmp_path / "broken_task.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=r"^broken_task:Own: broken_task cannot be imported \(half written\); give a module on the path$"):
-        penjing.evaluate(model, ROWS, looking=Looking(task="broken_task:Own"))
+        penjing.evaluate(model, ROWS, task="broken_task:Own")
     with pytest.raises(InputError, match=r"^nowhere:Own: nowhere cannot be imported \(No module named 'nowhere'\)"):
-        penjing.evaluate(model, ROWS, looking=Looking(task="nowhere:Own"))
+        penjing.evaluate(model, ROWS, task="nowhere:Own")
 
 
 def test_a_further_task_is_imported(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
