@@ -67,8 +67,8 @@ def closing_layers(model: nn.Module) -> dict[BlockKey, Output]:
     """The linear layer that closes each block: its inputs are the heads' contexts side by side, or the neurons' activations."""
     closing: dict[BlockKey, Output] = {}
     for i, layer in enumerate(layers_of(model)):
-        closing[i, "heads"] = layer.attention.output
-        closing[i, "neurons"] = layer.feed_forward.down
+        closing[i, "heads"] = layer.attention.closing
+        closing[i, "neurons"] = layer.feed_forward.closing
     return closing
 
 

@@ -53,9 +53,9 @@ def _closing(model: PenjingPreTrainedModel, heads: LayerGates, neurons: LayerGat
     """The closing linear layer of each gated block, and the gates of its input features."""
     layers = list(own_layers(model).values())
     for layer, gates in zip(layers, heads, strict=False):
-        yield layer.attention.output, gates.repeat_interleave(layer.attention.width, -1)
+        yield layer.attention.closing, gates.repeat_interleave(layer.attention.width, -1)
     for layer, gates in zip(layers, neurons, strict=False):
-        yield layer.feed_forward.down, gates
+        yield layer.feed_forward.closing, gates
 
 
 @contextmanager
