@@ -30,7 +30,7 @@ import penjing
 from penjing.engines.clock.machine import commit
 from penjing.job.by_hand import Distilling, Replacing
 from penjing.job.recipe import Recipe
-from penjing.maths.statistics import bootstrap
+from penjing.maths.resampling import paired_interval
 from penjing.model.building import blueprint_of
 from penjing.model.checkpoint import read
 from penjing.model.surgery import cut
@@ -273,8 +273,7 @@ def table(name: str, rows: int, minutes: float, seeds: Sequence[int]) -> str:
 
 def difference(one: Any, other: Any, value: Any) -> str:
     """Points by which one is better than the other, with a paired percentile interval."""
-    width = one.shape[1]
-    low, high = bootstrap(np.hstack([one, other]), lambda sums: value(sums[..., :width]) - value(sums[..., width:]))
+    low, high = paired_interval(np.asarray(one), np.asarray(other), lambda rows: value(rows.sum(-2)))
     return f"{float(value(one.sum(0))) - float(value(other.sum(0))):.2f} ({low:.2f} … {high:.2f})"
 
 

@@ -26,8 +26,6 @@ from penjing import cli
 from penjing.engines.clock.measure import Subject
 from penjing.engines.clock.measurement import Measurement, Turn
 from penjing.engines.clock.trial import Trial
-from penjing.engines.form import TOKENIZER
-from penjing.job.baseline import model_bytes
 from penjing.text.encoded import Encoded
 
 Clock = Literal["told", "real"]
@@ -41,11 +39,8 @@ def milliseconds(subject: Subject, encoded: Encoded) -> float:
     """What one text takes: more with every byte of the weights and every token, and in PyTorch three times that."""
     form, folder = subject.form, subject.folder
     torch = form.engine == "torch"
-    size = (
-        model_bytes(folder / form.file, folder / form.file / TOKENIZER)
-        if torch
-        else sum((folder / name).stat().st_size for name in form.files)
-    )
+    files = (folder / form.file).iterdir() if torch else (folder / name for name in form.files)
+    size = sum(file.stat().st_size for file in files)
     texts = encoded if subject.encoded is None else subject.encoded
     return (3 if torch else 1) * (0.1 + 1e-6 * size * float(np.median(texts.lengths))) + 1e-3 * len(form.name)
 

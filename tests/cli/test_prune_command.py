@@ -97,7 +97,7 @@ REFUSED = {
     "an unknown importance": (["--heads", "0.5", "--importance", "luck"], "--importance: 'luck' is none; allowed are fisher"),
     "two limits": (["--macs", "0.5", "--latency", "0.5"], "give one"),
     "a limit and a part": (["--macs", "0.5", "--heads", "0.5"], "--macs or --latency says how much"),
-    "a corpus alone": (["--macs", "0.5", "--corpus", "x.txt"], "give --vocab too"),
+    "a corpus alone": (["--macs", "0.5", "--corpus", "x.txt"], "nothing asks for it; give --vocab"),
     "no corpus": (["--vocab", "0", "--corpus", "x.txt"], "--corpus: x.txt is no file"),
     "rows of structure": (["--macs", "0.5", "--scope", "row"], "--scope: 'row' is not allowed; give global or layer"),
     "a latency and a width": (["--latency", "0.5", "--hidden", "0.5"], "cut the hidden units in a run before"),

@@ -57,7 +57,7 @@ UNEVEN = Blueprint(40, 13, 2, 9, 12, 5, (Layer(3, 17), Layer(0, 6), Layer(2, 0),
 
 @st.composite
 def with_mean(draw: Any) -> Blueprint:
-    return replace(draw(blueprints(("sequence",))), head=MEAN)
+    return replace(draw(blueprints(("sequence",))), head=MEAN, exits=())
 
 
 def texts(blueprint: Blueprint, seed: int = 0) -> Encoded:

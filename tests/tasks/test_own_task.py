@@ -199,7 +199,7 @@ def test_a_folder_names_it_and_its_metric_by_reference_and_is_served_and_judged(
 
 def test_it_is_evaluated_against_a_plain_teacher(folder: Path, tmp_path: Path) -> None:
     teacher = tiny_teacher(tmp_path / "teacher", labels=PLACES)
-    found = penjing.evaluate(folder, ROWS, teacher=teacher, looking=Looking(task=REFERENCE, threads=1))
+    found = penjing.evaluate(folder, ROWS, teacher=teacher, task=REFERENCE, threads=1)
     assert found.metric == "near" and found.flipped is not None
 
 

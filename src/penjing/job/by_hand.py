@@ -137,7 +137,7 @@ class Pruning:
         refuse_idle(
             ("corpus", self.corpus and self.vocab is None, "give `vocab`"),
             ("embeddings", self.embeddings and not sparse, "give `sparsity`"),
-            *((name, changed(self, name) and not scored, f"{structure}, in one shot") for name in ("repair", "head_weights", "texts")),
+            *((name, changed(self, name) and not scored, f"{structure}, in one shot") for name in ("repair", "head_weights")),
             *((name, changed(self, name) and not cut, anything) for name in ("importance", "schedule", "scope", "epochs")),
             ("epochs", self.epochs and self.no_training, "leave out `no_training`"),
         )
