@@ -1,7 +1,6 @@
 """The page and the card: what they claim and what not; every part that may be absent is left out, nothing is loaded, texts are escaped;
 the pictures are XML."""
 
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -15,9 +14,8 @@ from commands import prepare, run
 from hypothesis import given
 from hypothesis import strategies as st
 from reports import ASKED, BUSY, EAGER, FORMS, FULL, RESULT, SHAPE, STORED, TEACHER, with_result
-from rich.console import Console
 
-from penjing.blueprint import HEADS, Blueprint, Layer
+from penjing.blueprint import HEADS, Layer
 from penjing.errors import InputError
 from penjing.files.records import from_json, to_json
 from penjing.files.run import StepRecord
@@ -28,7 +26,6 @@ from penjing.report.drawing import (
     blueprint_svg,
     count,
     drop_svg,
-    inspect_text,
     latency_svg,
     reliability_svg,
     significant,
@@ -324,24 +321,13 @@ def test_the_report_made_by_hand_has_the_fields_of_a_run(reports: list[Path]) ->
     compare(json.loads(json.dumps(to_json(made))), json.loads((reports[0] / "report.json").read_text(encoding="utf-8")), "report")
 
 
-# -- figures, the terminal, the card -------------------------------------------------------------------------------
+# -- figures, the card ---------------------------------------------------------------------------------------------
 
 
 def test_numbers() -> None:
     assert [significant(value) for value in (0, 0.8371, 6.1, 123.4, 1250)] == ["0.00", "0.837", "6.10", "123", "1,250"]
     assert [count(value) for value in (0, 999, 22.7e6, 1.814e9)] == ["0", "999", "22.7 M", "1.81 G"]
     assert [size(value) for value in (12, 999_999, 91e6)] == ["12 B", "1.00 MB", "91.0 MB"]
-
-
-@pytest.mark.parametrize("blueprint", [TEACHER, RESULT, RESULT.with_layers(()), TEACHER.with_layers((Layer(64, 16384),) * 24)])
-def test_inspect_fits_the_terminal(blueprint: Blueprint) -> None:
-    console = Console(width=80, file=io.StringIO())
-    console.print(inspect_text(blueprint))
-    assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
-    assert sum(bool(re.match(r"\s*\d+ ", line)) for line in lines) == len(blueprint.layers)
-    assert {"parameters", "MACs, 32 tokens", "MACs, 128 tokens"} <= {re.split(r"\s{2,}", line.strip())[0] for line in lines}
 
 
 def test_model_card_names_the_loaders() -> None:

@@ -20,7 +20,6 @@ from penjing.engines.description import Description
 from penjing.engines.form import FLOAT_FORMS, TOKENIZER
 from penjing.engines.onnx.export import export
 from penjing.errors import InputError
-from penjing.job.evaluation import Looking
 from penjing.job.exporting import describe
 from penjing.job.models import open_model
 from penjing.maths.answers import Classes, Values

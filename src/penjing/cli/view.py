@@ -110,8 +110,8 @@ def _bench_row(number: int, row: BenchRow) -> Sequence[str]:
 def inspect(folder: Folder, as_json: AsJson = False) -> None:
     """What a model is: family, head, labels, tokenizer, what of its files is not read, each layer as bars, and what it costs."""
     from penjing.blueprint import Blueprint
+    from penjing.cli.layers import inspect_text
     from penjing.job.inspection import inspection, inspection_lines
-    from penjing.report.drawing import inspect_text
 
     description = inspection(folder)
     if as_json:

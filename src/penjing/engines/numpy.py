@@ -189,7 +189,7 @@ class Kind(ABC):
     @staticmethod
     @abstractmethod
     def wrong(arrays: Mapping[str, Array], settings: Mapping[str, Any]) -> str | None:
-        """What is out of range."""
+        """What of the arrays or settings is out of range, in words; None where nothing is."""
 
     @abstractmethod
     def answer(self, ids: Array, types: Array) -> Array:

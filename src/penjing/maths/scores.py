@@ -10,7 +10,7 @@ Floats = NDArray[np.float64]
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """Over the last axis."""
+    """log softmax(logits) over the last axis, in the shape of the logits."""
     z = logits - logits.max(-1, keepdims=True)
     return np.asarray(z - np.log(np.exp(z).sum(-1, keepdims=True)))
 

@@ -76,7 +76,7 @@ class SumMetric(Metric):
         return max(self.least, min(quality, top - lost[1])), min(self.greatest, max(quality, top - lost[0]))
 
     def drop_interval(self, a: Stats, b: Stats, confidence: float = 0.95) -> Interval:
-        """`difference_interval`."""
+        """The interval of the difference by the effect of each example's change (`difference_interval`)."""
         return difference_interval(a, b, self, confidence)
 
     def p_value(self, a: Stats, b: Stats, seed: int = 0) -> float:

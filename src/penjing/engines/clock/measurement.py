@@ -56,12 +56,12 @@ class Turn:
 
     @property
     def disturbance(self) -> str:
-        """Of whatever kind."""
+        """What disturbed it, whether counted or only slow; "" where nothing did."""
         return self.load or quiet.slowed(self.slowness)
 
     @property
     def median_ms(self) -> float:
-        """Over its texts."""
+        """The median over its texts, of the engine alone."""
         return float(np.median(self.ms))
 
     @property
