@@ -135,7 +135,7 @@ class Pruning:
         structure = "give " + ", ".join(f"`{name}`" for name in STRUCTURE)
         anything = f"{structure}, `sparsity`"
         refuse_idle(
-            ("corpus", self.corpus and self.vocab is None, "give `vocab`"),
+            ("corpus", self.corpus and self.vocab is None, "give `vocab` too"),
             ("embeddings", self.embeddings and not sparse, "give `sparsity`"),
             *((name, changed(self, name) and not scored, f"{structure}, in one shot") for name in ("repair", "head_weights")),
             *((name, changed(self, name) and not cut, anything) for name in ("importance", "schedule", "scope", "epochs")),
