@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.engines.cascade import CascadeEngine
-from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
+from penjing.engines.clock.measure import RawInputs, Sampling, Subject, measure
 from penjing.engines.description import Description, checksums
 from penjing.engines.engine import Engine
 from penjing.engines.exits import ExitsEngine
@@ -199,7 +199,7 @@ def test_it_is_measured_in_a_process_of_its_own_beside_eager(tmp_path: Path, mon
     forms = [*forms_for(Reversed, int8=False), *forms_for(MeanVector)]
     export(read(model), tmp_path / "engine", forms, segments=False)
     subjects = [Subject(EAGER, model), *(Subject(form, tmp_path / "engine", tokenizer=model / TOKENIZER) for form in forms)]
-    found = measure(subjects, encoded, threads=1, sampling=Sampling(rounds=2, throughput_texts=12), spoken=Spoken(task, INPUTS, 32))
+    found = measure(subjects, encoded, threads=1, sampling=Sampling(rounds=2, throughput_texts=12), raw=RawInputs(task, INPUTS, 32))
     for each in found:
         figures = to_json(each.figures())
         assert all(value is not None and value > 0 for name, value in figures.items() if name != "steady")

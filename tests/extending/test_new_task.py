@@ -38,7 +38,7 @@ class Review(SequenceTask):
 
     name = "review"
     text_columns = (("headline", "body"),)
-    label_columns = (("mood",),)
+    label_columns = ("mood",)
     takes = "review takes a headline and a body (str) each"
 
     def input_of(self, value: Any, where: str) -> Any:

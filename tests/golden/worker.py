@@ -69,12 +69,12 @@ def tell_the_clock() -> None:
     from penjing.engines.clock.measurement import Measurement, Turn
 
     def measure(
-        subjects: Sequence[Any], encoded: Any, *, sampling: Any = measuring.Sampling(), spoken: Any = None, **options: Any
+        subjects: Sequence[Any], encoded: Any, *, sampling: Any = measuring.Sampling(), raw: Any = None, **options: Any
     ) -> list[Any]:
         def of(subject: Any) -> Any:
             lengths = (encoded if subject.encoded is None else subject.encoded).lengths
             ms = milliseconds(subject.form, subject.folder, lengths)
-            whole = [] if spoken is None else [each + 0.05 for each in ms]
+            whole = [] if raw is None else [each + 0.05 for each in ms]
             turns = [Turn(i, ms, whole) for i in range(sampling.rounds)]
             per_s = [1000 / float(np.mean(ms))] if sampling.throughput_texts else []
             return Measurement(0.1, 0.2, 50.0, sampling.rounds, turns, per_s)

@@ -34,7 +34,7 @@ from mean_network import MeanForSequenceClassification
 from safetensors.torch import save_file
 
 from penjing.blueprint import HEADS, Blueprint, Layer, head_named
-from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
+from penjing.engines.clock.measure import RawInputs, Sampling, Subject, measure
 from penjing.engines.form import EAGER, FUSED_FLOAT, FUSED_INT8, PORTABLE_FLOAT, PORTABLE_INT8, Form
 from penjing.engines.onnx.export import export
 from penjing.engines.opening import open_engine
@@ -211,7 +211,7 @@ def test_pytorch_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     task, inputs = MeanReview(["a", "b"]), ["good film", "a bad film", "a film"] * 4
     encoded = Encoder(task, tokenizer_of(tmp_path / "model"), 16)(inputs)[0]
     sampling = Sampling(rounds=1, throughput_texts=0)
-    (found,) = measure([Subject(EAGER, tmp_path / "model")], encoded, threads=1, sampling=sampling, spoken=Spoken(task, inputs, 16))
+    (found,) = measure([Subject(EAGER, tmp_path / "model")], encoded, threads=1, sampling=sampling, raw=RawInputs(task, inputs, 16))
     assert found.latency_ms > 0 and found.end_to_end_ms
 
 

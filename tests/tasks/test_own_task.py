@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from samples import SHAPE
 
 import penjing
-from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
+from penjing.engines.clock.measure import RawInputs, Sampling, Subject, measure
 from penjing.engines.description import Description
 from penjing.engines.form import FLOAT_FORMS, TOKENIZER
 from penjing.engines.onnx.export import export
@@ -60,7 +60,7 @@ class Longest(SequenceTask):
 
     name = "longest"
     text_columns = (("three",),)
-    label_columns = (("longest",),)
+    label_columns = ("longest",)
     takes = "longest takes three texts (str) each"
 
     def input_of(self, value: Any, where: str) -> Any:
@@ -207,5 +207,5 @@ def test_its_answers_are_timed_end_to_end_in_a_process_of_their_own(folder: Path
     inputs = encoder.task.inputs_of(ROWS[:4])
     subject = Subject(Description.read(folder).forms[0], folder)
     sampling = Sampling(rounds=1, throughput_texts=0)
-    (measured,) = measure([subject], encoder(inputs)[0], threads=1, sampling=sampling, spoken=Spoken(task(), inputs, SHAPE.positions))
+    (measured,) = measure([subject], encoder(inputs)[0], threads=1, sampling=sampling, raw=RawInputs(task(), inputs, SHAPE.positions))
     assert measured.end_to_end_ms is not None and measured.end_to_end_ms > measured.latency_ms > 0

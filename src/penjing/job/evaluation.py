@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from penjing.engines.clock.machine import Machine, cores, machine, versions
-from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
+from penjing.engines.clock.measure import RawInputs, Sampling, Subject, measure
 from penjing.engines.clock.measurement import Figures
 from penjing.engines.form import TOKENIZER, Form
 from penjing.engines.opening import open_engine, warn_of_weights
@@ -174,13 +174,13 @@ def bench(
     first = models[0]
     threads = looking.threads or cores()
     alike = all((model.task.name, len(model.task.labels)) == (first.task.name, len(first.task.labels)) for model in models)
-    spoken = Spoken(first.task, first.task.inputs_of(rows), first.max_length) if alike else None
+    raw = RawInputs(first.task, first.task.inputs_of(rows), first.max_length) if alike else None
     with TemporaryDirectory() as made:
         subjects = [
             Subject(runner.form, runner.model.folder, runner.encoded, _tokenizer_file(runner, Path(made) / str(i)), runner.model.max_length)
             for i, runner in enumerate(runners)
         ]
-        measured = measure(subjects, texts[0], threads=threads, sampling=Sampling(rounds=rounds), spoken=spoken, tell=tell)
+        measured = measure(subjects, texts[0], threads=threads, sampling=Sampling(rounds=rounds), raw=raw, tell=tell)
     results = []
     for runner, measurement in zip(runners, measured, strict=True):
         faster = measurement.speedup_over(measured[0])

@@ -43,7 +43,7 @@ class SequenceTask(Task):
 
     head = HEADS["sequence"]
     metrics: ClassVar[Mapping[str, MetricRow]] = {"accuracy": _accuracy, "macro_f1": _macro_f1, "f1": _f1, "mcc": _mcc}
-    label_columns = (("label",), ("labels",), ("target",), ("class",), ("sentiment",))
+    label_columns = ("label", "labels", "target", "class", "sentiment")
 
     def texts_of(self, rows: Sequence[Row]) -> list[tuple[str, ...]]:
         """The text of each of the columns that hold one, of each row."""

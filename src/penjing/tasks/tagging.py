@@ -41,7 +41,7 @@ class Tagging(Task):
     name = "tagging"
     head = HEADS["token"]
     text_columns = (("tokens",), ("words",))
-    label_columns = (("tags",), ("ner_tags",), ("labels",), ("chunk_tags",), ("pos_tags",))
+    label_columns = ("tags", "ner_tags", "labels", "chunk_tags", "pos_tags")
     metrics: ClassVar[Mapping[str, MetricRow]] = {
         "entity_f1": _entity_f1,
         "entity_f1_strict": _entity_f1_strict,

@@ -143,7 +143,8 @@ class Task(ABC):
     head: ClassVar[Head]
     """The head that a model needs to answer."""
     text_columns: ClassVar[Sequence[tuple[str, ...]]]
-    label_columns: ClassVar[Sequence[tuple[str, ...]]]
+    label_columns: ClassVar[Sequence[str]]
+    """Usual names of the label's column, the likeliest first; those of `text_columns` are of as many columns as an input has texts."""
     metrics: ClassVar[Mapping[str, MetricRow]]
     """The metrics that may be asked for by name; each row takes the task."""
     takes: ClassVar[str]
@@ -241,13 +242,13 @@ class Task(ABC):
     def label_column_of(self, rows: Sequence[Row]) -> str:
         """The column that holds the label, or the tags."""
         column = self.settings.label_column
-        return pick_columns(rows, (column,) if column else (), self.label_columns, "label", "label_column")[0]
+        return pick_columns(rows, (column,) if column else (), [(name,) for name in self.label_columns], "label", "label_column")[0]
 
     def has_labels(self, rows: Sequence[Row]) -> bool:
         """Whether the rows have a column of labels."""
         columns = columns_in(rows)
         column = self.settings.label_column
-        return any(name in columns for name in ([column] if column else [name for (name,) in self.label_columns]))
+        return any(name in columns for name in ([column] if column else self.label_columns))
 
     # -- labels ------------------------------------------------------------------------------------------------
 

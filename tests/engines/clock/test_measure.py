@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from penjing.engines.clock import measure as measuring
 from penjing.engines.clock import quiet, worker
-from penjing.engines.clock.measure import Sampling, Spoken, Subject, measure
+from penjing.engines.clock.measure import RawInputs, Sampling, Subject, measure
 from penjing.engines.clock.messages import Setup
 from penjing.engines.clock.process import Process
 from penjing.engines.engine import Engine
@@ -196,7 +196,7 @@ def serve(
     monkeypatch.setattr(worker, "open_engine", open_recording)
     encoded.save(folder / "texts.npz")
     places = [folder / "texts.npz"] * 2
-    setup = Setup(form, folder, 2, *places, batch=32, spoken=None)
+    setup = Setup(form, folder, 2, *places, batch=32, raw=None)
     waiting, answers = [to_json(setup), *messages], []
     worker._serve(lambda: waiting.pop(0) if waiting else None, answers.append)
     return answers, opened
@@ -245,9 +245,9 @@ def test_end_to_end_is_from_the_text_to_the_answer(
 def test_every_model_s_texts_are_cut_at_its_own_length(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").touch()
     subjects = [Subject(EAGER, tmp_path, max_length=8), Subject(EAGER, tmp_path)]
-    told = Spoken(Classification(["no", "yes"]), INPUTS, 32)
+    told = RawInputs(Classification(["no", "yes"]), INPUTS, 32)
     setups = measuring._setups(subjects, texts(*[5] * len(INPUTS)), 1, Sampling(), told, tmp_path)
-    assert [setup.spoken.max_length for setup in setups if setup.spoken] == [8, 32]
+    assert [setup.raw.max_length for setup in setups if setup.raw] == [8, 32]
 
 
 # -- real processes --------------------------------------------------------------------------------------------------
@@ -264,8 +264,8 @@ def test_engines_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path / "elsewhere")
     engine = tmp_path / "engine"
     subjects = [Subject(EAGER, tmp_path / "model"), Subject(INT8_FORMS[0], engine, tokenizer=tokenizer), Subject(INT8_FORMS[0], engine)]
-    spoken = Spoken(task, INPUTS, 32)
-    eager, fused, silent = measure(subjects, encoded, threads=1, sampling=Sampling(rounds=2, throughput_texts=12), spoken=spoken)
+    raw = RawInputs(task, INPUTS, 32)
+    eager, fused, silent = measure(subjects, encoded, threads=1, sampling=Sampling(rounds=2, throughput_texts=12), raw=raw)
     for each in (eager, fused):
         assert len(each.turns) == 2 and all(len(turn.ms) == len(turn.end_to_end_ms) == 12 for turn in each.turns)
         figures = to_json(each.figures())

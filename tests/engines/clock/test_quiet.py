@@ -8,7 +8,7 @@ import pytest
 from loops import busy_loops
 
 from penjing.engines.clock import quiet
-from penjing.engines.clock.quiet import Load, Processors, Reading, processors, read, slowed, slowness
+from penjing.engines.clock.quiet import Counters, Load, Processors, processors, read, slowed, slowness
 
 QUIET = Load(others=0.0, stolen=0.0, waiting=0.0, throttled=0.0)
 LAPTOP, SERVER, HYPERTHREADS = Processors(8, 8), Processors(128, 64), Processors(2, 1)
@@ -49,8 +49,8 @@ def test_what_takes_something_is_named(taken: Load, threads: int, where: Process
 
 
 def test_a_load_is_what_was_counted_less_the_worker_s_own_per_second() -> None:
-    before = Reading(clock=10.0, busy=100.0, stolen=5.0, own=50.0, waited=1.0, throttled=0.0)
-    after = Reading(clock=14.0, busy=108.0, stolen=7.0, own=54.0, waited=3.0, throttled=0.4)
+    before = Counters(clock=10.0, busy=100.0, stolen=5.0, own=50.0, waited=1.0, throttled=0.0)
+    after = Counters(clock=14.0, busy=108.0, stolen=7.0, own=54.0, waited=3.0, throttled=0.4)
     found = Load.between(before, after)
     assert found.others == pytest.approx(1.0, abs=0.01) and found.stolen == pytest.approx(0.5, abs=0.01)
     assert found.waiting == pytest.approx(0.5) and found.throttled == pytest.approx(0.1)
@@ -58,8 +58,8 @@ def test_a_load_is_what_was_counted_less_the_worker_s_own_per_second() -> None:
 
 def test_ticks_of_the_clock_are_nobody_s_work() -> None:
     tick = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
-    before = Reading(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    assert Load.between(before, Reading(0.005, 2 * tick, tick, 0.0, 0.0, 0.0)) == QUIET
+    before = Counters(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert Load.between(before, Counters(0.005, 2 * tick, tick, 0.0, 0.0, 0.0)) == QUIET
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from penjing.engines.clock import quiet
 from penjing.engines.clock.measurement import Measurement, Turn
-from penjing.engines.clock.messages import Setup, SpokenTexts
+from penjing.engines.clock.messages import RawTexts, Setup
 from penjing.engines.clock.process import Process
 from penjing.engines.form import TOKENIZER, Form
 from penjing.errors import InputError
@@ -59,7 +59,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class RawInputs:
     """The texts as a person writes them (what an `Encoder` takes, one for each of the encoded), so that answers are timed end to end."""
 
     task: Task
@@ -120,14 +120,14 @@ def measure(
     *,
     threads: int,
     sampling: Sampling = Sampling(),
-    spoken: Spoken | None = None,
+    raw: RawInputs | None = None,
     patience_s: float = PATIENCE_S,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Measurement]:
     """Measure every subject on the same texts.
 
     Args:
-        spoken: the texts themselves; then subjects with a tokenizer are timed end to end too.
+        raw: the texts themselves; then subjects with a tokenizer are timed end to end too.
         patience_s: seconds more than necessary, to wait for a quiet machine and to take disturbed turns again.
         tell: is told once that it waits.
     """
@@ -135,7 +135,7 @@ def measure(
     patience = _Patience(patience_s, tell)
     with tempfile.TemporaryDirectory() as name:
         try:
-            for setup in _setups(subjects, encoded, threads, sampling, spoken, Path(name)):
+            for setup in _setups(subjects, encoded, threads, sampling, raw, Path(name)):
                 processes.append(Process(setup))
             results = [Measurement(each.started["load_s"], each.started["cold_start_s"], rounds=sampling.rounds) for each in processes]
             _measure_latency(processes, results, sampling, patience)
@@ -190,29 +190,29 @@ def _measure_throughput(
 
 
 def _setups(
-    subjects: Sequence[Subject], encoded: Encoded, threads: int, sampling: Sampling, spoken: Spoken | None, folder: Path
+    subjects: Sequence[Subject], encoded: Encoded, threads: int, sampling: Sampling, raw: RawInputs | None, folder: Path
 ) -> Iterator[Setup]:  # fmt: skip
     """Write the texts of each subject into `folder`, and say what its process is to load."""
     single = encoded.sample(sampling.texts, sampling.seed)
     many = encoded.sample(max(1, sampling.throughput_texts), sampling.seed)
     inputs = folder / "inputs.json"
-    if spoken is not None:
-        inputs.write_text(json.dumps([spoken.inputs[i] for i in single]), encoding="utf-8")
+    if raw is not None:
+        inputs.write_text(json.dumps([raw.inputs[i] for i in single]), encoding="utf-8")
     for i, subject in enumerate(subjects):
         own = encoded if subject.encoded is None else subject.encoded
         places = (folder / f"single-{i}.npz", folder / f"many-{i}.npz")
         for place, rows in zip(places, (single, many), strict=True):
             own.take(rows).save(place)
-        texts = _spoken(subject, spoken, inputs)
+        texts = _raw_texts(subject, raw, inputs)
         foreign = is_reference(subject.form.engine) or (texts is not None and is_reference(texts.task))
         path = tuple(entry or str(Path.cwd()) for entry in sys.path) if foreign else ()
         yield Setup(subject.form, subject.folder, threads, *places, sampling.batch, texts, path)
 
 
-def _spoken(subject: Subject, spoken: Spoken | None, inputs: Path) -> SpokenTexts | None:
+def _raw_texts(subject: Subject, raw: RawInputs | None, inputs: Path) -> RawTexts | None:
     """What a process is told of the texts; None where they, or the subject's tokenizer, are not there."""
     tokenizer = subject.tokenizer or subject.folder / TOKENIZER
-    if spoken is None or not tokenizer.is_file():
+    if raw is None or not tokenizer.is_file():
         return None
-    task = spoken.task
-    return SpokenTexts(task_reference(task), tuple(task.labels), tokenizer, inputs, subject.max_length or spoken.max_length)
+    task = raw.task
+    return RawTexts(task_reference(task), tuple(task.labels), tokenizer, inputs, subject.max_length or raw.max_length)

@@ -7,7 +7,7 @@ from penjing.engines.form import Form
 
 
 @dataclass(frozen=True)
-class SpokenTexts:
+class RawTexts:
     """The texts as a person writes them, in the file `inputs`, for the task of that name and these labels."""
 
     task: str
@@ -31,5 +31,5 @@ class Setup:
     single: Path
     many: Path
     batch: int
-    spoken: SpokenTexts | None
+    raw: RawTexts | None
     path: tuple[str, ...] = ()

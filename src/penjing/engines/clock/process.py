@@ -83,7 +83,7 @@ class Process:
         self.process.kill()
         self.process.communicate()
 
-    def _judge(self, before: quiet.Reading | None, slowness: float = 1.0) -> None:
+    def _judge(self, before: quiet.Counters | None, slowness: float = 1.0) -> None:
         after = quiet.read(self.process.pid)
         self.load = quiet.Load.between(before, after).disturbance(self.setup.threads, self.processors) if before and after else ""
         self.slowness = max(slowness, quiet.slowness())

@@ -26,7 +26,7 @@ LOOPS, STEPS, PROBED = 3, 20_000, 8
 
 
 @dataclass(frozen=True)
-class Reading:
+class Counters:
     """Counters in seconds. Of the processors that may be used, summed: `busy`, whoever ran; `stolen` by the host. Of the worker: `own`, its
     time on a processor; `waited`, time in which its threads could have run and did not; `throttled` by its control group's quota."""
 
@@ -56,7 +56,7 @@ class Load:
     throttled: float
 
     @classmethod
-    def between(cls, before: Reading, after: Reading) -> "Load":
+    def between(cls, before: Counters, after: Counters) -> "Load":
         """The mean load between two readings. What one tick of the system's clock can feign is left out."""
         seconds = max(1e-6, after.clock - before.clock)
         tick = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
@@ -131,13 +131,13 @@ def processors() -> Processors:
     return Processors(len(allowed), len({path.read_text() if path.is_file() else str(path) for path in shared}))
 
 
-def read(pid: int) -> Reading | None:
+def read(pid: int) -> Counters | None:
     """The counters now, for the worker `pid`; None where the system has none."""
     if sys.platform != "linux":
         return None
     try:
         busy, stolen = _processor_times()
-        return Reading(time.perf_counter(), busy, stolen, _own_time(pid), _waited(pid), _throttled(pid))
+        return Counters(time.perf_counter(), busy, stolen, _own_time(pid), _waited(pid), _throttled(pid))
     except (OSError, ValueError, IndexError):
         return None
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penjing.engines.clock.measure import TEXTS, Sampling, Spoken, Subject, measure
+from penjing.engines.clock.measure import TEXTS, RawInputs, Sampling, Subject, measure
 from penjing.engines.clock.measurement import Measurement
 from penjing.tasks.task import Task
 from penjing.text.encoded import Encoded
@@ -12,7 +12,11 @@ from penjing.text.encoded import Encoded
 
 @dataclass(frozen=True)
 class Trial:
-    """On what task and how it is measured. wait_s: seconds that each measurement waits for a quiet machine at most."""
+    """The settings that all measurements of a job share.
+
+    task, max_length, segments: of the texts; `segments` where a second text stands beside the first. threads: of every engine. seed: that
+    texts are drawn by. wait_s: seconds that each measurement waits for a quiet machine at most.
+    """
 
     task: Task
     threads: int
@@ -34,7 +38,7 @@ class Trial:
     ) -> list[Measurement]:
         """See `measure`; with `inputs`, the texts that `encoded` are of, also end to end."""
         sampling = Sampling(rounds=rounds, texts=texts, throughput_texts=throughput_texts, seed=self.seed)
-        spoken = None if inputs is None else Spoken(self.task, inputs, self.max_length)
+        raw = None if inputs is None else RawInputs(self.task, inputs, self.max_length)
         return measure(
-            subjects, encoded, threads=self.threads, sampling=sampling, spoken=spoken, patience_s=self.wait_s, tell=self.tell
+            subjects, encoded, threads=self.threads, sampling=sampling, raw=raw, patience_s=self.wait_s, tell=self.tell
         )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from penjing.engines.clock.messages import Setup, SpokenTexts
+from penjing.engines.clock.messages import RawTexts, Setup
 from penjing.engines.engine import Engine
 from penjing.engines.opening import open_engine
 from penjing.errors import reason_of
@@ -102,9 +102,9 @@ def peak_mb() -> float | None:
 def _serve(request: Callable[[], Json | None], answer: Callable[[Json], None]) -> None:
     setup = from_json(Setup, request(), "worker")
     sys.path.extend(entry for entry in setup.path if entry not in sys.path)
-    import_named(setup.form.engine, *([setup.spoken.task] if setup.spoken else []))
-    if setup.spoken is not None:
-        task_named(setup.spoken.task)  # a model folder may name a head of one's own, which the module of its task imports
+    import_named(setup.form.engine, *([setup.raw.task] if setup.raw else []))
+    if setup.raw is not None:
+        task_named(setup.raw.task)  # a model folder may name a head of one's own, which the module of its task imports
     single = Encoded.load(setup.single)
     many = Encoded.load(setup.many)
     start = time.perf_counter()
@@ -114,14 +114,14 @@ def _serve(request: Callable[[], Json | None], answer: Callable[[Json], None]) -
         engine.run(single.feeds(np.array([i])))
         loaded = loaded or time.perf_counter() - start
     cold_start = time.perf_counter() - start
-    speak = _speaker(engine, setup.spoken)
+    timed = _timer(engine, setup.raw)
     warm = latencies(engine, single, WARM_UP_S)
     answer({"load_s": loaded, "cold_start_s": cold_start, "ms": float(np.median(warm))})
     while (message := request()) is not None:
         if message["do"] == "latency":
             latencies(engine, single.take(np.arange(min(WARM_UP, len(single)))))
             some = single.take(np.arange(min(message["texts"], len(single))))
-            answer({"ms": latencies(engine, some), "end_to_end_ms": speak(len(some)) if speak else []})
+            answer({"ms": latencies(engine, some), "end_to_end_ms": timed(len(some)) if timed else []})
         elif message["do"] == "memory":
             answer({"peak_mb": peak_mb()})
         elif message["do"] == "throughput":
@@ -133,13 +133,13 @@ def _serve(request: Callable[[], Json | None], answer: Callable[[Json], None]) -
             del streams  # each holds the model
 
 
-def _speaker(engine: Engine, spoken: SpokenTexts | None) -> Callable[[int], list[float]] | None:
+def _timer(engine: Engine, raw: RawTexts | None) -> Callable[[int], list[float]] | None:
     """What times so many of the texts end to end; None where there are none."""
-    if spoken is None:
+    if raw is None:
         return None
-    task = task_named(spoken.task)(spoken.labels)
-    encoder = Encoder(task, Tokenizer.from_file(str(spoken.tokenizer)), spoken.max_length)
-    inputs = json.loads(spoken.inputs.read_text(encoding="utf-8"))
+    task = task_named(raw.task)(raw.labels)
+    encoder = Encoder(task, Tokenizer.from_file(str(raw.tokenizer)), raw.max_length)
+    inputs = json.loads(raw.inputs.read_text(encoding="utf-8"))
     return lambda count: end_to_end(engine, encoder, inputs[:count])
 
 
