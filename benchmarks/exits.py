@@ -1,4 +1,4 @@
-"""Leaving early on real data: the figures of docs/exits.md, with the commands that a user types.
+"""Leaving early on real data, against a smaller student and a cascade, with the commands that a user types.
 
     python benchmarks/exits.py [teacher] [exits] [students] [cascade] [variants] [measure] [deep]
 
