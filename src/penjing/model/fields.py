@@ -22,6 +22,7 @@ FIELDS = {
     "layers": "layers",
     "pooled": "pooled_size",
     "rank": "embedding_rank",
+    "position_rank": "position_rank",
 }
 """A blueprint's fields, as `Blueprint.to_dict` gives them, and the fields of `PenjingConfig` that hold the same."""
 FUNCTIONS = {
