@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penjing.engines.engine import Engine
-    from penjing.job.api import compress, distill, prune, quantize, train
+    from penjing.job.api import compress, distill, factorise, project, prune, quantize, share, train
     from penjing.job.asked import Budget
     from penjing.job.evaluation import bench, evaluate
     from penjing.job.recipe import Recipe
@@ -29,6 +29,9 @@ _HOMES = {
     "distill": "penjing.job.api",
     "prune": "penjing.job.api",
     "quantize": "penjing.job.api",
+    "share": "penjing.job.api",
+    "factorise": "penjing.job.api",
+    "project": "penjing.job.api",
     "train": "penjing.job.api",
     "evaluate": "penjing.job.evaluation",
     "bench": "penjing.job.evaluation",
@@ -43,8 +46,8 @@ _HOMES = {
 """The module of each public name."""
 
 __all__ = [
-    "Budget", "Checkpoint", "Engine", "Recipe", "Step", "Student", "Task", "bench", "compress", "distill", "evaluate", "load", "prune",
-    "quantize", "train",
+    "Budget", "Checkpoint", "Engine", "Recipe", "Step", "Student", "Task", "bench", "compress", "distill", "evaluate", "factorise", "load",
+    "project", "prune", "quantize", "share", "train",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from penjing.job.by_hand import Distilling, Pruning, Quantizing
 from penjing.job.evaluation import Looking
 from penjing.job.material import Sources
 from penjing.job.reading import Compressing
+from penjing.job.reshaping import Factorising, Projecting, Retraining, Sharing
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import StoreSettings
 from penjing.steps.cut.gradual import GradualSettings
@@ -166,6 +167,9 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
     "prune": (Pruning, Budget, Given, Machinery, Reading),
     "distill": (Distilling, Sources, Budget, Given, Machinery, Reading),
     "quantize": (Quantizing, Budget, Given, Machinery, Reading),
+    "share": (Sharing, Retraining, Budget, Given, Machinery, Reading),
+    "factorise": (Factorising, Retraining, Budget, Given, Machinery, Reading),
+    "project": (Projecting, Retraining, Budget, Given, Machinery, Reading),
     "eval": (Looking, Reading),
     "bench": (Looking, Reading),
     "inspect": (),
@@ -174,7 +178,7 @@ KINDS_OF: dict[str, tuple[Any, ...]] = {
 }
 LEFT_OUT: Mapping[str, set[str]] = {
     "train": {"test"}, "prune": {"speedup", "latency_ms", "size_mb"}, "distill": {"speedup", "latency_ms", "size_mb"},
-    "quantize": {"speedup", "latency_ms", "size_mb"}, "bench": {"label_column", "label_map", "metric", "positive"},
+    **{name: {"speedup", "latency_ms", "size_mb"} for name in ("quantize", "share", "factorise", "project")}, "bench": {"label_column", "label_map", "metric", "positive"},
     "demo": {"engine", "wait"},
 }  # fmt: skip
 """Fields that a command has no option of."""

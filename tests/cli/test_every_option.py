@@ -118,6 +118,11 @@ EXAMPLES: dict[tuple[str, str], str] = {
     ("distill", "--general-texts"): "80",
     ("distill", "--unlabelled"): "{place}/dev.csv",
     ("distill", "--cache"): "{out}-cache",
+    # share, factorise, project
+    (ANY, "--rank"): "4",
+    ("share", "--pattern"): "cycle",
+    ("share", "--start"): "least-squares",
+    ("project", "--kind"): "sparse",
     # eval, bench
     ("eval", "--teacher"): "{place}/other",
     ("eval", "--engine"): "torch",
@@ -155,6 +160,9 @@ RUNS: dict[str, Sequence[str]] = {
         " --noise --draws --unlabelled --augment --masked-lm --copies --part --sample --epochs",
         f"{JOB} --engine --layers --with --epochs",
     ],
+    "share": [f"{FULL} --layers --pattern --start --texts --epochs", f"{JOB} --engine --layers --no-training"],
+    "factorise": [f"{FULL} --rank --epochs", f"{JOB} --engine --rank --no-training"],
+    "project": [f"{FULL} --rank --kind --epochs", f"{JOB} --engine --rank --no-training"],
     "eval": [f"--data --teacher --json --engine --task --threads {FILE} {LABELS}"],
     "bench": [f"--data --rounds --json --engine --task --threads {FILE}"],
     "inspect": ["--json"],

@@ -21,6 +21,7 @@ from penjing.job.by_hand import Distilling, Pruning, Quantizing
 from penjing.job.evaluation import Benchmark, Evaluation, Looking
 from penjing.job.material import Sources
 from penjing.job.recipe import Recipe
+from penjing.job.reshaping import Factorising, Projecting, Retraining, Sharing
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import StoreSettings
 from penjing.steps.cut.prune import PruneSettings
@@ -39,6 +40,9 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "prune": (Pruning, Budget, Given, Reading, Machinery),
     "quantize": (Quantizing, Budget, Given, Reading, Machinery),
     "distill": (Distilling, Sources, Budget, Given, Reading, Machinery),
+    "share": (Sharing, Retraining, Budget, Given, Reading, Machinery),
+    "factorise": (Factorising, Retraining, Budget, Given, Reading, Machinery),
+    "project": (Projecting, Retraining, Budget, Given, Reading, Machinery),
     "train": (Given, Reading, Machinery),
 }
 """What each function takes the fields of."""

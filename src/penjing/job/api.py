@@ -1,4 +1,4 @@
-"""The public functions: `compress`, the single steps `prune`, `quantize`, `distill`, and `train`.
+"""The public functions: `compress`, the single steps by hand, and `train`.
 
 The command line and the benchmarks call these and nothing beneath.
 """
@@ -23,6 +23,7 @@ from penjing.job.by_hand import Distilling, Pruning, Quantizing
 from penjing.job.material import Sources
 from penjing.job.pipeline import compress as compress_job
 from penjing.job.recipe import Item, Recipe, recipe_of
+from penjing.job.reshaping import Factorising, Projecting, Retraining, Sharing
 from penjing.job.starting import Progress
 from penjing.model.checkpoint import open_checkpoint
 from penjing.report.record import Report
@@ -105,6 +106,24 @@ def distill(model: str | Path, out: str | Path, **options: Any) -> Report:
     budget, given, reading, machinery = parts
     recipe = distilling.recipe(given_student=bool(sources.student))
     return run(model, out, recipe, budget, given, reading, machinery, sources)
+
+
+def share(model: str | Path, out: str | Path, **options: Any) -> Report:
+    """Let groups of layers share their weights; options: the fields of `Sharing` and `Retraining`, and those of `compress` but speed and size."""
+    sharing, retraining, *parts = _parts(options, Sharing, Retraining, Budget, Given, Reading, Machinery)
+    return run(model, out, retraining.after(sharing.step), *parts)
+
+
+def factorise(model: str | Path, out: str | Path, **options: Any) -> Report:
+    """Factorise the word embedding; options: the fields of `Factorising` and `Retraining`, and those of `compress` but speed and size."""
+    factorising, retraining, *parts = _parts(options, Factorising, Retraining, Budget, Given, Reading, Machinery)
+    return run(model, out, retraining.after(factorising.step), *parts)
+
+
+def project(model: str | Path, out: str | Path, **options: Any) -> Report:
+    """Project the word embedding at random; options: the fields of `Projecting` and `Retraining`, and those of `compress` but speed and size."""
+    projecting, retraining, *parts = _parts(options, Projecting, Retraining, Budget, Given, Reading, Machinery)
+    return run(model, out, retraining.after(projecting.step(parts[-1].seed)), *parts)
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,13 @@ def low_rank(
 
 def principal_directions(W: Float[Tensor, "V E"], importance: Float[Tensor, " V"], rank: int) -> Float64[Tensor, "E r"]:
     """Q (E, r), orthonormal, in double precision: the eigenvectors of Wᵀ·D²·W of the r largest eigenvalues, the largest first."""
+    return torch.linalg.eigh(second_moments(W, importance)).eigenvectors.flip(1)[:, :rank]
+
+
+def second_moments(W: Float[Tensor, "V E"], importance: Float[Tensor, " V"]) -> Float64[Tensor, "E E"]:
+    """Wᵀ·D²·W (E, E), in double precision."""
     parts = zip(W.split(ROWS), importance.split(ROWS), strict=True)
-    M = sum(((w.double() * λ.double()[:, None]).T @ w.double() for w, λ in parts), W.new_zeros(W.shape[1], W.shape[1]).double())
-    return torch.linalg.eigh(M).eigenvectors.flip(1)[:, :rank]
+    return sum(((w.double() * λ.double()[:, None]).T @ w.double() for w, λ in parts), W.new_zeros(W.shape[1], W.shape[1]).double())
 
 
 def _rms(x: Tensor, axis: int) -> Tensor:

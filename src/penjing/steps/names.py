@@ -7,6 +7,8 @@ from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.reshape.factorise import FactoriseSettings
+from penjing.steps.reshape.project import ProjectSettings
+from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Settings
 from penjing.steps.teach.distillation import Distillation
 
@@ -16,7 +18,9 @@ STEPS: dict[str, type[Settings]] = {
         VocabularySettings,
         PruneSettings,
         GradualSettings,
+        ShareSettings,
         FactoriseSettings,
+        ProjectSettings,
         Distillation,
         SparsifySettings,
         StoreSettings,

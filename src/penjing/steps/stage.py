@@ -248,17 +248,17 @@ class Applied(Settings):
 
 @final
 class ApplyStep(Stage[Note]):
-    """The stage of a user's own step: observe, plan, apply."""
+    """The stage of a step by itself: observe, plan, apply. texts: how many training texts it observes; 0: all, those held out too."""
 
     record = Note
 
-    def __init__(self, step: Step[Any, Any], texts: int) -> None:
+    def __init__(self, step: Step[Any, Any], texts: int = 0) -> None:
         self.name = step.name
         self.step = step
         self.texts = texts
 
     def make(self, work: Work, context: Context, folder: Path) -> Note:
-        evidence = self.step.observe(work.model, context.calibration(work, self.texts))
+        evidence = self.step.observe(work.model, context.calibration(work, self.texts) if self.texts else work.data.train)
         plan = self.step.plan(blueprint_of(work.model), evidence)
         model = self.step.apply(work.model, plan, evidence)
         return context.keep(replace(work, model=model), folder, f"after {self.name}, not trained")

@@ -49,7 +49,8 @@ def sums(model: PenjingPreTrainedModel, encoded: Encoded, layer: int, block: str
     logits_of(model, encoded)
     hook.remove()
     first_only = blueprint.head.name == "sequence" and layer in (-1, len(blueprint.layers) - 1)
-    return torch.cat([x[:, 0] if first_only else x.flatten(0, 1) for x in seen])
+    runs = len(blueprint.sharing(blueprint.owner(layer)))  # of shared layers the last one
+    return torch.cat([x[:, 0] if first_only else x.flatten(0, 1) for x in seen[runs - 1 :: runs]])
 
 
 def relative_error(ours: Tensor, target: Tensor) -> float:

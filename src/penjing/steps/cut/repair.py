@@ -68,12 +68,12 @@ def repair(
         for block, target in pairs:
             sums = []
             for i, x in enumerate(targets):
-                _, targets[i], total = _run(target, x)
+                _, targets[i], total = run_watched(target, x)
                 sums.append(total)
             if block is layer.feed_forward and until > kept.layer + 1:
                 for i, x in enumerate(targets):
                     for between in teacher_layers[kept.layer + 1 : until]:
-                        _, x, sums[i] = _run(between.feed_forward, between.attention(x, None))
+                        _, x, sums[i] = run_watched(between.feed_forward, between.attention(x, None))
                     targets[i] = x
                 norm = teacher_layers[until - 1].feed_forward.norm.state_dict()
                 if alone:
@@ -102,7 +102,7 @@ class BlockRun(NamedTuple):
     total: Tensor
 
 
-def _run(block: Block, x: Tensor) -> BlockRun:
+def run_watched(block: Block, x: Tensor) -> BlockRun:
     """The activations of a block on the states x (B, S, H)."""
     seen: dict[str, Tensor] = {}
     with watching_inputs((("features", block.closing), ("total", block.norm)), seen.__setitem__):
@@ -119,7 +119,7 @@ def _fit(block: Block, states: list[Tensor], targets: list[Tensor], width: int, 
     missing = 0.0
     total = 0.0
     for x, target in zip(states, targets, strict=True):
-        features, _, given = _run(block, x)
+        features, _, given = run_watched(block, x)
         a, s, t = ((y[:, 0] if first_only else y.flatten(0, 1)) for y in (features, given, target))  # (N, K), (N, H), (N, H)
         a = torch.cat([a, a.new_ones(len(a), 1)], 1)  # (N, K + 1): the last column is the bias's
         R = t - s  # (N, H)

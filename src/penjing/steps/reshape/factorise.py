@@ -1,6 +1,6 @@
 """Factorisation of the word embedding into the product of two small matrices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -107,13 +107,22 @@ class Factorise(Step[Counts, Blueprint]):
         return factorise(model, plan.rank, torch.from_numpy(evidence + 1).double() if self.weighted else None)
 
 
-@torch.no_grad()
 def factorise(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None = None) -> PenjingPreTrainedModel:
     """A new model with a factorised word table (V, rank) · (rank, E), the nearest of that rank; exact at rank E.
 
     weights: (V,), how much the squared error of each token's row counts, for example how often texts hold it; None: all the same
     (Acharya et al. 2019; Hsu et al. 2022, FWSVD). A table that has a rank already is multiplied out first.
     """
+    return factors(model, rank, weights, low_rank)
+
+
+Factors = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""A table (V, E), the importance of its rows (V,) and a rank → (V, rank) and (rank, E)."""
+
+
+@torch.no_grad()
+def factors(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None, split: Factors) -> PenjingPreTrainedModel:
+    """A new model whose word table is the product of two matrices, which `split` makes of it."""
     blueprint = blueprint_of(model)
     embeddings = encoder_of(model).embeddings
     if not 1 <= rank <= blueprint.embedding:
@@ -123,8 +132,8 @@ def factorise(model: PenjingPreTrainedModel, rank: int, weights: Tensor | None =
     table: Tensor = embeddings.word.weight
     if embeddings.word_map is not None:
         table = table @ embeddings.word_map.weight.T
-    factors = low_rank(table, table.new_ones(len(table)) if weights is None else weights.to(table.device), rank)
+    word, word_map = split(table, table.new_ones(len(table)) if weights is None else weights.to(table.device), rank)
     place = "embeddings" if blueprint.head.bare else "encoder.embeddings"
     result = build(replace(blueprint, rank=rank), model.config)
-    result.load_state_dict(model.state_dict() | {f"{place}.word.weight": factors[0], f"{place}.word_map.weight": factors[1].T})
+    result.load_state_dict(model.state_dict() | {f"{place}.word.weight": word, f"{place}.word_map.weight": word_map.T})
     return result.train(model.training)
