@@ -150,11 +150,16 @@ def own_inputs(blueprint: Blueprint, seed: int = 0, texts: int = 3) -> dict[str,
 
 @st.composite
 def blueprints(draw: Any, heads: Sequence[str] = HEADS, min_layers: int = 0) -> Blueprint:
-    """Uneven blueprints: blocks without heads or neurons, shared layers, exits, an embedding of another width, 0 to 2 token types."""
+    """Uneven blueprints: blocks without heads or neurons, shared layers, exits, an embedding of another width, 0 to 2 token types, every form of
+    attention. No tokens are dropped: which ones depends on every head, so that cutting one is not masking it."""
     head: str = draw(st.sampled_from(list(heads)))
     hidden = draw(st.integers(4, 16))
     outputs = {"sequence": st.integers(1, 4), "token": st.integers(1, 4), "question": st.just(2)}.get(head, st.just(0))
-    layer = st.builds(Layer, st.integers(0, 3), st.integers(0, 9), st.sampled_from(["", "relu"]))
+    attention = st.sampled_from([("full", 0), ("full", 0), ("window", 1), ("window", 3), ("low-rank", 3), ("fixed", 2)])
+    layer = st.builds(
+        lambda heads, neurons, activation, form: Layer(heads, neurons, activation, None, *form),
+        st.integers(0, 3), st.integers(0, 9), st.sampled_from(["", "relu"]), attention,
+    )  # fmt: skip
     layers = _some_shared(draw, draw(st.lists(layer, min_size=min_layers, max_size=3)))
     exits = draw(_subset(max(0, len(layers) - 1))) if head == "sequence" else ()
     return Blueprint(
@@ -169,6 +174,7 @@ def blueprints(draw: Any, heads: Sequence[str] = HEADS, min_layers: int = 0) -> 
         outputs=draw(outputs),
         rank=draw(st.sampled_from([0, 1, 5])),
         exits=tuple(i + 1 for i in exits),
+        position_rank=draw(st.sampled_from([0, 0, 3])),
     )
 
 

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 from penjing.errors import InputError
 from penjing.files.references import SEPARATOR
 from penjing.files.whole import Json
 
+Attending = Literal["full", "window", "low-rank", "fixed"]
+"""The forms of a layer's attention; see `Layer`."""
 Size = Literal["hidden", "embedding", "vocabulary", "pooled_width", "outputs"]
 """The sizes of a blueprint that an axis of a head's parameter may have, by the blueprint's names."""
 
@@ -179,12 +181,31 @@ class Layer:
         activation: of the neurons, by transformers' name; "": the one that the configuration gives for all layers.
         shares: the number of an earlier layer, with weights of its own, that this one runs again (Lan et al. 2020, ALBERT, section 3.1);
             None: it has its own.
+        attention: "full"; "window": a token sees those at most `span` away, and the first token sees and is seen by all (Beltagy et al.
+            2020, Longformer, section 3.1); "low-rank": keys and values are those of `span` pooled rows (Wang et al. 2020, Linformer, section 4);
+            "fixed": by a pattern of offsets up to `span`, without queries and keys (Raganato et al. 2020, section 3).
+        span: of the attention, at least 1; 0 where it is full.
+        tokens: the percent of a text's tokens that go on from this layer's attention, those that the first token attends to most, itself
+            always among them (Goyal et al. 2020, PoWER-BERT, section 3; Liang et al. 2022, EViT, section 3.2). A layer without heads
+            lets all go on.
     """
 
     heads: int
     neurons: int
     activation: str = ""
     shares: int | None = None
+    attention: Attending = "full"
+    span: int = 0
+    tokens: int = 100
+
+    @property
+    def compared(self) -> bool:
+        """Whether there are queries and keys."""
+        return self.heads > 0 and self.attention != "fixed"
+
+    def left(self, length: int) -> int:
+        """How many of `length` tokens go on."""
+        return -(-length * self.tokens // 100) if self.heads else length
 
     def to_list(self) -> list[int | Json]:
         """`[heads, neurons]`, and an object of the fields that are not as usual, where there are any."""
@@ -200,6 +221,8 @@ class Layer:
         layer = cls(heads, neurons, **(more[0] if more else {}))  # type: ignore[arg-type]
         if not isinstance(layer.activation, str) or type(layer.shares) not in (int, type(None)):
             raise TypeError("a layer's activation is no name, or the layer that it shares no number")
+        if type(layer.span) is not int or type(layer.tokens) is not int:
+            raise TypeError("a layer's span, or its percent of tokens, is no integer")
         return layer
 
 
@@ -214,7 +237,7 @@ class Blueprint:
     norms stay in 32. The head is a row of `HEADS` (or its name), or one's own; `pooled` is the width of its dense
     layer, where it has one of a width of its own (0: as wide as `hidden`). `exits` are numbers of layers, counted from 1,
     after which a text may leave: behind each stands one more head of the same row, with weights of its own (Xin et al. 2020, DeeBERT,
-    section 3).
+    section 3). With a `position_rank` the position table is a product like the word table's; 0: in one piece.
     """
 
     vocabulary: int
@@ -230,12 +253,20 @@ class Blueprint:
     pooled: int = 0
     rank: int = 0
     exits: tuple[int, ...] = ()
+    position_rank: int = 0
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "positions", "embedding", "hidden", "head_width"):
             if getattr(self, name) < 1:
                 raise InputError(f"blueprint: {name} is {getattr(self, name)}; it must be at least 1")
-        counts = [self.token_types, self.outputs, self.pooled, self.rank, *(min(layer.heads, layer.neurons) for layer in self.layers)]
+        counts = [
+            self.token_types,
+            self.outputs,
+            self.pooled,
+            self.rank,
+            self.position_rank,
+            *(min(layer.heads, layer.neurons) for layer in self.layers),
+        ]
         if min(counts) < 0:
             raise InputError("blueprint: a count is negative; every count must be at least 0")
         for i, layer in enumerate(self.layers):
@@ -248,6 +279,27 @@ class Blueprint:
             raise InputError(f"blueprint: exits are {list(self.exits)}; they ascend from 1, below the {len(self.layers)} layers")
         if self.exits and self.head.answers != "text":
             raise InputError(f"blueprint: a text leaves early, and the head {self.head.name!r} answers no text; leave out exits")
+        if self.exits and any(layer.tokens < 100 for layer in self.layers):
+            raise InputError("blueprint: a layer drops tokens, and exits hand all of them on; leave out exits, or let all tokens go on")
+        for i, layer in enumerate(self.layers):
+            self._check_attention(i, layer)
+
+    def _check_attention(self, i: int, layer: Layer) -> None:
+        if layer.attention not in get_args(Attending):
+            raise InputError(f"blueprint: the attention of layer {i} is {layer.attention!r}; allowed are {', '.join(get_args(Attending))}")
+        most = {"full": 0, "low-rank": self.positions}.get(layer.attention, sys.maxsize)
+        if not min(1, most) <= layer.span <= most:
+            allowed = {"full": "0", "low-rank": f"1 to {most}, the positions"}.get(layer.attention, "at least 1")
+            raise InputError(f"blueprint: the span of layer {i} is {layer.span}; for {layer.attention} attention it must be {allowed}")
+        if not 1 <= layer.tokens <= 100:
+            raise InputError(f"blueprint: tokens of layer {i} is {layer.tokens}; it is a percent, 1 to 100")
+        if layer.tokens < 100 and layer.attention != "full":
+            raise InputError(f"blueprint: layer {i} has {layer.attention} attention and drops tokens; only full attention ranks them")
+        if layer.tokens < 100 and not self.head.first_only:
+            raise InputError(
+                f"blueprint: layer {i} drops tokens, and the head {self.head.name} reads them all; only a head that answers a text by its"
+                " first token can do without"
+            )
 
     @property
     def pooled_width(self) -> int:
@@ -298,12 +350,16 @@ class Blueprint:
 
     @property
     def vectors(self) -> int:
-        """Weights that stay in 32 bits: positions, token types, biases, norms."""
-        total = (self.positions + self.token_types + 2) * self.embedding
+        """Weights that stay in 32 bits: positions, token types, biases, norms, and what attention has beside its linear layers."""
+        total = self.positions * (self.position_rank or self.embedding) + (self.position_rank + self.token_types + 2) * self.embedding
         if self.embedding != self.hidden:
             total += self.hidden
         for layer in (self.layers[i] for i in self.distinct):
-            attention = 3 * layer.heads * self.head_width + 3 * self.hidden
+            attention = (3 if layer.compared else 1) * layer.heads * self.head_width + 3 * self.hidden
+            if layer.heads and layer.attention == "low-rank":
+                attention += layer.span * self.positions
+            if layer.attention == "fixed":
+                attention += layer.heads * (2 * layer.span + 3)
             total += attention + layer.neurons + 3 * self.hidden
         return total + len(self.heads) * sum(prod(shape) for shape in self.head_shapes().values() if len(shape) < 2)
 
@@ -319,8 +375,29 @@ class Blueprint:
 
     def macs(self, length: int) -> int:
         """Multiply-accumulates of the encoder layers for one text of `length` tokens."""
-        attention = sum(2 * length * length * layer.heads * self.head_width for layer in self.layers)
-        return attention + length * sum(_layer_matrices(self, layer) for layer in self.layers)
+        return sum(self.layer_macs(layer, read) for layer, read in zip(self.layers, self.lengths(length), strict=True))
+
+    def lengths(self, length: int) -> list[int]:
+        """How many tokens each layer reads of a text of `length` tokens."""
+        result = []
+        for layer in self.layers:
+            result.append(length)
+            length = layer.left(length)
+        return result
+
+    def layer_macs(self, layer: Layer, length: int) -> int:
+        """Multiply-accumulates of one layer that reads `length` tokens: its linear layers, and its weights times its values.
+
+        What ranks tokens that may be dropped is not counted: one row of scores.
+        """
+        inner = layer.heads * self.head_width
+        left = layer.left(length)
+        rows = layer.span if layer.attention == "low-rank" else length  # of keys and values
+        seen = min(length, 2 * layer.span + 2) if layer.attention == "window" else rows
+        queries_and_keys = self.hidden * inner * (left + rows) + left * seen * inner if layer.compared else 0
+        values = self.hidden * inner * (left + rows) + left * seen * inner
+        pooling = rows * length * self.hidden if layer.attention == "low-rank" and inner else 0
+        return queries_and_keys + values + pooling + left * 2 * layer.neurons * self.hidden
 
     # -- JSON ------------------------------------------------------------------------------------------------
 
@@ -362,7 +439,7 @@ class Blueprint:
         first = self.layers[0] if self.layers else Layer(0, 0)
         usual = first == Layer(self.hidden // self.head_width, first.neurons) and first.heads * self.head_width == self.hidden
         equal = usual and len(set(self.layers)) == 1 and first.neurons > 0
-        return equal and self.pooled_width == self.hidden and not self.rank and not self.exits
+        return equal and self.pooled_width == self.hidden and not (self.rank or self.position_rank or self.exits)
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Blueprint":
         """The same blueprint with other layers, and no exits."""
@@ -370,4 +447,4 @@ class Blueprint:
 
 
 def _layer_matrices(blueprint: Blueprint, layer: Layer) -> int:
-    return blueprint.hidden * (4 * layer.heads * blueprint.head_width + 2 * layer.neurons)
+    return blueprint.hidden * ((4 if layer.compared else 2) * layer.heads * blueprint.head_width + 2 * layer.neurons)

@@ -73,8 +73,42 @@ def test_planning_never_raises_a_cost(cut: tuple[Blueprint, Selection], length: 
 
 @given(blueprints(), st.integers(1, 32))
 def test_macs_grow_with_the_length(blueprint: Blueprint, length: int) -> None:
-    assert blueprint.macs(2 * length) >= 2 * blueprint.macs(length)
-    assert blueprint.macs(0) == 0
+    constant = blueprint.macs(0)  # keys and values of pooled rows
+    assert blueprint.macs(2 * length) - constant >= 2 * (blueprint.macs(length) - constant)
+    assert (constant == 0) == all(layer.attention != "low-rank" or not layer.heads for layer in blueprint.layers)
+
+
+def test_macs_count_every_form_of_attention() -> None:
+    def macs(length: int, **form: Any) -> int:
+        return replace(WHOLE, layers=(Layer(3, 24, **form),)).macs(length)
+
+    neurons, inner = 2 * 24 * 12, 3 * 4
+    assert macs(7, attention="window", span=1) == 7 * (12 * 4 * inner + neurons) + 2 * 7 * 4 * inner
+    assert macs(7, attention="window", span=9) == macs(7)
+    assert macs(7, attention="low-rank", span=2) == 7 * (12 * 2 * inner + neurons) + 2 * 12 * 2 * inner + 2 * 7 * 12 + 2 * 7 * 2 * inner
+    assert macs(7, attention="fixed", span=2) == 7 * (12 * 2 * inner + neurons) + 7 * 7 * inner
+    assert macs(7, tokens=50) == 7 * 12 * 2 * inner + 4 * (12 * 2 * inner + neurons) + 2 * 4 * 7 * inner
+
+
+@pytest.mark.parametrize(
+    "layer,message",
+    [
+        (Layer(3, 24, attention="sparse"), "allowed are full, window, low-rank, fixed"),  # type: ignore[arg-type]
+        (Layer(3, 24, span=2), "for full attention it must be 0"),
+        (Layer(3, 24, attention="window"), "must be at least 1"),
+        (Layer(3, 24, attention="low-rank", span=17), "1 to 16, the positions"),
+        (Layer(3, 24, tokens=0), "a percent, 1 to 100"),
+        (Layer(3, 24, attention="fixed", span=2, tokens=50), "only full attention ranks them"),
+    ],
+)
+def test_an_attention_that_cannot_be_is_refused(layer: Layer, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        WHOLE.with_layers((layer,))
+
+
+def test_tokens_are_dropped_only_where_the_head_reads_the_first() -> None:
+    with pytest.raises(InputError, match="the head token reads them all"):
+        replace(WHOLE, head="token", layers=(Layer(3, 24, tokens=50),))
 
 
 def test_macs_count_every_product_of_a_layer() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, SPECIAL, half, tiny, tiny_tokenizer
+from conftest import FAMILIES, SPECIAL, half, perturb, tiny, tiny_tokenizer
 from torch import Tensor
 
 from penjing.blueprint import Blueprint
@@ -62,7 +62,7 @@ TEXTS = [
 ]
 ONNXRUNTIME = FLOAT_FORMS[0]
 UNUSUAL = "unusual"
-"""A model one of whose layers has another activation, and runs twice."""
+"""A model of which one layer has another activation and runs twice, and others have each form of attention."""
 
 
 def texts() -> Examples:
@@ -123,8 +123,10 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Penjin
         if family != UNUSUAL:
             return model
         blueprint = blueprint_of(model)
-        relu = replace(blueprint.layers[0], activation="relu")
-        return build(blueprint.with_layers((relu, blueprint.layers[1], replace(relu, shares=0), blueprint.layers[1])), model.config)
+        relu, usual = replace(blueprint.layers[0], activation="relu"), blueprint.layers[1]
+        forms = (("window", 2), ("low-rank", 4), ("fixed", 2))
+        layers = (relu, usual, replace(relu, shares=0), usual, *(replace(usual, attention=form, span=span) for form, span in forms))
+        return perturb(build(replace(blueprint.with_layers(layers), position_rank=4), model.config))  # type: ignore[no-any-return]
 
     return teacher
 

@@ -23,6 +23,7 @@ FIELDS = {
     "pooled": "pooled_size",
     "rank": "embedding_rank",
     "exits": "exits",
+    "position_rank": "position_rank",
 }
 """A blueprint's fields, as `Blueprint.to_dict` gives them, and the fields of `PenjingConfig` that hold the same."""
 FUNCTIONS = {

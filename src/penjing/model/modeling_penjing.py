@@ -1,6 +1,6 @@
 """The encoder: one post-norm Transformer whose layers may all differ, with a head per task.
 
-This file imports torch, transformers and, of Penjing, packing.py alone, because it travels with every model that is saved: there
+This file imports torch, transformers and, of Penjing, packing.py and attending.py alone, because it travels with every model that is saved: there
 `AutoModelFor….from_pretrained(folder, trust_remote_code=True)` runs it, and Penjing need not be installed.
 
 Shapes: B texts, S tokens, H hidden, E embedding, R rank of the word table (E where it is whole), h heads of width w, n neurons,
@@ -11,7 +11,7 @@ them to zero computes, so cutting is exact.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.hub import cached_file
 
+from .attending import mask_left, pattern_logits, places_left, pooled, spread_evenly, within
 from .packing import PACKED, load_packed
 
 
@@ -34,8 +35,9 @@ class PenjingConfig(PreTrainedConfig):
     """Sizes of the encoder, and how it computes.
 
     `layers` is a list of `[heads, neurons]`, or of `[heads, neurons, {…}]` where a layer computes anything unusual: its `activation` in
-    place of `hidden_act`; the number of the layer whose weights it `shares`. `exits` are the numbers of layers, from 1, behind which one more
-    head answers the text.
+    place of `hidden_act`; the number of the layer whose weights it `shares`; its form of `attention` with its `span`; the percent of the
+    `tokens` that go on. `exits` are the numbers of layers, from 1, behind which one more head answers the
+    text.
     """
 
     model_type = "penjing"
@@ -58,6 +60,7 @@ class PenjingConfig(PreTrainedConfig):
         pooled_size: int = 0,
         embedding_rank: int = 0,
         exits: list[int] | None = None,
+        position_rank: int = 0,
         pad_token_id: int | None = 0,
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -79,6 +82,7 @@ class PenjingConfig(PreTrainedConfig):
         self.pooled_size = pooled_size
         self.embedding_rank = embedding_rank
         self.exits = list(exits or [])
+        self.position_rank = position_rank
         self.origin = origin or {}
         kwargs.pop("num_hidden_layers", None)
         super().__init__(**{"pad_token_id": pad_token_id, **kwargs})
@@ -87,7 +91,7 @@ class PenjingConfig(PreTrainedConfig):
 class Embeddings(nn.Module):
     """Words + positions + token types, normalised, and mapped to the encoder's width where that differs.
 
-    Where the word table has a rank, it is `word` (V, R) times `word_map` (R, E), and never multiplied out.
+    Where the word table has a rank, it is `word` (V, R) times `word_map` (R, E), and never multiplied out; likewise the positions'.
     """
 
     def __init__(self, config: PenjingConfig) -> None:
@@ -96,7 +100,8 @@ class Embeddings(nn.Module):
         rank = config.embedding_rank
         self.word = nn.Embedding(config.vocab_size, rank or width)
         self.word_map = nn.Linear(rank, width, bias=False) if rank else None
-        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.position = nn.Embedding(config.max_position_embeddings, config.position_rank or width)
+        self.position_map = nn.Parameter(torch.zeros(width, config.position_rank)) if config.position_rank else None
         self.token_type = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -105,7 +110,8 @@ class Embeddings(nn.Module):
     def forward(self, words: Tensor, token_types: Tensor | None) -> Tensor:
         """Embeddings of words (B, S, R) and token_types (B, S) → (B, S, H)."""
         x = words if self.word_map is None else self.word_map(words)
-        x = x + self.position.weight[: words.shape[1]]
+        position = self.position.weight[: words.shape[1]]
+        x = x + (position if self.position_map is None else F.linear(position, self.position_map))
         if self.token_type is not None:
             # A tokenizer may tell two texts apart for a model that does not (RoBERTa with a vocabulary of BERT's kind).
             one = token_types is None or self.token_type.num_embeddings == 1
@@ -120,18 +126,27 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with its residual and norm (Vaswani et al. 2017, section 3.2)."""
+    """Multi-head self-attention with its residual and norm (Vaswani et al. 2017, section 3.2), in one of the forms of attending.py.
 
-    def __init__(self, config: PenjingConfig, heads: int) -> None:
+    Where `tokens` is below 100, that percent of a text's tokens goes on: those that the first token attends to most.
+    """
+
+    def __init__(self, config: PenjingConfig, heads: int, attention: str = "full", span: int = 0, tokens: int = 100) -> None:
         super().__init__()
         self.heads = heads
         self.width = config.head_width
+        self.form = attention
+        self.span = span
+        self.tokens = tokens if heads else 100
         self.dropout = config.attention_probs_dropout_prob
         inner = heads * config.head_width
         if heads:
-            self.query = nn.Linear(config.hidden_size, inner)
-            self.key = nn.Linear(config.hidden_size, inner)
+            if attention != "fixed":
+                self.query = nn.Linear(config.hidden_size, inner)
+                self.key = nn.Linear(config.hidden_size, inner)
             self.value = nn.Linear(config.hidden_size, inner)
+        self.pooling = nn.Parameter(spread_evenly(span, config.max_position_embeddings)) if heads and attention == "low-rank" else None
+        self.pattern = nn.Parameter(torch.zeros(heads, 2 * span + 3)) if heads and attention == "fixed" else None
         self.output = Output(inner, config.hidden_size)
         self.output_dropout = nn.Dropout(config.hidden_dropout_prob)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -141,18 +156,44 @@ class Attention(nn.Module):
         """The linear layer that closes the block; its inputs are the heads' contexts side by side."""
         return self.output
 
+    @property
+    def projections(self) -> dict[str, nn.Linear]:
+        """The linear layers that read the block's input, by name: all three, the value's alone where heads are fixed, or none."""
+        names = ("query", "key", "value") if self.form != "fixed" else ("value",)
+        return {name: getattr(self, name) for name in names if self.heads}
+
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B, S, H), mask (B, 1, 1, S) with True where there is a token → (B, S, H)."""
-        batch, length, _ = x.shape
-        context = x.new_empty(batch, length, 0)
-        if self.heads:
-            q, k, v = (
-                linear(x).view(batch, length, self.heads, self.width).transpose(1, 2) for linear in (self.query, self.key, self.value)
-            )
-            dropout = self.dropout if self.training else 0.0
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, heads, S, width)
-            context = context.transpose(1, 2).reshape(batch, length, self.heads * self.width)
+        """x (B, S, H), mask (B, 1, 1, S) with True where there is a token → (B, S, H), or (B, K, H) of the tokens that go on."""
+        if not self.heads:
+            return self.norm(x + self.output_dropout(self.output(x.new_empty(*x.shape[:2], 0))))
+        seen, dropout = x, self.dropout if self.training else 0.0
+        if self.form == "window":
+            mask = within(mask, x.shape[1], self.span, x.device)
+        if self.pooling is not None:
+            seen, mask = pooled(x, self.pooling, mask)
+        v = self._split(self.value, seen)
+        if self.pattern is not None:
+            context = F.dropout(pattern_logits(self.pattern, x.shape[1], mask).softmax(-1), dropout) @ v
+        else:
+            k = self._split(self.key, seen)
+            if self.tokens < 100:
+                places = places_left(self.significance(x, k, mask), mask, self.tokens)  # (B, K)
+                x = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+            q = self._split(self.query, x)
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, heads, S or K, width)
+        context = context.transpose(1, 2).reshape(*x.shape[:2], self.heads * self.width)
         return self.norm(x + self.output_dropout(self.output(context)))
+
+    def _split(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """What a projection gives of x (B, S, H), by head: (B, heads, S, width)."""
+        y: Tensor = linear(x)
+        return y.view(*x.shape[:2], self.heads, self.width).transpose(1, 2)
+
+    def significance(self, x: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        """The attention that each token gets from the first, the mean over heads: (B, S); k: keys (B, heads, S, width)."""
+        scores = self._split(self.query, x[:, :1]) @ k.transpose(2, 3) / self.width**0.5  # (B, heads, 1, S)
+        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1).mean(1)[:, 0]
 
 
 class FeedForward(nn.Module):
@@ -198,17 +239,24 @@ class Layer(nn.Module):
     attention: Attention
     feed_forward: FeedForward
 
-    def __init__(self, config: PenjingConfig, heads: int, neurons: int, activation: str = "", owner: "Layer | None" = None) -> None:
+    def __init__(
+        self, config: PenjingConfig, heads: int, neurons: int, activation: str = "", owner: "Layer | None" = None, **attention: Any
+    ) -> None:
         super().__init__()
         if owner is None:
-            self.attention = Attention(config, heads)
+            self.attention = Attention(config, heads, **attention)
             self.feed_forward = FeedForward(config, neurons, activation)
         else:
             self.__dict__.update(attention=owner.attention, feed_forward=owner.feed_forward)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, S, H) → (B, S, H)."""
+        """(B, S, H) → (B, S, H), or (B, K, H) where tokens are dropped."""
         return self.feed_forward(self.attention(x, mask))
+
+    def mask_left(self, mask: Tensor | None) -> Tensor | None:
+        """The mask of what this layer gives, of that of what it reads."""
+        percent = self.attention.tokens
+        return mask if mask is None or percent == 100 else mask_left(mask, percent)
 
 
 def _packed_file(model: Any, arguments: dict[str, Any]) -> str | None:
@@ -261,6 +309,13 @@ class PenjingPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, MaskedHead):
             nn.init.zeros_(module.bias)
+        elif isinstance(module, Embeddings) and module.position_map is not None:
+            nn.init.normal_(module.position_map, std=self.config.initializer_range)
+        elif isinstance(module, Attention):
+            if module.pooling is not None:
+                module.pooling.copy_(spread_evenly(*module.pooling.shape))
+            if module.pattern is not None:
+                nn.init.zeros_(module.pattern)
 
     def get_input_embeddings(self) -> nn.Module:
         encoder: Any = self.base_model
@@ -310,8 +365,9 @@ class PenjingModel(PenjingPreTrainedModel):
         mask = None if attention_mask is None else attention_mask.to(torch.bool)[:, None, None, :]  # (B, 1, 1, S)
         x = self.embeddings(inputs_embeds, token_type_ids)  # (B, S, H)
         states = [x]
-        for layer in self.layers:
+        for layer in cast("list[Layer]", self.layers):
             x = layer(x, mask)
+            mask = layer.mask_left(mask)
             states.append(x)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = BaseModelOutput(last_hidden_state=x, hidden_states=tuple(states) if wanted else None)

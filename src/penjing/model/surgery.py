@@ -20,6 +20,8 @@ _AXES: dict[str, tuple[str, ...]] = {
     "embeddings.projection.bias": ("hidden",),
     **{f"attention.{part}.weight": ("heads", "hidden") for part in ("query", "key", "value")},
     **{f"attention.{part}.bias": ("heads",) for part in ("query", "key", "value")},
+    "attention.pattern": ("whole heads", ""),
+    "attention.pooling": ("rows", ""),
     "attention.output.weight": ("hidden", "heads"),
     "feed_forward.up.weight": ("neurons", "hidden"),
     "feed_forward.up.bias": ("neurons",),
@@ -30,6 +32,8 @@ _AXES: dict[str, tuple[str, ...]] = {
 """What the axes of each parameter count, by its name within the encoder, the layer, or the model."""
 _RANK_AXES: dict[str, tuple[str, ...]] = {"embeddings.word.weight": ("tokens", ""), "embeddings.word_map.weight": ("embedding", "")}
 """The same where the word table has a rank: no cut changes that."""
+_POSITION_AXES: dict[str, tuple[str, ...]] = {"embeddings.position.weight": (), "embeddings.position_map": ("embedding",)}
+"""The same where the position table has one."""
 _HEAD_AXES = {"hidden": "hidden", "embedding": "embedding", "vocabulary": "tokens"}
 """The sizes of a head's parameters that a cut changes, and what they count."""
 
@@ -44,7 +48,7 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
     prefix = "" if blueprint.head.bare else "encoder."
     owners = selection.owners(blueprint)
     places = {blueprint.owner(selection.layers[new].layer): (new, selection.layers[new]) for new in set(owners)}
-    axes = _AXES | (_RANK_AXES if blueprint.rank else {}) | _axes_of(blueprint.head)
+    axes = _AXES | (_RANK_AXES if blueprint.rank else {}) | (_POSITION_AXES if blueprint.position_rank else {}) | _axes_of(blueprint.head)
     shared = blueprint.embedding == blueprint.hidden
     exits = {old: new for new, old in enumerate(selection.exits(blueprint).values())}
     result = {}
@@ -58,6 +62,7 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
             new, kept = places[int(number)]
             new_name = f"{prefix}layers.{new}.{part}"
             index |= {"neurons": kept.neurons, "heads": _rows(kept.heads, blueprint.head_width)}
+            index |= {"whole heads": kept.heads, "rows": None if kept.heads else ()}
         elif part.startswith("exits."):
             _, number, part = part.split(".", 2)
             if int(number) not in exits:
@@ -67,7 +72,7 @@ def slice_state(state: dict[str, Tensor], blueprint: Blueprint, selection: Selec
             chosen = index.get(counts)
             if chosen is not None:
                 value = value.index_select(axis, torch.tensor(chosen, dtype=torch.long, device=value.device))
-        if value.shape[:1] != (0,):  # a layer without heads has no query, one without neurons no up
+        if value.shape[:1] != (0,):  # a layer without heads has no query or pooling, one without neurons no up
             result[new_name] = value.clone()
     return result
 

@@ -59,8 +59,12 @@ def of_exit(name: str) -> bool:
 
 
 def matrices_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The matrices of a model, every nonempty parameter with two axes, by name: the weights of linear layers, and the embedding tables."""
-    return {name: weight for name, weight in model.named_parameters() if weight.ndim == 2 and weight.numel()}
+    """The nonempty matrices of a model by name: the weights of linear layers, and the embedding tables."""
+    return {
+        name: weight
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2 and weight.numel() and not name.endswith(("attention.pattern", "attention.pooling", "position_map"))
+    }
 
 
 def closing_layers(model: nn.Module) -> dict[BlockKey, Output]:
@@ -159,7 +163,11 @@ class Part:
             raise InputError(
                 f"distill: layer {self.layer} has no attention heads left, and the loss reads its {self.kind}; leave that loss out"
             )
-        return attention.get_submodule(PROJECTIONS[self.kind])
+        if PROJECTIONS[self.kind] not in attention.projections:
+            raise InputError(
+                f"distill: layer {self.layer} has fixed heads, without queries and keys, and the loss reads its {self.kind}; leave that loss out"
+            )
+        return attention.projections[PROJECTIONS[self.kind]]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from penjing.errors import InputError
 from penjing.maths.answers import ANSWER_LOSSES, AnswerLoss, AnswerLosses, Softening
 from penjing.model.modeling_penjing import PenjingModel
-from penjing.model.watch import Part
+from penjing.model.watch import FIRST, Part
 from penjing.training.layer_map import Pair
 from penjing.training.state_losses import STATE_LOSSES, Compared, Matching, Parts, Sizes, StateLoss
 
@@ -77,7 +77,7 @@ class Objective(nn.Module):
         self.taken = {name: loss.pairs(list(pairs), self.matching) for name, loss in self.losses.items()}
         self._check_widths()
         for name, loss in self.losses.items():
-            if reason := loss.refusal(self.taken[name], self.matching):
+            if reason := loss.refusal(self.taken[name], self.matching) or self._dropped(name):
                 raise InputError(reason)
         self.places: dict[Loss, int] = {}
         """Where in `learned` the module of a loss is."""
@@ -92,6 +92,17 @@ class Objective(nn.Module):
         """The losses in the order of the table, whatever the order of the weights, so that what is drawn at random is the same."""
         order = list(STATE_LOSSES)
         return sorted(self.losses, key=lambda name: order.index(name) if name in STATE_LOSSES else len(order))
+
+    def _dropped(self, name: Loss) -> str | None:
+        """Why a loss cannot compare token with token, where either encoder drops some; None where it can."""
+        for sizes, whose, side in ((self.matching.student, "student", 0), (self.matching.teacher, "teacher", 1)):
+            deep = [pair[side] for pair in self.taken[name] if pair[side] > sizes.whole]
+            if deep and self.losses[name].reads != (FIRST,):
+                return (
+                    f"losses: {loss_name(name)} compares states token by token, and layer {deep[0]} of the {whose} comes after tokens are"
+                    " dropped; take first, which reads the first token alone, or answers"
+                )
+        return None
 
     def _check_widths(self) -> None:
         narrow = sorted(loss_name(name) for name, loss in self.losses.items() if loss.unit_by_unit)

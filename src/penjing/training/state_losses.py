@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from penjing.errors import InputError
 from penjing.maths import losses
 from penjing.model.modeling_penjing import PenjingModel
-from penjing.model.watch import FIRST, STATES, Part
+from penjing.model.watch import FIRST, STATES, Part, layers_of
 from penjing.training.layer_map import Pair, all_but_last_pair, every_pair, last_pair, layer_pairs, pairs_with_embeddings, spread
 
 Parts = Mapping[Part, Float[Tensor, "..."]]
@@ -32,17 +32,23 @@ FINER = 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of an encoder: its hidden units, the width of a head, and the heads and neurons of each layer."""
+    """The sizes of an encoder: its hidden units, the width of a head, and the heads and neurons of each layer.
+
+    whole: of so many layers, from the first, all tokens have states; from the next on some are dropped.
+    """
 
     hidden: int
     head_width: int
     layers: tuple[tuple[int, int], ...]
+    whole: int
 
     @classmethod
     def of(cls, encoder: PenjingModel) -> "Sizes":
         """The sizes in an encoder's configuration."""
         config = encoder.config
-        return cls(config.hidden_size, int(config.head_width), tuple((heads, neurons) for heads, neurons, *_ in config.layers))
+        sizes = tuple((heads, neurons) for heads, neurons, *_ in config.layers)
+        whole = next((i for i, layer in enumerate(layers_of(encoder)) if layer.attention.tokens < 100), len(sizes))
+        return cls(config.hidden_size, int(config.head_width), sizes, whole)
 
     def heads(self, layer: int) -> int:
         """Attention heads of a layer, counted from 1."""

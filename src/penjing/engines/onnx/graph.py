@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from penjing.blueprint import HEADS, Blueprint
 from penjing.engines.network import Network, Ranges
+from penjing.engines.onnx.attention import Attending, Tokens, masked
 from penjing.errors import InputError
 from penjing.files.references import resolved
 from penjing.maths.rounding import affine, symmetric
@@ -27,6 +28,8 @@ FLOAT_ALWAYS = frozenset({"head.out"})
 """What no int8 form rounds: the layer that gives the logits."""
 STATES = "states"
 """The states (batch, length, hidden) that a segment hands on: an output of one, and an input of the next."""
+PROJECTIONS = ("query", "key", "value")
+"""The linear layers that read the input of an attention block; the fused dialect rounds all of them or none."""
 GELU_ERF, GELU_TANH = ("gelu",), ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
@@ -44,7 +47,9 @@ def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     shapes["embeddings.word.weight"] = (blueprint.vocabulary, blueprint.word_width)
     if blueprint.rank:
         shapes["embeddings.word_map.weight"] = (width, blueprint.rank)
-    shapes["embeddings.position.weight"] = (blueprint.positions, width)
+    shapes["embeddings.position.weight"] = (blueprint.positions, blueprint.position_rank or width)
+    if blueprint.position_rank:
+        shapes["embeddings.position_map"] = (width, blueprint.position_rank)
     if blueprint.token_types:
         shapes["embeddings.token_type.weight"] = (blueprint.token_types, width)
     norm("embeddings.norm", width)
@@ -53,8 +58,12 @@ def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     for i in blueprint.distinct:
         layer = blueprint.layers[i]
         attention, feed_forward, inner = f"layers.{i}.attention", f"layers.{i}.feed_forward", layer.heads * blueprint.head_width
-        for part in ("query", "key", "value") if layer.heads else ():
+        for part in PROJECTIONS if layer.compared else PROJECTIONS[2:] if layer.heads else ():
             linear(f"{attention}.{part}", inner, hidden)
+        if layer.heads and layer.attention == "low-rank":
+            shapes[f"{attention}.pooling"] = (layer.span, blueprint.positions)
+        if layer.heads and layer.attention == "fixed":
+            shapes[f"{attention}.pattern"] = (layer.heads, 2 * layer.span + 3)
         linear(f"{attention}.output", hidden, inner)
         norm(f"{attention}.norm", hidden)
         if layer.neurons:
@@ -67,13 +76,15 @@ def weight_shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
 def first_token_layers(blueprint: Blueprint, fused: bool = False) -> frozenset[str]:
     """The linear layers that the graph computes for the first token alone: of the last layer, where the head reads no other.
 
-    The fused graph takes query, key and value together, so of all tokens; a layer that shares its weights computes all in another place.
+    The fused graph takes query, key and value together, so of all tokens, but where keys and values are of pooled rows; a layer that
+    shares its weights computes all in another place.
     """
     end = len(blueprint.layers) - 1
     if not blueprint.head.first_only or not blueprint.layers or len(blueprint.sharing(blueprint.owner(end))) > 1:
         return frozenset()
     last = f"layers.{end}"
-    names = ("attention.output", "feed_forward.up", "feed_forward.down", *(() if fused else ("attention.query",)))
+    together = fused and blueprint.layers[end].attention != "low-rank"
+    names = ("attention.output", "feed_forward.up", "feed_forward.down", *(() if together else ("attention.query",)))
     return frozenset(f"{last}.{name}" for name in names)
 
 
@@ -111,7 +122,11 @@ def build_graph(
             raise InputError(
                 f"export: the model has no linear layer {name!r} to leave in float; its names are like layers.0.attention.query"
             )
-    emitter = _Emitter(network, dialect == "fused", int8, ranges or {}, segments, weight_bits, FLOAT_ALWAYS.union(float_layers), *states)
+    left = FLOAT_ALWAYS.union(float_layers)
+    if dialect == "fused":
+        blocks = {name.rpartition(".")[0] for name in float_layers if name.endswith(PROJECTIONS)}
+        left = left.union(f"{block}.{part}" for block in blocks for part in PROJECTIONS)
+    emitter = _Emitter(network, dialect == "fused", int8, ranges or {}, segments, weight_bits, left, *states)
     return emitter.model()
 
 
@@ -128,6 +143,8 @@ class _Emitter:
     goes_on: bool = False
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    """Names of values that several layers read, by what they are."""
 
     # -- pieces ----------------------------------------------------------------------------------------------
 
@@ -236,10 +253,13 @@ class _Emitter:
         """The whole graph."""
         blueprint, head = self.network.blueprint, self.network.blueprint.head
         x = STATES if self.continues else self.embeddings()
-        bias = None if self.fused else self.mask_bias()
+        if self.continues:
+            self.made["length"] = self.op("Slice", self.op("Shape", STATES), self.shape(1), self.shape(2))
+        tokens = Tokens(self.made["length"]) if self.fused else masked(self, "attention_mask", self.made["length"])
         for i in range(len(blueprint.layers)):
             first_only = head.first_only and not self.goes_on and i == len(blueprint.layers) - 1
-            x = self.feed_forward(self.attention(x, i, bias, first_only), i)
+            x, tokens = self.attention(x, i, tokens, first_only)
+            x = self.feed_forward(x, i)
         handed_on = self.op("Identity", x) if self.goes_on else ""
         if head.first_only and (self.goes_on or not blueprint.layers):
             x = self.first(x)
@@ -249,8 +269,8 @@ class _Emitter:
         self.nodes[-1].output[0] = "logits"
 
         shape: list[str | int] = ["batch", "length"]
-        tokens = ["input_ids", *(["token_type_ids"] if self.takes_segments else [])]
-        inputs = [*([] if self.continues else tokens), *([] if self.fused else ["attention_mask"])]
+        named = ["input_ids", *(["token_type_ids"] if self.takes_segments else [])]
+        inputs = [*([] if self.continues else named), *([] if self.fused else ["attention_mask"])]
         states = [*shape, blueprint.hidden]
         answers = [*(shape[:1] if head.answers == "text" else shape), blueprint.outputs]
         port = helper.make_tensor_value_info
@@ -283,62 +303,54 @@ class _Emitter:
         """input_ids → (batch, length, hidden)."""
         blueprint = self.network.blueprint
         position = self.weight("embeddings.position.weight")
-        if blueprint.token_types and not self.takes_segments:
+        if blueprint.token_types and not self.takes_segments and not blueprint.position_rank:
             position = position + self.weight("embeddings.token_type.weight")[0]
         zero, one, two = (self.shape(i) for i in range(3))
-        length = self.op("Slice", self.op("Shape", "input_ids"), one, two)
+        length = self.made["length"] = self.op("Slice", self.op("Shape", "input_ids"), one, two)
         x = self.table("embeddings.word", "input_ids")
         if blueprint.rank:
             x = self.matmul(x, "embeddings.word_map", self.weight("embeddings.word_map.weight").T, None)
-        x = self.op("Add", x, self.op("Slice", self.constant("embeddings.position", position), zero, length, zero))
+        rows = self.op("Slice", self.constant("embeddings.position", position), zero, length, zero)
+        if blueprint.position_rank:
+            first = self.weight("embeddings.token_type.weight")[0] if blueprint.token_types and not self.takes_segments else None
+            rows = self.op("MatMul", rows, self.constant("embeddings.position_map", self.weight("embeddings.position_map").T))
+            rows = rows if first is None else self.op("Add", rows, self.constant("embeddings.token_type", first))
+        x = self.op("Add", x, rows)
         if self.takes_segments:
             x = self.op("Add", x, self.table("embeddings.token_type", "token_type_ids"))
         x = self.norm(x, "embeddings.norm")
         return x if blueprint.embedding == blueprint.hidden else self.linear(x, "embeddings.projection")
 
-    def mask_bias(self) -> str:
-        """attention_mask → (batch, 1, 1, length): zero where there is a token, very negative where there is none."""
-        mask = self.op("Cast", self.op("Unsqueeze", "attention_mask", self.shape(1, 2)), to=TensorProto.FLOAT)
-        one, low = self.constant("one", np.array(1, np.float32)), self.constant("low", np.array(-1e9, np.float32))
-        return str(self.op("Mul", self.op("Sub", one, mask), low))
-
     def first(self, x: str) -> str:
         """(batch, length, hidden) → (batch, 1, hidden)."""
         return str(self.op("Slice", x, self.shape(0), self.shape(1), self.shape(1)))
 
-    def attention(self, x: str, i: int, mask: str | None, first_only: bool) -> str:
-        """The attention block of layer i, residual and norm included; with `first_only`, of the first token."""
+    def attention(self, x: str, i: int, tokens: Tokens, first_only: bool) -> tuple[str, Tokens]:
+        """The attention block of layer i, residual and norm included, and the tokens that go on; with `first_only`, of the first token."""
         block, layer = f"layers.{self.network.blueprint.owner(i)}.attention", self.network.blueprint.layers[i]
-        residual = self.first(x) if first_only else x
+        rows = self.first(x) if first_only else x
         if not layer.heads:
-            return self.add_bias_norm(residual, block, f"{block}.output")
-        context = self.fused_context(x, block, layer.heads) if self.fused else self.plain_context(x, residual, block, layer.heads, mask)
-        if first_only and self.fused:
-            context = self.first(context)
-        return self.add_norm(residual, self.linear(context, f"{block}.output"), f"{block}.norm")
-
-    def plain_context(self, x: str, queries: str, block: str, heads: int, mask: str | None) -> str:
-        width = self.network.blueprint.head_width
-        scale = np.float32(1 / np.sqrt(width))
-
-        def split(name: str, source: str, scale: np.float32, *order: int) -> str:
-            w, b = self.weight(f"{block}.{name}.weight").T * scale, self.weight(f"{block}.{name}.bias") * scale
-            y = self.op("Reshape", self.matmul(source, f"{block}.{name}", w, b), self.shape(0, 0, heads, width))
-            return str(self.op("Transpose", y, perm=list(order)))
-
-        q = split("query", queries, scale, 0, 2, 1, 3)
-        k = split("key", x, np.float32(1), 0, 2, 3, 1)
-        v = split("value", x, np.float32(1), 0, 2, 1, 3)
-        scores = self.op("MatMul", q, k)
-        probabilities = self.op("Softmax", self.op("Add", scores, mask) if mask else scores, axis=-1)
-        context = self.op("Transpose", self.op("MatMul", probabilities, v), perm=[0, 2, 1, 3])
-        return str(self.op("Reshape", context, self.shape(0, 0, heads * width)))
+            return self.add_bias_norm(rows, block, f"{block}.output"), tokens
+        # The first token sees all through a window, and no token follows it.
+        if (
+            self.fused
+            and (layer.attention == "full" or (layer.attention == "window" and first_only))
+            and (first_only or layer.tokens == 100)
+        ):
+            context = self.fused_context(x, block, layer.heads)
+            context = self.first(context) if first_only else context
+        else:
+            attending = Attending(self, block, layer, tokens)
+            if layer.tokens < 100 and not first_only:
+                rows, context, tokens = attending.of_those_left(x)
+            else:
+                context = attending.context(x, rows)
+        return self.add_norm(rows, self.linear(context, f"{block}.output"), f"{block}.norm"), tokens
 
     def fused_context(self, x: str, block: str, heads: int) -> str:
-        parts = ("query", "key", "value")
-        w = np.concatenate([self.weight(f"{block}.{part}.weight").T for part in parts], axis=1)
-        b = self.constant(f"{block}.qkv.bias", np.concatenate([self.weight(f"{block}.{part}.bias") for part in parts]))
-        if not self.int8 or self.float_layers.intersection(f"{block}.{part}" for part in parts):
+        w = np.concatenate([self.weight(f"{block}.{part}.weight").T for part in PROJECTIONS], axis=1)
+        b = self.constant(f"{block}.qkv.bias", np.concatenate([self.weight(f"{block}.{part}.bias") for part in PROJECTIONS]))
+        if not self.int8 or f"{block}.query" in self.float_layers:
             return str(self.op("Attention", x, self.constant(f"{block}.qkv.weight", w), b, num_heads=heads))
         xq, xs, xz = self.op("DynamicQuantizeLinear", x, outputs=3)
         q, scale, zero = self.rounded(f"{block}.qkv", w)

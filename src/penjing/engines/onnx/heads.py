@@ -7,6 +7,7 @@ reads the first token alone. It adds its nodes, and gives the name of the logits
 
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from penjing.engines.network import Network
@@ -27,6 +28,15 @@ class Emitter(Protocol):
 
     def shape(self, *sizes: int) -> str:
         """The constant of these integers."""
+
+    made: dict[str, str]
+    """Names of values that several layers read, by what they are."""
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """The weight of this name."""
+
+    def matmul(self, x: str, name: str, w: NDArray[np.float32], b: NDArray[np.float32] | None) -> str:
+        """x · w + b, rounded as the graph's form says; `name`: the linear layer whose input x is."""
 
     def linear(self, x: str, name: str) -> str:
         """The linear layer of this name, rounded as the graph's form says."""

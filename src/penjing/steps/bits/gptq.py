@@ -52,7 +52,8 @@ def round_model(
         for linear in _linear(block):
             name = names[linear]
             if name in schemes and name not in coded:  # a block that several layers share is rounded where it runs first
-                first_only = ends and not (isinstance(block, Attention) and block.heads and linear in (block.key, block.value))
+                of_all = [part for name, part in block.projections.items() if name != "query"] if isinstance(block, Attention) else []
+                first_only = ends and linear not in of_all
                 mean, gram = _moments(block, linear, states, first_only)
                 if linear.bias is None:  # nothing makes up for the mean error, so that it counts
                     gram = gram + torch.outer(mean, mean)

@@ -6,6 +6,7 @@ The gates leave no trace in the network: `fold` multiplies them into the weights
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, islice
 from typing import Any, final
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from penjing.blueprint import Blueprint
 from penjing.maths.gates import deterministic, lagrangian, open_probability, sample
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
@@ -134,19 +136,16 @@ class Gates(Gated):
 
     def __init__(self, model: PenjingPreTrainedModel, length: int) -> None:
         super().__init__(model)
-        hidden = self.blueprint.hidden
-        width = self.blueprint.head_width
         layers = [self.blueprint.layers[i] for i in self.blueprint.distinct]
         self.counts = [layer.heads for layer in layers] + [layer.neurons for layer in layers]
-        runs = torch.tensor(2 * [len(self.blueprint.sharing(i)) for i in self.blueprint.distinct])
-        head = 4 * hidden * width * length + 2 * length**2 * width
-        neuron = 2 * hidden * length
+        costs = [macs_of_one(self.blueprint, i, length) for i in self.blueprint.distinct]
+        of_one = torch.tensor([*(head for head, _ in costs), *(neuron for _, neuron in costs)], dtype=torch.long)
         block = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts, dtype=torch.long))
         self.log_alpha = nn.Parameter(torch.full(block.shape, FINE))
         self.log_alpha_block = nn.Parameter(torch.full((len(self.counts),), BLOCK))
         self.multipliers = nn.Parameter(torch.tensor([0.0, QUADRATIC]))
         self.register_buffer("block", block, persistent=False)
-        self.register_buffer("macs", torch.where(block < len(layers), head, neuron) * runs[block], persistent=False)
+        self.register_buffer("macs", of_one[block], persistent=False)
         self.register_buffer("target", torch.ones(()))
         self.register_buffer("fixed", torch.tensor(False))
 
@@ -196,6 +195,17 @@ class Gates(Gated):
         """The selection of the heads and neurons whose deterministic gate is above zero."""
         heads, neurons = ([tuple(gate.nonzero()[:, 0].tolist()) for gate in layers] for layers in self.gates())
         return Selection(tuple(LayerSelection(i, heads[place], neurons[place]) for i, place in enumerate(self.owners)))
+
+
+def macs_of_one(blueprint: Blueprint, owner: int, length: int) -> tuple[int, int]:
+    """Multiply-accumulates of one head and of one neuron of a layer, wherever its weights run, for a text of `length` tokens."""
+    lengths = blueprint.lengths(length)
+    layer = blueprint.layers[owner]
+
+    def macs(heads: int, neurons: int) -> int:
+        return sum(blueprint.layer_macs(replace(layer, heads=heads, neurons=neurons), lengths[i]) for i in blueprint.sharing(owner))
+
+    return macs(2, 0) - macs(1, 0), macs(layer.heads, 1) - macs(layer.heads, 0)
 
 
 WARM_UP = 0.2

@@ -99,7 +99,7 @@ def _of_weights(model: PenjingPreTrainedModel, value: Callable[[Tensor], Tensor]
         for layer in layers_of(model):
             attention = layer.attention
             feed_forward = layer.feed_forward
-            parts = [attention.query, attention.key, attention.value] if attention.heads else []
+            parts = list(attention.projections.values())
             # (heads · width,)
             features = sum((value(part.weight).sum(1) + value(part.bias) for part in parts), value(attention.output.weight).sum(0))
             heads.append(features.view(-1, blueprint.head_width).sum(1).double().numpy())
@@ -332,8 +332,8 @@ def relevance_rules(model: PenjingPreTrainedModel) -> Iterator[None]:
 
     norms = [(module, module) for module in model.modules() if isinstance(module, nn.LayerNorm)]
     activations = [(name, module) for name, module in model.named_modules() if name.endswith(".activation")]
-    attentions = [layer.attention for layer in layers_of(model) if layer.attention.heads]
-    weights = [(None, part) for attention in attentions for part in (attention.query, attention.key)]
+    attentions = [layer.attention for layer in layers_of(model)]
+    weights = [(None, part) for attention in attentions for name, part in attention.projections.items() if name != "value"]
     with (
         replacing_outputs(norms, norm),
         replacing_outputs(activations, ratio),

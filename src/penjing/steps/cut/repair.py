@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from penjing.errors import InputError
 from penjing.maths.repair import RIDGE, best_scales, best_update
 from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
@@ -49,6 +50,8 @@ def repair(
     layers = layers_of(result)
     teacher_layers = layers_of(teacher)
     blueprint = blueprint_of(model)
+    if any(layer.tokens < 100 for layer in blueprint_of(teacher).layers):
+        raise InputError("repair: the model drops tokens, and blocks are fitted token by token; give none, or drop tokens after the cut")
     hidden = None if selection.hidden is None else torch.tensor(selection.hidden)
     states = embedded(result, encoded, BATCH)  # one (B, S, H) per batch, as everything below
     targets = embedded(teacher, encoded, BATCH)
