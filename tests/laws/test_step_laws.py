@@ -32,7 +32,11 @@ from penjing.steps.cut.importance import Importance
 from penjing.steps.cut.prune import Prune
 from penjing.steps.cut.sparsify import Sparsify, SparsifySettings
 from penjing.steps.cut.vocabulary import PruneVocabulary
+from penjing.steps.reshape.activation import SwapActivation
+from penjing.steps.reshape.attention import Attention
 from penjing.steps.reshape.factorise import Factorise
+from penjing.steps.reshape.positions import Positions
+from penjing.steps.reshape.tokens import DropTokens
 from penjing.steps.step import Step
 from penjing.steps.teach.distill import Distill, DistillSettings, Place, Teachers
 from penjing.steps.teach.training import TrainingStep
@@ -81,6 +85,12 @@ STEPS: dict[str, MakeStep] = {
     "prune": lambda model, folder: Prune(TASK, CRITERIA["fisher"].score, texts().encoded, choose=uneven),
     "vocabulary": lambda model, folder: PruneVocabulary(TASK, TOKENIZER, None),
     "factorise": lambda model, folder: Factorise(4),
+    "window": lambda model, folder: Attention("window", 2, "1-2"),
+    "low-rank": lambda model, folder: Attention("low-rank", 4, "1-2"),
+    "fixed": lambda model, folder: Attention("fixed", 2, "1-2"),
+    "activation": lambda model, folder: SwapActivation("relu"),
+    "positions": lambda model, folder: Positions(20, 5),
+    "tokens": lambda model, folder: DropTokens(percent=70),
     "quantize": lambda model, folder: Quantize(),
     "distill": distill,
     "gradual": lambda model, folder: GradualPrune(distill(model, folder), GradualSettings(0.4), 6),
@@ -88,7 +98,7 @@ STEPS: dict[str, MakeStep] = {
     "qat": lambda model, folder: QuantizationAware(distill(model, folder), texts()),
     "low-bit": lambda model, folder: LowBit(distill(model, folder), uniform(model, StoreSettings(group=8)), 8),
 }  # fmt: skip
-KEEP_WEIGHTS = {"prune": False, "vocabulary": False, "factorise": False, "quantize": True}
+KEEP_WEIGHTS = {"quantize": True, "tokens": True}
 """Of the steps without a training: whether the result has the weights of the model."""
 
 
@@ -171,7 +181,7 @@ def test_the_result_has_the_blueprint_that_the_plan_tells(case: Case) -> None:
         assert told == case.before and (case.taught.selection is not None) == (case.name == "gradual")
         told = case.taught.selection.plan(case.before) if case.taught.selection else told
     assert blueprint_of(case.result) == told
-    assert (told != case.before) == (case.name in ("prune", "vocabulary", "factorise", "gradual"))
+    assert (told != case.before) == (case.name not in ("quantize", "distill", "sparsify", "qat", "low-bit"))
 
 
 def test_the_result_is_written_and_read_with_equal_logits(case: Case, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from penjing.errors import InputError
 from penjing.maths.answers import ANSWER_LOSSES, AnswerLoss, AnswerLosses, Softening
 from penjing.model.modeling_penjing import PenjingModel
-from penjing.model.watch import Part
+from penjing.model.watch import FIRST, Part
 from penjing.training.layer_map import Pair
 from penjing.training.state_losses import STATE_LOSSES, Compared, Matching, Parts, Sizes, StateLoss
 
