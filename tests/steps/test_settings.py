@@ -19,13 +19,18 @@ from penjing.job.recipe import Recipe
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import StoreSettings
 from penjing.steps.cut.gradual import GradualSettings
+from penjing.steps.cut.head_weights import HeadWeightsSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.names import STEPS
+from penjing.steps.reshape.activation import ActivationSettings
+from penjing.steps.reshape.attention import AttentionSettings
 from penjing.steps.reshape.factorise import FactoriseSettings
+from penjing.steps.reshape.positions import PositionsSettings
 from penjing.steps.reshape.project import ProjectSettings
 from penjing.steps.reshape.share import ShareSettings
+from penjing.steps.reshape.tokens import TokensSettings
 from penjing.steps.settings import Effects, Settings, Trait, as_json, check_effects, check_name, effects, in_order, is_taught
 from penjing.steps.stage import Stage
 from penjing.steps.teach.distillation import Distillation
@@ -44,6 +49,11 @@ VARIANTS: dict[str, Settings] = {
     "share": ShareSettings(1),
     "factorise": FactoriseSettings(4),
     "project": ProjectSettings(4),
+    "attention": AttentionSettings(),
+    "activation": ActivationSettings(),
+    "positions": PositionsSettings(),
+    "tokens": TokensSettings(),
+    "head-weights": HeadWeightsSettings(),
     "mutual": MutualSettings(),
     "self-distill": SelfDistillSettings(),
     "exits": ExitsSettings(),
@@ -72,11 +82,11 @@ LEAVES = {
     "quantize in training": Trait.RANGES,
 }  # fmt: skip
 """What a later step can spoil."""
-RESHAPED = {"prune", "share", "factorise", "project"}
+RESHAPED = {"prune", "share", "factorise", "project", "attention", "activation", "positions", "tokens"}
 SPOILS = {
-    Trait.ZEROS: {*RESHAPED, "store", "store in training"},
-    Trait.CODES: {"vocabulary", *RESHAPED, "sparsify at once", "smooth"},
-    Trait.RANGES: {*RESHAPED, "sparsify at once", "store", "store in training", "smooth"},
+    Trait.ZEROS: {*RESHAPED, "head-weights", "store", "store in training"},
+    Trait.CODES: {"vocabulary", *RESHAPED, "head-weights", "sparsify at once", "smooth"},
+    Trait.RANGES: {*RESHAPED, "head-weights", "sparsify at once", "store", "store in training", "smooth"},
 }
 """The steps that give weights new values, by what is lost by it."""
 
@@ -137,7 +147,8 @@ def recipe_of(first: Settings, second: Settings, taught: str) -> list[Settings]:
 def test_every_step_of_the_table_is_looked_at() -> None:
     assert {type(settings) for settings in VARIANTS.values()} == {*STEPS.values(), StudentSettings} - {Distillation}
     assert list(STEPS) == [
-        "vocabulary", "prune", "gradual", "share", "factorise", "project", "distill", "replace", "mutual", "self-distill", "exits", "sparsify", "store", "quantize",
+        "vocabulary", "prune", "gradual", "share", "factorise", "project", "attention", "activation", "positions", "tokens", "head-weights",
+        "distill", "replace", "mutual", "self-distill", "exits", "sparsify", "store", "quantize",
     ]  # fmt: skip
     assert all(issubclass(step, Settings) and step.name == name and step.paper and step.when for name, step in STEPS.items())
 

@@ -189,6 +189,10 @@ class Attention(nn.Module):
         y: Tensor = linear(x)
         return y.view(*x.shape[:2], self.heads, self.width).transpose(1, 2)
 
+    def map(self, x: Tensor) -> Tensor:
+        """The weights of full attention from token to token of texts without padding, x (B, S, H) → (B, heads, S, S)."""
+        return (self._split(self.query, x) @ self._split(self.key, x).transpose(2, 3) / self.width**0.5).softmax(-1)
+
     def significance(self, x: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         """The attention that each token gets from the first, the mean over heads: (B, S); k: keys (B, heads, S, width)."""
         scores = self._split(self.query, x[:, :1]) @ k.transpose(2, 3) / self.width**0.5  # (B, heads, 1, S)

@@ -153,7 +153,7 @@ def test_padding_is_masked_in_the_portable_file(engine: Any, tmp_path: Path, blu
         assert_close(real, expected)
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"])
 def test_activations(activation: str, tmp_path: Path) -> None:
     model = penjing_model(UNEVEN, hidden_act=activation, head_act="relu" if activation == "silu" else activation)
     encoded = fitting(UNEVEN)

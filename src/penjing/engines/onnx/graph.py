@@ -234,8 +234,11 @@ class _Emitter:
         simple = {"relu": "Relu", "tanh": "Tanh"}
         if kind == "silu":
             return str(self.op("Mul", x, self.op("Sigmoid", x)))
+        if kind == "quick_gelu":
+            steep = self.constant("number_1.702", np.array(1.702, np.float32))
+            return str(self.op("Mul", x, self.op("Sigmoid", self.op("Mul", x, steep))))
         if kind not in simple:
-            allowed = ", ".join((*simple, "silu", *GELU_ERF, *GELU_TANH))
+            allowed = ", ".join((*simple, "silu", "quick_gelu", *GELU_ERF, *GELU_TANH))
             raise InputError(f"export: the activation {kind!r} is not supported; one of {allowed} is")
         return str(self.op(simple[kind], x))
 
