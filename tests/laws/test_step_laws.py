@@ -90,7 +90,7 @@ STEPS: dict[str, MakeStep] = {
     "vocabulary": lambda model, folder: PruneVocabulary(TASK, TOKENIZER, None),
     "factorise": lambda model, folder: Factorise(4),
     "project": lambda model, folder: Project(4, "sparse"),
-    "share": lambda model, folder: Share(len({replace(layer, shares=None) for layer in blueprint_of(model).layers}), "cycle", "least-squares"),
+    "share": lambda model, folder: Share(len(blueprint_of(model).layers) - 1, "sequence", "least-squares"),
     "window": lambda model, folder: Attention("window", 2, "1-2"),
     "low-rank": lambda model, folder: Attention("low-rank", 4, "1-2"),
     "fixed": lambda model, folder: Attention("fixed", 2, "1-2"),
@@ -137,7 +137,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Penjin
         blueprint = blueprint_of(model)
         relu, usual = replace(blueprint.layers[0], activation="relu"), blueprint.layers[1]
         forms = (("window", 2), ("low-rank", 4), ("fixed", 2))
-        layers = (relu, usual, replace(relu, shares=0), usual, *(replace(usual, attention=form, span=span) for form, span in forms))
+        layers = (usual, usual, relu, replace(relu, shares=2), *(replace(usual, attention=form, span=span) for form, span in forms))
         return perturb(build(replace(blueprint.with_layers(layers), position_rank=4), model.config))  # type: ignore[no-any-return]
 
     return teacher

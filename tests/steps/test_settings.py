@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +154,15 @@ def test_every_step_of_the_table_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("taught", ["no", "before", "between", "after"])
-@pytest.mark.parametrize(("first", "second"), list(permutations(VARIANTS, 2)))
-def test_a_pair_goes_or_is_refused_in_a_line_that_names_both(first: str, second: str, taught: str) -> None:
+@pytest.mark.parametrize("first", VARIANTS)
+def test_a_pair_goes_or_is_refused_in_a_line_that_names_both(first: str, taught: str) -> None:
+    for second in VARIANTS:
+        if second != first:
+            check_pair(first, second, taught)
+
+
+def check_pair(first: str, second: str, taught: str) -> None:
+    """The law of one pair, where a training stands nowhere, or before, between or after them."""
     one, other = VARIANTS[first], VARIANTS[second]
     items = recipe_of(one, other, taught)
     said = refusal(items)
