@@ -29,11 +29,13 @@ from penjing.selection import LayerSelection, Selection
 from penjing.steps.bits.quantize import QuantizeSettings
 from penjing.steps.bits.store import StoreSettings, uniform
 from penjing.steps.cut.gradual import GradualSettings
+from penjing.steps.cut.head_weights import HeadWeightsSettings
 from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.cut.sparsify import SparsifySettings
 from penjing.steps.cut.vocabulary import VocabularySettings
 from penjing.steps.product import Product
 from penjing.steps.reshape.factorise import FactoriseSettings
+from penjing.steps.reshape.positions import PositionsSettings
 from penjing.steps.reshape.project import ProjectSettings
 from penjing.steps.reshape.share import ShareSettings
 from penjing.steps.settings import Effects, Settings
@@ -117,6 +119,7 @@ RECIPES: dict[str, Recipe] = {
     "int8 in training": Recipe.of(TAUGHT, QuantizeSettings(texts=16, calibration="mse", training=True)),
     "gradual": Recipe.of(TAUGHT, GradualSettings(0.5)),
     "replaced": Recipe.of(PruneSettings(texts=16, neurons=0.5, repair="none"), TAUGHT, ReplaceSettings()),
+    "positions": Recipe.of(PruneSettings(texts=16, heads=0.5), HeadWeightsSettings(16, 2), PositionsSettings()),
     "shared": Recipe.of(ShareSettings(1, texts=16), ProjectSettings(4), TAUGHT),
     "masks": Recipe.of(TAUGHT, SparsifySettings(0.5)),
     "student": Recipe.of(TAUGHT, StudentSettings(Logistic())),
