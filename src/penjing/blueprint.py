@@ -402,10 +402,11 @@ class Blueprint:
     # -- JSON ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> Json:
-        """A JSON object; layers as `Layer.to_list` gives them, the head is its name, exits where there are any."""
-        sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "exits"}
+        """A JSON object; layers as `Layer.to_list` gives them, the head is its name, exits and the positions' rank where there are any."""
+        sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("exits", "position_rank")}
         exits = {"exits": list(self.exits)} if self.exits else {}
-        return sizes | {"layers": [layer.to_list() for layer in self.layers], "head": self.head.name} | exits
+        rank = {"position_rank": self.position_rank} if self.position_rank else {}
+        return sizes | {"layers": [layer.to_list() for layer in self.layers], "head": self.head.name} | exits | rank
 
     def to_json(self) -> str:
         """Compact JSON; `Blueprint.from_json` reads it back equal."""

@@ -42,7 +42,7 @@ EPSILON = 1e-12
 
 def fields_of(blueprint: Blueprint) -> Json:
     """The fields of `PenjingConfig` for the sizes of a blueprint."""
-    content: Json = {"exits": []} | blueprint.to_dict()
+    content: Json = {"exits": [], "position_rank": 0} | blueprint.to_dict()
     return {ours: content[name] for name, ours in FIELDS.items()}
 
 
