@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -320,6 +321,19 @@ def test_a_timing_process_does_not_outlive_a_stop(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         process.Process(Setup(EAGER, tmp_path, 1, texts, texts, 32, None))
     assert started[0].poll() == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of another system")
+def test_a_training_stops_though_other_code_swallowed_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finetune(*given: Any, progress: Any, **options: Any) -> None:
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        progress(1, 10, loss=1.0, best=0.5)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr("penjing.job.api.finetune", finetune)
+    said = refused("train", *prepare(tmp_path, "classification"), "--out", tmp_path / "out", status=143)
+    assert said.startswith("penjing: stopped (SIGTERM); ")
 
 
 # -- the folder of a training ----------------------------------------------------------------------------------------

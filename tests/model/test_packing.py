@@ -40,6 +40,8 @@ from penjing.model.writing import write
 from penjing.text.encoded import Encoded
 
 DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
+CODE = ("attending.py", "coded.py", "modeling_penjing.py", "packing.py")
+"""The files that travel with a model, so that it loads without Penjing."""
 STUDENT = Blueprint(30, 12, 2, 16, 16, 4, (Layer(4, 24), Layer(2, 9)), "sequence", 3)
 
 
@@ -535,7 +537,7 @@ def test_a_packed_folder_is_read_exactly(blueprint: Blueprint, seed: int) -> Non
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "m"
         write(model, folder, packed=True)
-        assert {path.name for path in folder.iterdir()} == {"coded.py", "config.json", "modeling_penjing.py", "packing.py", PACKED}
+        assert {path.name for path in folder.iterdir()} == {*CODE, "config.json", PACKED}
         ours, theirs = read(folder), model_class_of(blueprint.head).from_pretrained(folder)
     assert blueprint_of(ours) == blueprint_of(theirs) == blueprint
     inputs = own_inputs(blueprint, seed)
@@ -678,5 +680,5 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 def test_a_packed_model_lives_without_penjing(where: str, fresh: dict[str, dict[str, Any]]) -> None:
     result = fresh[where]
     assert result["class"].startswith("transformers_modules.")
-    assert result["files"] == ["coded.py", "config.json", "model.safetensors", "modeling_penjing.py", "packing.py"]
+    assert result["files"] == sorted([*CODE, "config.json", "model.safetensors"])
     assert [name for name in ("weights", "logits", "gradients", "moved", "again") if not result[name]] == []

@@ -70,7 +70,7 @@ def test_layers_that_read_nothing_have_no_name_and_matrices_that_are_empty_neith
     model = penjing_model(blueprint)
     linear, matrices = linear_layers(model), matrices_of(model)
     assert all(layer.in_features for layer in linear.values()) and all(weight.numel() for weight in matrices.values())
-    tables = (blueprint.positions + blueprint.token_types) * blueprint.embedding
+    tables = blueprint.positions * (blueprint.position_rank or blueprint.embedding) + blueprint.token_types * blueprint.embedding
     assert sum(weight.numel() for weight in matrices.values()) == blueprint.matrices + tables
     closed = [f"layers.{i}.{block}" for i, layer in enumerate(blueprint.layers) for block, count in
               (("attention.output", layer.heads), ("feed_forward.down", layer.neurons)) if count and layer.shares is None]  # fmt: skip
@@ -202,7 +202,9 @@ def test_noise_is_drawn_from_the_generator_and_without_noise_nothing_is_asked_of
 def test_parts_are_as_wide_as_they_say(blueprint: Blueprint) -> None:
     model = penjing_model(blueprint)
     encoder = encoder_of(model)
-    kinds = (STATES, FIRST, *(("queries", "keys", "values") if blueprint.layers[0].heads else ()))
+    first = blueprint.layers[0]
+    projections = ("queries", "keys", "values") if first.compared else ("values",)
+    kinds = (STATES, FIRST, *(projections if first.heads else ()))
     parts = [Part(STATES, 0), *(Part(kind, 1) for kind in kinds)]
     inputs = own_inputs(blueprint)
     with torch.no_grad(), tapped(model, parts) as caught:

@@ -1,5 +1,7 @@
 """Allocation: what it plans meets the limits, keeps what matters, and moves no tensor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import blueprints
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from penjing.blueprint import Blueprint, Layer
 from penjing.search.allocate import FINE_GROUP, by_parts, candidates, evenly, narrow, smallest
-from penjing.search.costs import CostTable, macs_table
+from penjing.search.costs import CostTable, Macs
 from penjing.selection import Selection
 from penjing.steps.cut.importance import Importance
 
@@ -129,7 +131,7 @@ def test_all_parts_are_everything_and_none_nothing(blueprint: Blueprint, seed: i
 
 @given(uneven(), st.integers(0, 99), PARTS, st.booleans())
 def test_evenly_keeps_the_largest_part_within_the_limit(blueprint: Blueprint, seed: int, part: float, per_layer: bool) -> None:
-    layers, scores, table = list(range(len(blueprint.layers))), importance(seed, blueprint), macs_table(blueprint, 9)
+    layers, scores, table = list(range(len(blueprint.layers))), importance(seed, blueprint), Macs(blueprint, 9)
     limit = part * table.cost(blueprint)
     found = evenly(blueprint, layers, scores, table, limit, per_layer)
     assert found is not None and table.cost(found.plan(blueprint)) <= limit
@@ -147,8 +149,11 @@ def test_evenly_may_find_nothing() -> None:
 
 @given(blueprints(min_layers=1), st.integers(1, 12), st.data())
 def test_the_table_of_macs_is_the_blueprints(blueprint: Blueprint, length: int, data: st.DataObject) -> None:
-    fewer = [Layer(data.draw(st.integers(0, layer.heads)), data.draw(st.integers(0, layer.neurons))) for layer in blueprint.layers]
-    left = blueprint.with_layers(tuple(fewer[: data.draw(st.integers(0, len(fewer)))]))
-    table = macs_table(blueprint, length)
-    assert table.cost(left) == pytest.approx(left.macs(length), rel=1e-12)
-    assert table.cost(blueprint) == pytest.approx(blueprint.macs(length), rel=1e-12)
+    drawn = [(data.draw(st.integers(0, layer.heads)), data.draw(st.integers(0, layer.neurons))) for layer in blueprint.layers]
+    fewer = [replace(layer, heads=heads, neurons=neurons) for layer, (heads, neurons) in zip(blueprint.layers, drawn, strict=True)]
+    table = Macs(blueprint, length)
+    for number, layer in enumerate(fewer):
+        alone = blueprint.with_layers((replace(layer, shares=None),))
+        blocks = table.attention(layer, number == 0) + table.feed_forward(layer, number == 0)
+        assert blocks == table.cost(alone) == alone.macs(length)
+    assert table.cost(blueprint) == sum(table.attention(layer, False) + table.feed_forward(layer, False) for layer in blueprint.layers)

@@ -16,7 +16,7 @@ from penjing.errors import InputError
 from penjing.maths.stored import Scheme
 from penjing.model.building import blueprint_of
 from penjing.model.surgery import cut
-from penjing.search.costs import macs_table
+from penjing.search.costs import Macs
 from penjing.search.plan import Cost, Plan, apply, cost, whole
 from penjing.selection import LayerSelection, Selection
 from penjing.steps.bits.store import StoreSettings, uniform
@@ -45,7 +45,7 @@ def test_a_plan_costs_what_its_blueprint_does(given_: tuple[Blueprint, Plan], bi
     left = plan.blueprint(base)
     assert left == replace(plan.selection.plan(base), rank=plan.rank or base.rank)
     even = replace(BASE, hidden=base.hidden, head_width=base.head_width)
-    table = macs_table(even, 9)  # of blocks alone, whatever the base is
+    table = Macs(even, 9)  # of blocks alone, whatever the base is
     assert cost(plan, base, table, bits) == Cost(table.cost(left), replace(left, bits=bits).bytes)
 
 
@@ -53,15 +53,15 @@ def test_a_plan_costs_what_its_blueprint_does(given_: tuple[Blueprint, Plan], bi
 def test_multiply_accumulates_of_a_plan_are_those_of_its_layers(length: int) -> None:
     layers = tuple(LayerSelection(i, tuple(range(4 - i)), tuple(range(8 * (i + 1)))) for i in range(2))
     plan = Plan(Selection(layers))
-    found = cost(plan, BASE, macs_table(BASE, length))
+    found = cost(plan, BASE, Macs(BASE, length))
     assert found.layers == pytest.approx(plan.blueprint(BASE).macs(length))
-    assert cost(Plan(Selection.all(BASE)), BASE, macs_table(BASE, length)).layers == pytest.approx(BASE.macs(length))
+    assert cost(Plan(Selection.all(BASE)), BASE, Macs(BASE, length)).layers == pytest.approx(BASE.macs(length))
 
 
 @given(plans(), st.integers(0, 16))
 def test_less_never_costs_more(given_: tuple[Blueprint, Plan], length: int) -> None:
     base, plan = given_
-    table = macs_table(BASE, max(1, length))
+    table = Macs(BASE, max(1, length))
     everything = Plan(Selection.all(base), plan.rank)
     found, most = cost(Plan(replace(plan.selection, hidden=None)), base, table), cost(Plan(Selection.all(base)), base, table)
     assert found.layers <= most.layers and found.bytes <= most.bytes
@@ -81,7 +81,7 @@ def test_planning_moves_no_tensor(given_: tuple[Blueprint, Plan]) -> None:
     base, plan = given_
     with NoTensor():
         plan.blueprint(base)
-        cost(plan, base, macs_table(BASE, 9))
+        cost(plan, base, Macs(BASE, 9))
 
 
 def test_applying_does() -> None:
@@ -146,4 +146,4 @@ def test_a_plan_that_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=said):
             apply(model, plan, TEXTS)
-    assert np.isfinite(cost(Plan(Selection.all(BASE), 16), BASE, macs_table(BASE, 9)).layers)
+    assert np.isfinite(cost(Plan(Selection.all(BASE), 16), BASE, Macs(BASE, 9)).layers)

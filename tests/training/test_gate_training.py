@@ -127,7 +127,8 @@ def test_fixing_meets_the_part_and_closes_no_more_than_needed(blueprint: Bluepri
     if gates.selection() != before:
         closed = (flat == 0) & (gates.log_alpha.detach() == -torch.inf) & (probability > 0)
         last = probability[closed].max()
-        assert left + max(gates.macs[closed & (probability == last)]) > limit
+        of_one = gates.macs + gates.shared_macs[gates.block]
+        assert left + max(of_one[closed & (probability == last)]) > limit
         assert (probability[flat > 0] >= last).all()
     state = {name: value.clone() for name, value in gates.state_dict().items()}
     gates.fix(part / 2)

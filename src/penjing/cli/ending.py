@@ -41,6 +41,16 @@ class Stopped(BaseException):
         self.number = number
 
 
+_stopped = list[Stopped]()
+"""What has been raised since the program began."""
+
+
+def stop_where_asked() -> None:
+    """Raise `Stopped` again where other code swallowed it, as a bare `except` or a callback of another language does."""
+    if _stopped:
+        raise _stopped[-1]
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Context manager in which a signal raises `Stopped`: half-written files are removed, and started processes ended.
@@ -48,15 +58,15 @@ def stoppable() -> Iterator[None]:
     Code in other languages may make an error of its own out of it on the way, which is taken back here.
     """
     last = -REPEATED_S
-    stopped = list[Stopped]()
+    _stopped.clear()
     before = dict[int, Any]()
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal last
         since, last = time.monotonic() - last, time.monotonic()
         if since >= REPEATED_S:
-            stopped.append(Stopped(number))
-            raise stopped[-1]
+            _stopped.append(Stopped(number))
+            raise _stopped[-1]
 
     if threading.current_thread() is threading.main_thread():
         for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
@@ -65,12 +75,13 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not stopped:
+        if not _stopped:
             raise
         for note in getattr(error, "__notes__", []):
-            stopped[-1].add_note(note)
-        raise stopped[-1] from error
+            _stopped[-1].add_note(note)
+        raise _stopped[-1] from error
     finally:
+        _stopped.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 

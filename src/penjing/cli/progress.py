@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from penjing.cli.ending import stop_where_asked
 from penjing.training.loop import Progress as Report
 
 
@@ -26,6 +27,7 @@ def training_bar(console: Console, title: str) -> Iterator[Report]:
         smooth: list[float] = []
 
         def report(done: int, total: int, **figures: float) -> None:
+            stop_where_asked()
             smooth.append(figures["loss"])
             del smooth[:-100]
             mean = sum(smooth) / len(smooth)

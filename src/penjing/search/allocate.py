@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from penjing.blueprint import Blueprint
-from penjing.search.costs import CostTable
+from penjing.search.costs import Costs
 from penjing.selection import Index, LayerSelection, Selection
 from penjing.steps.cut.importance import Importance, Scores
 
@@ -17,7 +17,7 @@ FINE_GROUP = 8
 """Neurons are cut in groups of this many where a part is requested."""
 
 
-def candidates(blueprint: Blueprint, importance: Importance, table: CostTable, limit: float, limit_bytes: float) -> list[Selection]:
+def candidates(blueprint: Blueprint, importance: Importance, table: Costs, limit: float, limit_bytes: float) -> list[Selection]:
     """Candidate selections: for each depth that can meet both limits, the one that keeps the most, deepest first.
 
     Pure: planning moves no tensor.
@@ -35,7 +35,7 @@ def candidates(blueprint: Blueprint, importance: Importance, table: CostTable, l
 
 
 def narrow(
-    blueprint: Blueprint, layers: list[int], importance: Importance, table: CostTable, limit: float, limit_bytes: float
+    blueprint: Blueprint, layers: list[int], importance: Importance, table: Costs, limit: float, limit_bytes: float
 ) -> Selection | None:
     """The selection of `layers` without the heads and groups of neurons of least importance per cost, within both limits.
 
@@ -64,10 +64,15 @@ def narrow(
         """
         left = (heads if kind == "heads" else neurons)[i]
         scores = (importance.heads if kind == "heads" else importance.neurons)[i]
-        cost = table.attention if kind == "heads" else table.feed_forward
+
+        def costs(count: int) -> float:
+            if kind == "heads":
+                return sum(table.attention(replace(blueprint.layers[j], heads=count), j == layers[-1]) for j in groups[i])
+            return sum(table.feed_forward(replace(blueprint.layers[j], neurons=count), j == layers[-1]) for j in groups[i])
+
         offers = []
         for count in {min(len(left), 1 if kind == "heads" else NEURON_GROUP), len(left)} - {0}:
-            saved = sum(cost(len(left), j == layers[-1]) - cost(len(left) - count, j == layers[-1]) for j in groups[i])
+            saved = costs(len(left)) - costs(len(left) - count)
             offers.append((float(scores[left[:count]].sum()) / saved if saved > 1e-6 else float("inf"), count))
         return min(offers, default=None)
 
@@ -165,7 +170,7 @@ def best_blocks(blueprint: Blueprint, selection: Selection, importance: Importan
 
 
 def evenly(
-    blueprint: Blueprint, layers: list[int], importance: Importance, table: CostTable, limit: float, per_layer: bool = False
+    blueprint: Blueprint, layers: list[int], importance: Importance, table: Costs, limit: float, per_layer: bool = False
 ) -> Selection | None:
     """The selection of the largest equal part of heads and neurons within the cost limit; None where even part 0 is over it.
 

@@ -18,7 +18,7 @@ from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
 from penjing.search.allocate import best_blocks, by_parts, candidates, evenly, narrow, smallest
-from penjing.search.costs import CostTable, macs_table, measure_blocks
+from penjing.search.costs import Costs, CostTable, Macs, measure_blocks
 from penjing.selection import Selection
 from penjing.steps.cut.importance import Importance
 from penjing.steps.cut.prune import PruneSettings
@@ -203,7 +203,7 @@ def choose(
     blueprint: Blueprint,
     importance: Importance,
     length: int,
-    limited: tuple[CostTable, float] | None = None,
+    limited: tuple[Costs, float] | None = None,
     *,
     before: int | None = None,
 ) -> Selection:
@@ -217,7 +217,7 @@ def choose(
     width = _width(settings, blueprint)
     if settings.macs is not None:  # counted at the width that is left, as a part of the whole model's
         narrower = replace(blueprint, hidden=width)
-        limited = macs_table(narrower, length), settings.macs * blueprint.macs(before or length)
+        limited = Macs(narrower, length), settings.macs * blueprint.macs(before or length)
     whole = kept_layers(settings, blueprint, importance)
     layers = [kept.layer for kept in whole.layers]
     if limited is not None:

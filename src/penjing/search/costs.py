@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -29,6 +30,19 @@ TIMED_TOKENS = 1000
 Points = list[tuple[int, float]]
 
 
+class Costs(Protocol):
+    """What a model costs, and one block of it."""
+
+    def attention(self, layer: Layer, last: bool) -> float:
+        """The cost of the attention block of this layer; last: where it is the model's last."""
+
+    def feed_forward(self, layer: Layer, last: bool) -> float:
+        """The cost of the feed-forward block of this layer."""
+
+    def cost(self, blueprint: Blueprint) -> float:
+        """The cost of a model of this blueprint."""
+
+
 @dataclass(frozen=True)
 class CostTable:
     """A cost table: `base` of everything outside the layers; costs of a layer's blocks by their heads and neurons.
@@ -44,19 +58,19 @@ class CostTable:
     steady: bool = True
     """Whether most of the measurements were undisturbed."""
 
-    def attention(self, heads: int, last: bool) -> float:
-        """The cost of one attention block with so many heads."""
-        return _interpolate(self.last_heads if last else self.heads, heads)
+    def attention(self, layer: Layer, last: bool) -> float:
+        """The cost of an attention block with so many heads, as the measured ones compute."""
+        return _interpolate(self.last_heads if last else self.heads, layer.heads)
 
-    def feed_forward(self, neurons: int, last: bool) -> float:
-        """The cost of one feed-forward block with so many neurons."""
-        return _interpolate(self.last_neurons if last else self.neurons, neurons)
+    def feed_forward(self, layer: Layer, last: bool) -> float:
+        """The cost of a feed-forward block with so many neurons."""
+        return _interpolate(self.last_neurons if last else self.neurons, layer.neurons)
 
     def cost(self, blueprint: Blueprint) -> float:
         """The cost of a model of this blueprint: the sum of its blocks and `base`."""
         end = len(blueprint.layers) - 1
         return self.base + sum(
-            self.attention(layer.heads, i == end) + self.feed_forward(layer.neurons, i == end) for i, layer in enumerate(blueprint.layers)
+            self.attention(layer, i == end) + self.feed_forward(layer, i == end) for i, layer in enumerate(blueprint.layers)
         )
 
 
@@ -64,16 +78,24 @@ def _interpolate(points: Points, x: int) -> float:
     return float(np.interp(x, [p[0] for p in points], [p[1] for p in points]))
 
 
-def macs_table(blueprint: Blueprint, length: int) -> CostTable:
-    """The cost table in multiply-accumulates of the layers, for a text of `length` tokens."""
-    heads, neurons = (max(getattr(layer, kind) for layer in blueprint.layers) for kind in ("heads", "neurons"))
+@dataclass(frozen=True)
+class Macs:
+    """Costs in multiply-accumulates of the layers of models as wide as `blueprint`, for a text of `length` tokens."""
 
-    def points(kind: str, most: int) -> Points:
-        one = blueprint.with_layers((Layer(most, 0) if kind == "heads" else Layer(0, most),))
-        return [(0, 0.0), (most, float(one.macs(length)))]
+    blueprint: Blueprint
+    length: int
 
-    costs = points("heads", heads), points("neurons", neurons)
-    return CostTable(0.0, *costs, *costs)
+    def attention(self, layer: Layer, last: bool) -> float:
+        """Those of the attention block of this layer, where no token was dropped before it."""
+        return self.blueprint.layer_macs(replace(layer, neurons=0), self.length)
+
+    def feed_forward(self, layer: Layer, last: bool) -> float:
+        """Those of the feed-forward block."""
+        return self.blueprint.layer_macs(replace(layer, heads=0), self.length)
+
+    def cost(self, blueprint: Blueprint) -> float:
+        """Those of all layers, of the tokens that each reads."""
+        return blueprint.macs(self.length)
 
 
 def measure_blocks(model: PenjingPreTrainedModel, form: Form, ranges: Ranges, encoded: Encoded, trial: Trial) -> CostTable:
@@ -124,5 +146,5 @@ def measure_blocks(model: PenjingPreTrainedModel, form: Form, ranges: Ranges, en
     if count == 1:
         return CostTable(base, *last, *last, steady)
     single = CostTable(base, *last, *last)
-    alone = {(h, n): base + single.attention(h, True) + single.feed_forward(n, True) for _, h, n in shapes}
+    alone = {(h, n): single.cost(blueprint.with_layers((Layer(h, n),))) for _, h, n in shapes}
     return CostTable(base, *blocks(count, grid_heads, grid_neurons, alone), *last, steady)

@@ -9,7 +9,7 @@ from penjing.model.building import blueprint_of
 from penjing.model.coded import Coded
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import cut
-from penjing.search.costs import CostTable
+from penjing.search.costs import Costs
 from penjing.selection import Selection
 from penjing.steps.bits.gptq import round_model
 from penjing.steps.reshape.factorise import factorise
@@ -42,7 +42,7 @@ class Cost:
     bytes: int
 
 
-def cost(plan: Plan, base: Blueprint, table: CostTable, bits: int = 32) -> Cost:
+def cost(plan: Plan, base: Blueprint, table: Costs, bits: int = 32) -> Cost:
     """The cost of a plan without applying it: the sum of its blocks, and its weights in so many bits."""
     blueprint = plan.blueprint(base)
     return Cost(table.cost(blueprint), replace(blueprint, bits=bits).bytes)

@@ -108,7 +108,8 @@ def test_a_file_gives_the_model_back(packed: bool, tmp_path: Path, blueprint: Bl
     write(model, folder, packed=packed)
     for back in (read(folder), type(model).from_pretrained(folder).eval()):
         assert blueprint_of(back) == blueprint_of(model)
-        assert torch.equal(logits(back, inputs), logits(model, inputs))
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in back.state_dict().items())
+        torch.testing.assert_close(logits(back, inputs), logits(model, inputs))  # sums may differ by where the numbers lie
 
 
 def test_a_uniform_encoder_with_a_rank_travels_with_its_code(tmp_path: Path) -> None:

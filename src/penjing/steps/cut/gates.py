@@ -131,6 +131,8 @@ class Gates(Gated):
 
     block: Tensor
     macs: Tensor
+    shared_macs: Tensor
+    """Of each block what it takes however many of its heads are left: low-rank attention pools the tokens once."""
     target: Tensor
     fixed: Tensor
 
@@ -139,13 +141,15 @@ class Gates(Gated):
         layers = [self.blueprint.layers[i] for i in self.blueprint.distinct]
         self.counts = [layer.heads for layer in layers] + [layer.neurons for layer in layers]
         costs = [macs_of_one(self.blueprint, i, length) for i in self.blueprint.distinct]
-        of_one = torch.tensor([*(head for head, _ in costs), *(neuron for _, neuron in costs)], dtype=torch.long)
+        of_one = torch.tensor([*(head for head, _, _ in costs), *(neuron for _, neuron, _ in costs)], dtype=torch.long)
+        shared = [cost if count else 0 for count, (_, _, cost) in zip(self.counts, costs, strict=False)] + [0] * len(layers)
         block = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts, dtype=torch.long))
         self.log_alpha = nn.Parameter(torch.full(block.shape, FINE))
         self.log_alpha_block = nn.Parameter(torch.full((len(self.counts),), BLOCK))
         self.multipliers = nn.Parameter(torch.tensor([0.0, QUADRATIC]))
         self.register_buffer("block", block, persistent=False)
         self.register_buffer("macs", of_one[block], persistent=False)
+        self.register_buffer("shared_macs", torch.tensor(shared, dtype=torch.long), persistent=False)
         self.register_buffer("target", torch.ones(()))
         self.register_buffer("fixed", torch.tensor(False))
 
@@ -171,7 +175,14 @@ class Gates(Gated):
 
     def expected_part(self) -> Tensor:
         """The expected part of the encoder's MACs that is kept; differentiable."""
-        return (self.open_probability() * self.macs).sum() / self.macs.sum().clamp_min(1)
+        expected = (self.open_probability() * self.macs).sum()
+        if self.shared_macs.any():
+            closed = torch.ones_like(self.log_alpha_block).scatter_reduce(0, self.block, 1 - open_probability(self.log_alpha), "prod")
+            expected = expected + (open_probability(self.log_alpha_block) * (1 - closed) * self.shared_macs).sum()
+        return expected / self._all_macs().clamp_min(1)
+
+    def _all_macs(self) -> Tensor:
+        return self.macs.sum() + self.shared_macs.sum()
 
     def penalty(self) -> Tensor:
         """The Lagrangian term; descending on it ascends in the multipliers. Zero once the gates are fixed."""
@@ -187,8 +198,11 @@ class Gates(Gated):
             return
         kept = torch.where(self._deterministic() > 0, self.macs, 0).double()
         order = self.open_probability().argsort(stable=True)
+        last_open = {int(self.block[gate]): int(gate) for gate in order if kept[gate]}  # by block: what is shared goes with it
+        for block, gate in last_open.items():
+            kept[gate] += self.shared_macs[block]
         left = kept.sum() - kept[order].cumsum(0) + kept[order]  # MACs left before this gate is closed
-        self.log_alpha[order[left > part * float(self.macs.sum())]] = -torch.inf
+        self.log_alpha[order[left > part * float(self._all_macs())]] = -torch.inf
         self.fixed.fill_(True)
 
     def selection(self) -> Selection:
@@ -197,15 +211,19 @@ class Gates(Gated):
         return Selection(tuple(LayerSelection(i, heads[place], neurons[place]) for i, place in enumerate(self.owners)))
 
 
-def macs_of_one(blueprint: Blueprint, owner: int, length: int) -> tuple[int, int]:
-    """Multiply-accumulates of one head and of one neuron of a layer, wherever its weights run, for a text of `length` tokens."""
+def macs_of_one(blueprint: Blueprint, owner: int, length: int) -> tuple[int, int, int]:
+    """Multiply-accumulates of one head and of one neuron of a layer, wherever its weights run, for a text of `length` tokens.
+
+    The third number is what attention takes beside them where it has any heads.
+    """
     lengths = blueprint.lengths(length)
     layer = blueprint.layers[owner]
 
     def macs(heads: int, neurons: int) -> int:
         return sum(blueprint.layer_macs(replace(layer, heads=heads, neurons=neurons), lengths[i]) for i in blueprint.sharing(owner))
 
-    return macs(2, 0) - macs(1, 0), macs(layer.heads, 1) - macs(layer.heads, 0)
+    one, two = macs(1, 0), macs(2, 0)
+    return two - one, macs(layer.heads, 1) - macs(layer.heads, 0), one - (two - one)
 
 
 WARM_UP = 0.2
