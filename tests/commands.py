@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,24 +185,43 @@ def kill(step: str, out: Path, *arguments: str, by: signal.Signals = signal.SIGK
 FRESH = (
     WITHOUT_PENJING
     + """
-import json
+import json, os, traceback
 from pathlib import Path
 
 import torch, transformers
-folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
-model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-given = [tokenizer(text, return_tensors="pt") for text in texts]
-with torch.no_grad():
-    logits = [model(**each).logits[0].tolist() for each in given]
-    zeros = sum(int((p == 0).sum()) for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2)
-model.train()
-model(**given[0], labels=torch.tensor([0])).loss.backward()
-torch.optim.SGD(model.parameters(), 0.1).step()
-model.save_pretrained(folder.parent / "trained")
-again = transformers.AutoModelForSequenceClassification.from_pretrained(folder.parent / "trained", trust_remote_code=True)
-same = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
-print(json.dumps({"logits": logits, "zeros": zeros, "same": same, "vocabulary": model.config.vocab_size, "tokens": len(tokenizer)}))
+
+torch.set_num_threads(1)
+
+
+def looked(folder, texts):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    given = [tokenizer(text, return_tensors="pt") for text in texts]
+    with torch.no_grad():
+        logits = [model(**each).logits[0].tolist() for each in given]
+        zeros = sum(int((p == 0).sum()) for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2)
+    model.train()
+    model(**given[0], labels=torch.tensor([0])).loss.backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    model.save_pretrained(folder.parent / "trained")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(folder.parent / "trained", trust_remote_code=True)
+    same = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    return {"logits": logits, "zeros": zeros, "same": same, "vocabulary": model.config.vocab_size, "tokens": len(tokenizer)}
+
+
+out = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # nothing else is written among the answers
+for line in sys.stdin:
+    child = os.fork()  # of a process that has imported two libraries and done nothing
+    if not child:
+        folder, texts = json.loads(line)
+        try:
+            answer = looked(Path(folder), texts)
+        except BaseException:
+            answer = {"error": traceback.format_exc()}
+        print(json.dumps(answer), file=out, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 )
 
@@ -209,11 +229,18 @@ print(json.dumps({"logits": logits, "zeros": zeros, "same": same, "vocabulary": 
 TEXTS = ["good film", "not a bad film", "unheard words: paris, 盆景 é!"]
 
 
+@cache
+def _fresh() -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", FRESH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def fresh(folder: Path) -> dict[str, Any]:
     """What a process where Penjing cannot be imported makes of a model folder."""
-    done = subprocess.run([sys.executable, "-c", FRESH, str(folder), json.dumps(TEXTS)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = _fresh()
+    assert process.stdin and process.stdout
+    print(json.dumps([str(folder), TEXTS]), file=process.stdin, flush=True)
+    result: dict[str, Any] = json.loads(process.stdout.readline())
+    assert "error" not in result, result["error"]
     return result
 
 

@@ -1,5 +1,6 @@
 """Small factories that the tests share: random models of every family, random blueprints and selections, a tokenizer."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,6 +39,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
 settings.load_profile("penjing")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no collection of garbage, and there is one after every training, looks through it."""
+    gc.collect()
+    gc.freeze()
+
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 HEADS: tuple[str, ...] = ("sequence", "token", "question", "masked", "none")

@@ -322,6 +322,8 @@ def preload() -> None:
     for name in (*THEIRS, *ours):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    for template in ("page.html.j2", "model_card.md.j2"):
+        importlib.import_module("penjing.report.page").templates().get_template(template)
     gc.collect()
     gc.freeze()  # a fork need not look through all that
 

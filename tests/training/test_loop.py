@@ -60,14 +60,13 @@ def _train(encoded: Encoded, state: Path, kill_at: int | None = None, patience: 
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(encoded: Encoded, tmp_path: Path) -> None:
     whole, history, losses = _train(encoded, tmp_path / "a.pt")
     for kill_at in (1, 9, 30):
-        state = tmp_path / f"{kill_at}.pt"
         with pytest.raises(Killed):
-            _train(encoded, state, kill_at)
-        resumed, again, rest = _train(encoded, state)
-        assert again.evaluations == history.evaluations
-        assert rest == losses[-len(rest) :]
-        for name, value in whole.state_dict().items():
-            assert torch.equal(value, resumed.state_dict()[name]), name
+            _train(encoded, tmp_path / "killed.pt", kill_at)
+    resumed, again, rest = _train(encoded, tmp_path / "killed.pt")
+    assert again.evaluations == history.evaluations
+    assert rest == losses[-len(rest) :]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_the_loss_falls_and_the_best_weights_are_kept(encoded: Encoded, tmp_path: Path) -> None:

@@ -307,12 +307,11 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
     settings = replace(QUICK, importance=importance, every=3)
     whole, taught = train(settings, tmp_path / "whole")
     for kill_at in (3, 13):
-        folder = tmp_path / str(kill_at)
         with pytest.raises(Killed):
-            train(settings, folder, kill_at)
-        resumed, again = train(settings, folder)
-        assert again.history.evaluations == taught.history.evaluations
-        assert _equal(whole.state_dict(), resumed.state_dict())
+            train(settings, tmp_path / "killed", kill_at)
+    resumed, again = train(settings, tmp_path / "killed")
+    assert again.history.evaluations == taught.history.evaluations
+    assert _equal(whole.state_dict(), resumed.state_dict())
 
 
 def test_a_training_that_stops_early_is_still_as_sparse_as_asked(train: Any, tmp_path: Path) -> None:

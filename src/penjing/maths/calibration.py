@@ -7,6 +7,7 @@ section 3.3 (percentile); Banner et al. 2019, section 2 (squared error); Migacz 
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import final
 
 import numpy as np
@@ -148,6 +149,7 @@ def _narrowed(loss: Callable[[float, float], float], low: float, high: float) ->
     low, high = min(low, 0.0), max(high, 0.0)
     parts = np.geomspace(1, 1 / 64, 97)
     best = [1.0, 1.0]
+    loss = cache(loss)  # the last round tries most again
     least = loss(low, high) if low < high else 0.0
     for _ in range(3):
         before = list(best)

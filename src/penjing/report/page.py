@@ -5,6 +5,7 @@ Both are pure functions of the report's record. Texts in it are data and are esc
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +41,7 @@ def page(report: Report) -> str:
     """The whole page: no script, no font, no link leaves it."""
     asked = report.asked
     return (
-        _environment()
+        templates()
         .get_template("page.html.j2")
         .render(
             report=report,
@@ -64,7 +65,7 @@ def page(report: Report) -> str:
 def model_card(report: Report) -> str:
     """README.md for the folder of the compressed model: what it is, its figures, how to load it."""
     return (
-        _environment()
+        templates()
         .get_template("model_card.md.j2")
         .render(
             report=report,
@@ -217,7 +218,8 @@ def _pair(ends: tuple[float, float]) -> tuple[float, float] | None:
 # -- the templates ---------------------------------------------------------------------------------------------
 
 
-def _environment() -> Environment:
+@cache
+def templates() -> Environment:
     """The templates' environment: a name that no record has is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
