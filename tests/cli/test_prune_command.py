@@ -10,14 +10,15 @@ from commands import answers, fresh, kill, prepare, refused, run
 from penjing.model.checkpoint import read
 from penjing.steps.cut.sparsify import sparsity_of
 
-QUIET = ["--threads", "1", "--max-length", "32", "--texts", "40", "--json"]
+EVERY_ENGINE = ["--threads", "1", "--max-length", "32", "--texts", "40", "--json"]
+QUIET = ["--engine", "onnxruntime", *EVERY_ENGINE]
 
 
 def test_a_mixture_without_training(tmp_path: Path) -> None:
     given, out = prepare(tmp_path, "classification"), tmp_path / "out"
     report = json.loads(
         run("prune", *given, "--out", str(out), "--layers", "1", "--heads", "0.5", "--neurons", "0.25", "--hidden", "0.5", "--vocab", "0",
-             "--head-weights", "--no-training", "--test", str(tmp_path / "dev.jsonl"), *QUIET)
+             "--head-weights", "--no-training", "--test", str(tmp_path / "dev.jsonl"), *EVERY_ENGINE)
     )  # fmt: skip
     assert [step["name"] for step in report["steps"]] == [
         "baseline",

@@ -14,11 +14,13 @@ from penjing.engines.opening import open_engine
 from penjing.errors import InputError
 from penjing.model.checkpoint import read
 
-QUIET = ["--threads", "1", "--max-length", "32", "--json"]
+EVERY_ENGINE = ["--threads", "1", "--max-length", "32", "--json"]
+QUIET = ["--engine", "onnxruntime", *EVERY_ENGINE]
 
 
 def quantize(given: list[str], out: Path, *options: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(run("quantize", *given, "--out", str(out), *options, *QUIET))
+    quiet = EVERY_ENGINE if "qat-int8" in options else QUIET
+    report: dict[str, Any] = json.loads(run("quantize", *given, "--out", str(out), *options, *quiet))
     return report
 
 

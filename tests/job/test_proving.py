@@ -15,6 +15,7 @@ from reports import CHOICE, JUDGED, SHIPPED
 from penjing.engines.clock.measure import Subject
 from penjing.engines.clock.measurement import Measurement, Turn
 from penjing.engines.clock.trial import Trial
+from penjing.engines.opening import EngineKind
 from penjing.files.run import RECORD
 from penjing.job import proving
 from penjing.job.asked import Budget, Job
@@ -35,10 +36,12 @@ SEED = 5
 OTHER = {"positive": "negative", "negative": "positive"}
 
 
-def compressed(folder: Path, out: str, budget: Budget, recipe: Recipe = ONE_EPOCH, eval: str = "dev.jsonl") -> Report:
-    """The report of a run in `folder`."""
+def compressed(
+    folder: Path, out: str, budget: Budget, recipe: Recipe = ONE_EPOCH, eval: str = "dev.jsonl", engine: EngineKind | None = "onnxruntime"
+) -> Report:
+    """The report of a run in `folder`; engine: None is every one."""
     data = load_data(str(folder / "teacher"), "classification", str(folder / "train.jsonl"), str(folder / eval), Reading(), str)
-    return compress(Job(folder / "teacher", data, budget, recipe, folder / out, threads=1))
+    return compress(Job(folder / "teacher", data, budget, recipe, folder / out, threads=1, engine=engine))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -148,9 +151,9 @@ def test_the_shipped_form_is_measured_alone_against_eager_and_its_figures_are_of
         found = told(self, subjects, *given, **options)
         return [replace(each, turns=[Turn(t.round, [10 * ms for ms in t.ms], t.end_to_end_ms) for t in each.turns]) for each in found]
 
-    expected = compressed(place, "even", Budget(), QUICK)
+    expected = compressed(place, "even", Budget(), QUICK, engine=None)
     monkeypatch.setattr(Trial, "measure", measure)
-    report = compressed(place, "slow", Budget(), QUICK)
+    report = compressed(place, "slow", Budget(), QUICK, engine=None)
     result, others = report.result, [form for form in report.forms if not form.chosen]
     assert alone == [["torch eager", result.form]] * proving.PROCESSES
     assert result.figures.latency_ms == expected.result.figures.latency_ms and result.speedup_vs_eager == expected.result.speedup_vs_eager

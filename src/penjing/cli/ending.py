@@ -58,8 +58,9 @@ def stoppable() -> Iterator[None]:
     Code in other languages may make an error of its own out of it on the way, which is taken back here.
     """
     last = -REPEATED_S
-    _stopped.clear()
     before = dict[int, Any]()
+    unraisable = sys.unraisablehook
+    sys.unraisablehook = lambda seen: None if isinstance(seen.exc_value, Stopped) else unraisable(seen)  # in a destructor
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal last
@@ -82,6 +83,7 @@ def stoppable() -> Iterator[None]:
         raise _stopped[-1] from error
     finally:
         _stopped.clear()
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             signal.signal(number, handler)
 
