@@ -161,8 +161,9 @@ def test_no_option_takes_what_is_no_number_or_a_negative_or_endless_one(tmp_path
         option for _, _, option in found
     }
     assert {command for command, _, _ in found} == set(COMMANDS) - {"inspect", "methods"}
-    for command, needed, option in found:
-        for value in ("-1e9", "nan", "inf", "many", ""):
+    values = ("-1e9", "nan", "inf", "many", "-inf", "1e999", "")
+    for number, (command, needed, option) in enumerate(found):
+        for value in (values[number % 7], values[(number + 2) % 7]):  # each of them many times
             line = refused(command, *needed, option, value)
             assert line.startswith(f"penjing: {option}: ") and "fault" not in line, (command, option, value)
     assert not list(tmp_path.iterdir())

@@ -322,6 +322,8 @@ def preload() -> None:
     for name in (*THEIRS, *ours):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    with contextlib.suppress(ImportError, AttributeError):
+        importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
     for template in ("page.html.j2", "model_card.md.j2"):
         importlib.import_module("penjing.report.page").templates().get_template(template)
     gc.collect()

@@ -17,7 +17,7 @@ from reports import CHOICE
 import penjing
 from penjing.engines.clock.machine import Machine
 from penjing.engines.description import Description
-from penjing.job import pipeline
+from penjing.job import pipeline, proving
 from penjing.job.asked import Budget
 from penjing.job.gates import APART
 from penjing.job.pipeline import DEPTHS, Attempt
@@ -49,7 +49,8 @@ def named(report: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(("task", "clock"), [("pair", "real"), ("tagging", "told")])
-def test_the_whole_job(tmp_path: Path, task: str, clock: Clock) -> None:
+def test_the_whole_job(tmp_path: Path, task: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proving, "PROCESSES", 1)
     given = prepare(tmp_path, task)
     out, dev = tmp_path / "out", tmp_path / "dev.jsonl"
     given += ["--engine", "onnxruntime"] if clock == "real" else []  # fewer processes to time

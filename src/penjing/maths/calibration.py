@@ -7,7 +7,6 @@ section 3.3 (percentile); Banner et al. 2019, section 2 (squared error); Migacz 
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import final
 
 import numpy as np
@@ -19,6 +18,8 @@ from penjing.maths.rounding import affine, affine_round
 Range = tuple[float, float]
 LEVELS = 256
 """Of 8 bits."""
+AT_ONCE = 1 << 14
+"""Numbers that are rounded at once: what stays in a processor's cache."""
 BITS = 12
 """A histogram has 2^BITS bins on either side of zero."""
 SMALLEST = -60
@@ -96,8 +97,10 @@ def percentile(seen: Histogram, part: float = 0.9999) -> Range:
     return float(low), float(high)
 
 
-Rounding = Callable[[NDArray[np.float64], float, float], NDArray[np.float64]]
-"""(values, low, high) → what the levels of a range give for them."""
+Ends = Float64[np.ndarray, " n"]
+"""The lower or the upper ends of n ranges that are tried at once."""
+Rounding = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+"""(values, lows, highs), broadcast against each other → what the levels of a range give for them."""
 
 
 def affine_levels(bits: int = 8) -> Rounding:
@@ -108,13 +111,15 @@ def affine_levels(bits: int = 8) -> Rounding:
 def squared_error(seen: Histogram, rounding: Rounding | None = None) -> Range:
     """The range with the least Σ c·(x - r(x))², r(x) what the levels of the range give for x; by default those of 8 bits."""
     used = seen.counts.nonzero()[0]
-    c, x = seen.counts[used], seen.centres[used]
+    c, x = seen.counts[used].astype(np.float64), seen.centres[used]
     values = rounding or affine_levels()
+    at_once = max(1, AT_ONCE // max(1, len(x)))
 
-    def loss(low: float, high: float) -> float:
-        return float(c @ np.square(x - values(x, low, high)))
+    def losses(lows: Ends, highs: Ends) -> Ends:
+        ends = ((lows[i : i + at_once, None], highs[i : i + at_once, None]) for i in range(0, len(lows), at_once))
+        return np.concatenate([np.square(x - values(x, *each)) @ c for each in ends])
 
-    return _narrowed(loss, seen.low, seen.high)
+    return _narrowed(losses, seen.low, seen.high)
 
 
 def entropy(seen: Histogram) -> Range:
@@ -141,26 +146,28 @@ def entropy(seen: Histogram) -> Range:
         some = p > 0
         return float(np.sum(p[some] * np.log(p[some] / np.maximum(q[some], 1e-9))))
 
-    return _narrowed(loss, seen.low, seen.high)
+    def losses(lows: Ends, highs: Ends) -> Ends:
+        return np.array([loss(low, high) for low, high in zip(lows, highs, strict=True)])
+
+    return _narrowed(losses, seen.low, seen.high)
 
 
-def _narrowed(loss: Callable[[float, float], float], low: float, high: float) -> Range:
+def _narrowed(losses: Callable[[Ends, Ends], Ends], low: float, high: float) -> Range:
     """The range within [low, high], zero included, with the least loss: each end in turn is tried from whole down to 1/64."""
-    low, high = min(low, 0.0), max(high, 0.0)
+    whole = np.array([min(low, 0.0), max(high, 0.0)])
     parts = np.geomspace(1, 1 / 64, 97)
-    best = [1.0, 1.0]
-    loss = cache(loss)  # the last round tries most again
-    least = loss(low, high) if low < high else 0.0
+    best = np.ones(2)
+    least = losses(whole[:1], whole[1:])[0] if whole[0] < whole[1] else 0.0
     for _ in range(3):
-        before = list(best)
+        before = best.copy()
         for end in (1, 0):
-            for part in parts if (low, high)[end] else ():
-                trial = [*best]
-                trial[end] = float(part)
-                error = loss(low * trial[0], high * trial[1])
-                if error < least:
-                    best = trial
-                    least = error
-        if best == before:
+            if whole[end]:
+                trials = np.tile(whole * best, (len(parts), 1))  # (parts, 2)
+                trials[:, end] = whole[end] * parts
+                error = losses(trials[:, 0], trials[:, 1])
+                if error.min() < least:
+                    best[end], least = parts[error.argmin()], error.min()
+        if (best == before).all():
             break
-    return low * best[0], high * best[1]
+    low, high = whole * best
+    return float(low), float(high)

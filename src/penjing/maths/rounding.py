@@ -26,26 +26,34 @@ def symmetric(w: Float, axis: int, bits: int = 8) -> tuple[NDArray[np.int8], Flo
     return q.astype(np.int8), scale.reshape(-1)
 
 
-def affine(low: float, high: float, bits: int = 8) -> tuple[np.float32, np.uint8]:
-    """Scale S and zero point Z of r ≈ S·(q - Z), q in 0 … 2^bits - 1, for values in [low, high]; zero is exact."""
-    low = min(low, 0.0)
-    high = max(high, 0.0)
+def affine(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
+    """Scale S (float32) and zero point Z (uint8) of r ≈ S·(q - Z), q in 0 … 2^bits - 1, for values in [low, high]; zero is exact.
+
+    low and high: two numbers, or two arrays of as many, for as many scales and zero points.
+    """
+    low = np.minimum(low, 0.0)
+    high = np.maximum(high, 0.0)
     levels = 2**bits - 1
-    scale = (high - low) / levels or 1.0
-    return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, levels))
+    scale = (high - low) / levels
+    scale = scale + (scale == 0)
+    return np.float32(scale), np.uint8(np.clip(np.rint(-low / scale), 0, levels))
 
 
-def affine_round(r: NDArray[Any], scale: np.float32, zero: np.uint8, bits: int = 8) -> NDArray[Any]:
-    """S·(q - Z) with q = round(r/S) + Z clipped to 0 … 2^bits - 1: what is left of `r`."""
-    z = float(zero)
+def affine_round(r: NDArray[Any], scale: Any, zero: Any, bits: int = 8) -> NDArray[Any]:
+    """S·(q - Z) with q = round(r/S) + Z clipped to 0 … 2^bits - 1: what is left of `r`.
+
+    scale and zero: as `affine` gives them; arrays are broadcast against `r`.
+    """
+    z = np.asarray(zero, dtype=r.dtype)
     return (np.clip(np.rint(r / scale) + z, 0, 2**bits - 1) - z) * scale
 
 
-def even_round(r: NDArray[Any], low: float, high: float, bits: int) -> NDArray[Any]:
+def even_round(r: NDArray[Any], low: Any, high: Any, bits: int) -> NDArray[Any]:
     """low + (high - low)·quantize_k(clip((r - low)/(high - low), 0, 1)), quantize_k(u) = round(t·u)/t, t = 2^bits - 1.
 
     DoReFa's rounding of activations (Zhou et al. 2016, equations 5 and 11), whose range is [0, 1] in the paper. Both ends are levels;
-    zero need not be one.
+    zero need not be one. low and high: numbers, or arrays that are broadcast against `r`.
     """
-    step = (high - low) / (2**bits - 1) or 1.0
+    step = (high - low) / (2**bits - 1)
+    step = step + (step == 0)
     return low + np.rint((np.clip(r, low, high) - low) / step) * step
