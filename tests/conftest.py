@@ -28,6 +28,7 @@ from penjing.model.modeling_penjing import PenjingConfig, PenjingPreTrainedModel
 from penjing.selection import LayerSelection, Selection
 
 torch.set_num_threads(1)
+torch.set_num_threads = lambda count: None  # tests run beside one another, and two trainings of two threads each wait for each other
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
