@@ -324,3 +324,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
         assert callable(getattr(penjing, name)) and name in dir(penjing)
     with pytest.raises(AttributeError, match=r"module 'penjing' has no attribute 'squeeze'; it has .*compress"):
         penjing.squeeze  # noqa: B018
+
+
+def test_files_may_be_given_as_strings() -> None:
+    assert Sources(general="lines.txt", cache="kept") == Sources(general=Path("lines.txt"), cache=Path("kept"))  # type: ignore[arg-type]

@@ -36,6 +36,9 @@ class Sources:
     cache: Path | None = option(None, "Folder that keeps the teacher's outputs for further runs.", panel="output")
 
     def __post_init__(self) -> None:
+        for name in ("general", "cache"):
+            if given := getattr(self, name):  # a string too, in Python
+                object.__setattr__(self, name, Path(given))
         refuse_idle(("general_texts", self.general_texts and not self.general, "give `general`"))
 
     def read(self, data: Data, seed: int, tell: Tell) -> tuple[Material, Json]:
