@@ -27,6 +27,8 @@ from penjing.files.whole import Json, write_json
 from penjing.maths.exits import ENTROPY, PATIENCE, PROTOTYPES, RULES, agreeing, distance_and_entropy, distance_ratio, entropy
 from penjing.text.encoded import Encoded, Feeds
 
+Arrays = dict[str, NDArray[Any]]
+"""Inputs of a segment by name: those of a text, and the states that the one before gave."""
 FORMAT = 1
 NEVER = -1.0
 """A threshold that no score reaches."""
@@ -139,7 +141,7 @@ class ExitsEngine(Engine):
         """The logits (B, C) of texts of equal lengths, and the number of the segment that gave each, from 0."""
         count = len(feeds["input_ids"])
         left = np.arange(count)
-        given: dict[str, Any] = dict(feeds)
+        given: Arrays = dict(feeds)
         answers: list[NDArray[np.float32]] = []
         places = np.full(count, len(self.sessions) - 1)
         result = np.empty((0, 0), np.float32)
@@ -174,7 +176,7 @@ class ExitsEngine(Engine):
         logits: dict[int, NDArray[np.float32]] = {}
         first: dict[int, NDArray[np.float32]] = {}
         for rows in encoded.exact_batches(self.form.batch):
-            given: dict[str, Any] = dict(encoded.feeds(rows))
+            given: Arrays = dict(encoded.feeds(rows))
             said, seen = [], []
             for number, session in enumerate(self.sessions):
                 z, *states = session.run(None, {name: given[name] for name in self._inputs[number]})
