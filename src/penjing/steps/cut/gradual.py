@@ -1,8 +1,8 @@
 """Gradual structured pruning, by learned gates during distillation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 from penjing.errors import InputError
 from penjing.files.options import option
@@ -10,8 +10,8 @@ from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of, cut
 from penjing.steps.cut.gates import RATE, WARM_UP, Gates, target_part
-from penjing.steps.settings import Effects, Settings, Trait, effects
-from penjing.steps.stage import Context, Stage, Work
+from penjing.steps.settings import Effects, Trait, effects
+from penjing.steps.stage import Context, Work
 from penjing.steps.teach.distill import Distill
 from penjing.steps.teach.distillation import Rider
 from penjing.steps.teach.training import TrainingStep
@@ -45,12 +45,6 @@ class GradualSettings(Rider):
     def effects(self, taught: bool) -> Effects:
         """Effects: it takes the training over."""
         return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.CUTS])
-
-    def trains(self, taught: bool) -> bool:
-        return taught
-
-    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
-        return []
 
     @property
     def cuts(self) -> bool:

@@ -91,9 +91,6 @@ class SparsifySettings(Rider):
             return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING], makes=[Trait.ZEROS])
         return effects(makes=[Trait.ZEROS], undoes=[Trait.CODES, Trait.RANGES])
 
-    def trains(self, taught: bool) -> bool:
-        return taught
-
     def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
         return [] if is_taught(recipe) else [SparsifyAtOnce(self)]
 

@@ -33,6 +33,17 @@ class Rider(Settings):
     teaches_exits: ClassVar[bool] = False
     """Whether exits are taught too; else a model that has some loses them, since they answer from states that are no more."""
 
+    def effects(self, taught: bool) -> Effects:
+        """Effects: it takes the training over."""
+        return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING])
+
+    def trains(self, taught: bool) -> bool:
+        return taught
+
+    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
+        """The stages beside the training: none."""
+        return []
+
     @abstractmethod
     def around(self, distill: Distill, work: Work, context: Context) -> TrainingStep[Any]:
         """The training step that wraps `distill` and prunes or quantizes meanwhile."""

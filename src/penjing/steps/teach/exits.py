@@ -15,8 +15,8 @@ from penjing.model.building import blueprint_of, with_exits
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
 from penjing.model.watch import of_exit
-from penjing.steps.settings import Effects, Settings, Trait, check_name, effects
-from penjing.steps.stage import Context, Stage, Work
+from penjing.steps.settings import check_name
+from penjing.steps.stage import Context, Work
 from penjing.steps.teach.distill import Distill
 from penjing.steps.teach.distillation import Rider
 from penjing.steps.teach.training import TrainingStep
@@ -83,16 +83,6 @@ class ExitsSettings(Rider):
         if blueprint.head.answers != "text" or blueprint.outputs < 2:
             raise InputError("exits: a text leaves early as a whole, with one label of several; take a task that labels texts or pairs")
         self.places(depth)
-
-    def effects(self, taught: bool) -> Effects:
-        """Effects: it takes the training over."""
-        return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING])
-
-    def trains(self, taught: bool) -> bool:
-        return taught
-
-    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
-        return []
 
     def around(self, distill: Distill, work: Work, context: Context) -> "TeachExits":
         """The step that teaches exits around `distill`."""

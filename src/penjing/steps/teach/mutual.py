@@ -12,8 +12,7 @@ from penjing.errors import InputError
 from penjing.files.options import option
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
-from penjing.steps.settings import Effects, Settings, Trait, effects
-from penjing.steps.stage import Context, Stage, Work
+from penjing.steps.stage import Context, Work
 from penjing.steps.teach.distill import Distill
 from penjing.steps.teach.distillation import Rider
 from penjing.steps.teach.training import TrainingStep
@@ -39,16 +38,6 @@ class MutualSettings(Rider):
     def __post_init__(self) -> None:
         if self.peers < 1:
             raise InputError(f"peers: {self.peers} are too few to learn from one another; give at least 1")
-
-    def effects(self, taught: bool) -> Effects:
-        """Effects: it takes the training over."""
-        return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING])
-
-    def trains(self, taught: bool) -> bool:
-        return taught
-
-    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
-        return []
 
     def around(self, distill: Distill, work: Work, context: Context) -> "Mutual":
         return Mutual(distill, self)

@@ -6,7 +6,7 @@ successor's one or several that stand for it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from penjing.model.building import blueprint_of
 from penjing.model.modeling_penjing import Layer, PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
 from penjing.model.watch import PROJECTIONS, encoder_of, layers_of
-from penjing.steps.settings import Effects, Settings, Trait, check_name, effects
-from penjing.steps.stage import Context, Stage, Work
+from penjing.steps.settings import Effects, Trait, check_name, effects
+from penjing.steps.stage import Context, Work
 from penjing.steps.teach.distill import Distill
 from penjing.steps.teach.distillation import Rider
 from penjing.steps.teach.training import TrainingStep
@@ -61,12 +61,6 @@ class ReplaceSettings(Rider):
     def effects(self, taught: bool) -> Effects:
         """Effects: it takes the training over, of a model that was cut."""
         return effects(needs=[Trait.ENCODER, Trait.TRAINING, Trait.CUTS], takes=[Trait.TRAINING])
-
-    def trains(self, taught: bool) -> bool:
-        return taught
-
-    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
-        return []
 
     @property
     def first_rate(self) -> float:

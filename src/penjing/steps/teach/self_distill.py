@@ -13,8 +13,7 @@ from penjing.maths.losses import state_mse
 from penjing.model.modeling_penjing import PenjingPreTrainedModel
 from penjing.model.surgery import copy_of
 from penjing.model.watch import STATES, Part, layers_of, tapped
-from penjing.steps.settings import Effects, Settings, Trait, effects
-from penjing.steps.stage import Context, Stage, Work
+from penjing.steps.stage import Context, Work
 from penjing.steps.teach.distill import Distill
 from penjing.steps.teach.distillation import Rider
 from penjing.steps.teach.training import TrainingStep
@@ -62,16 +61,6 @@ class SelfDistillSettings(Rider):
         if not layers or layers[0] < 1 or layers[-1] >= depth:
             raise InputError(f"self_distill: {text!r} names no layers below the last; give {ALL}, or numbers from 1 to {depth - 1} as 1,2")
         return layers
-
-    def effects(self, taught: bool) -> Effects:
-        """Effects: it takes the training over."""
-        return effects(needs=[Trait.ENCODER, Trait.TRAINING], takes=[Trait.TRAINING])
-
-    def trains(self, taught: bool) -> bool:
-        return taught
-
-    def stages(self, recipe: Sequence[Settings]) -> Sequence[Stage[Any]]:
-        return []
 
     def around(self, distill: Distill, work: Work, context: Context) -> "SelfDistill":
         return SelfDistill(distill, self)
