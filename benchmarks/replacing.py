@@ -12,6 +12,7 @@ all, and an hour for the teachers; the Chinese one is of a slice, and of texts u
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def pace(name: str, method: str, rows: int) -> dict[str, float]:
     assert recipe.distillation
     part = PILOT_STEPS * recipe.distillation.schedule.batch_size
     part = min(part, len(material(name, rows)[0].sides.learned))
-    _, teacher_seconds, texts = trained(name, recipe, rows, 0, PILOT_STEPS, HERE / f"pilot-{name}", part, progress)
+    _, teacher_seconds, texts = trained(name, recipe, rows, 0, PILOT_STEPS, HERE / f"pilot-{name}-{os.getpid()}", part, progress)
     inner = np.diff(times)[WARM_STEPS:]
     step = float(np.sort(inner)[: max(1, int(0.97 * len(inner)))].mean())  # the slowest hold an evaluation
     return keep({"kind": "pace", "set": name, "method": method, "rows": rows, "step": step, "text": teacher_seconds / texts})
@@ -215,7 +216,7 @@ def trial(name: str, method: str, rows: int, seed: int, minutes: float) -> dict[
     if steps * 32 < len(loaded.sides.learned):
         sys.exit(f"{name}, {method}: {minutes:g} minutes are {steps} steps, less than an epoch; give more minutes, or fewer rows")
     began = time.process_time()
-    taught, _, texts = trained(name, recipes(SETS[name].layers)[method], rows, seed, steps, HERE / f"partial-{name}")
+    taught, _, texts = trained(name, recipes(SETS[name].layers)[method], rows, seed, steps, HERE / f"partial-{name}-{os.getpid()}")
     seconds = time.process_time() - began
     stats = np.asarray(statistics_of(loaded.task, reported, logits_of(taught.model, reported.encoded))).tolist()
     quality = loaded.task.metric().points(np.array(stats))
