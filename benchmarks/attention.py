@@ -1,16 +1,17 @@
-"""Cheaper attention and dropped tokens at 32, 128 and 512 tokens: the table of docs/reshaping.md.
+"""Cheaper attention and dropped tokens at 32, 128 and 512 tokens.
 
-    python benchmarks/attention.py [teacher] [32] [128] [512] [measure]
+    python benchmarks/attention.py [32] [128] [512] [measure]
 
 Topics of BBC news articles (five classes), cut to so many tokens; read in place from ../shared (or PENJING_SHARED). The teacher is
 all-MiniLM-L6-v2 fine-tuned on 512 tokens; every form takes its place in all layers, is repaired, and distilled for one epoch on texts of
 that length, as is the teacher itself (`full`). Results go to .cache/bench/attention/, where a run that was stopped goes on; `measure`
 times all forms of a length side by side in dynamic int8, each in a process of its own, so leave the machine alone meanwhile.
-Quality is of dev and test together, on which nothing is chosen. About an hour on two cores.
+Quality is of dev and test together, on which nothing is chosen.
 """
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def job(length: int) -> Any:
-    """The job of a length."""
-    return lambda: forms(length)
-
-
-JOBS = {"teacher": lambda: print(teacher()), **{str(length): job(length) for length in LENGTHS}, "measure": measure}
+JOBS = {**{str(length): partial(forms, length) for length in LENGTHS}, "measure": measure}
 
 if __name__ == "__main__":
     run(JOBS, table)

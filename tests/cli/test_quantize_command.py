@@ -1,6 +1,7 @@
 """`penjing quantize` from the command line on a tiny teacher, and the size that `compress` is asked for."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ EVERY_ENGINE = ["--threads", "1", "--max-length", "32", "--json"]
 QUIET = ["--engine", "onnxruntime", *EVERY_ENGINE]
 
 
-def quantize(given: list[str], out: Path, *options: str) -> dict[str, Any]:
-    quiet = EVERY_ENGINE if "qat-int8" in options else QUIET
+def quantize(given: list[str], out: Path, *options: str, quiet: Sequence[str] = QUIET) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(run("quantize", *given, "--out", str(out), *options, *quiet))
     return report
 
@@ -31,7 +31,7 @@ def named(report: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("task", ["classification", "tagging"])
 def test_trained_int8_predicts_in_the_engines_as_it_did_in_training(tmp_path: Path, task: str) -> None:
     out = tmp_path / "out"
-    report = quantize(prepare(tmp_path, task), out, "--scheme", "qat-int8", "--epochs", "2")
+    report = quantize(prepare(tmp_path, task), out, "--scheme", "qat-int8", "--epochs", "2", quiet=EVERY_ENGINE)
     assert named(report) == ["baseline", "qat", "quantize", "export", "choose", "verify"]
     assert {"onnxruntime int8", "openvino int8"} <= {form["name"] for form in report["forms"]}
     taught = next(step for step in report["steps"] if step["name"] == "qat")

@@ -43,7 +43,7 @@ def test_a_recipe_with_thinner_layers(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ([], "give --layers"),
-        (["--layers", "2"], "no layer is cut, so nothing would be replaced; give --layers below 2"),
+        (["--layers", "2"], "replace: no layer is cut"),
         (["--layers", "9"], "--layers: 9 is more than the model has"),
         (["--layers", "1", "--schedule", "cosine"], "--schedule: 'cosine' is none; allowed are linear, constant"),
         (["--layers", "1", "--rate", "2"], "--rate: 2 is not allowed"),

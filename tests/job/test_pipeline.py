@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,9 +38,8 @@ STEPS = ["baseline", "observe", "plan", "prune", "distill", "quantize", "export"
 OPTIONS = ["--threads", "1", "--max-drop", "100", "--epochs", "1", "--max-length", "32"]
 
 
-def compressed(given: list[str], out: Path, *options: str) -> dict[str, Any]:
+def compressed(given: list[str], out: Path, *options: str, engine: Sequence[str] = ("--engine", "onnxruntime")) -> dict[str, Any]:
     """The report."""
-    engine = [] if "--engine" in options else ["--engine", "onnxruntime"]
     report: dict[str, Any] = json.loads(run("compress", *given, "--out", out, "--threads", "1", *options, *engine, "--json"))
     return report
 
@@ -77,7 +77,9 @@ def test_the_whole_job(tmp_path: Path, task: str, clock: Clock, monkeypatch: pyt
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_one_engine_alone(tmp_path: Path, engine: str) -> None:
-    report = compressed(prepare(tmp_path, "classification"), tmp_path / "out", "--size-mb", "5", "--no-training", "--engine", engine)
+    report = compressed(
+        prepare(tmp_path, "classification"), tmp_path / "out", "--size-mb", "5", "--no-training", engine=("--engine", engine)
+    )
     assert report["met"] and report["result"]["engine"] == engine
     assert {form["engine"] for form in report["forms"]} == {engine}
     assert report["blueprint"]["bits"] == (32 if engine == "torch" else 8)
@@ -201,7 +203,7 @@ def test_where_the_integers_are_not_those_that_were_meant_floats_are_shipped(
     if by_hand:
         recipe.write_text("prune: {layers: 1}\ndistill: false\n")
     given, out = [*prepare(tmp_path, "classification"), "--recipe", str(recipe)], tmp_path / "out"
-    report = json.loads(run("compress", *given, "--out", out, "--threads", "1", "--max-drop", "100", "--json"))
+    report = compressed(given, out, "--max-drop", "100", engine=())
     assert len(report["blueprint"]["layers"]) == (1 if by_hand else 2) and bool(report["shapes"]) == by_hand
     assert report["met"] is True and report["result"]["form"].endswith("float32") and report["blueprint"]["bits"] == 32
     assert report["result"]["kernels"] is None and report["result"]["quality"] == pytest.approx(report["result"]["float_quality"])

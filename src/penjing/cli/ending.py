@@ -42,7 +42,7 @@ class Stopped(BaseException):
 
 
 _stopped = list[Stopped]()
-"""What has been raised since the program began."""
+"""What a signal has raised within `stoppable`."""
 
 
 def stop_where_asked() -> None:

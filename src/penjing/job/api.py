@@ -145,8 +145,6 @@ def project(model: str | Path, out: str | Path, **options: Any) -> Report:
 def replace(model: str | Path, out: str | Path, **options: Any) -> Report:
     """Train fewer layers in the place of the model's; options: the fields of `Replacing`, and those of `compress` but speed and size."""
     replacing, *parts = _parts(options, Replacing, Budget, Given, Reading, Machinery)
-    if replacing.layers == len(open_checkpoint(model).blueprint.layers):
-        raise InputError(f"replace: no layer is cut, so nothing would be replaced; give `layers` below {replacing.layers}")
     return run(model, out, replacing.recipe(), *parts)
 
 

@@ -23,6 +23,7 @@ from penjing.steps.cut.prune import PruneSettings
 from penjing.steps.stage import Context, Work
 from penjing.steps.teach.distillation import Distillation
 from penjing.steps.teach.exits import ExitsSettings
+from penjing.steps.teach.replace import NOTHING_CUT, ReplaceSettings
 from penjing.steps.teach.teaching import Teaching
 from penjing.students.stage import StudentSettings
 from penjing.training.loop import Bar
@@ -56,6 +57,8 @@ def checked(job: Job, checkpoint: Checkpoint, tell: Tell) -> Job:
         raise InputError(f"model: the layers of {checkpoint.folder} differ; compress the teacher that it came from, or leave out prune")
     if prune and prune.layers is not None and prune.layers > len(layers):
         raise InputError(f"layers: {prune.layers} is more than the model has; give 1 to {len(layers)}")
+    if recipe.get(ReplaceSettings) and prune and prune.keeps_all(len(layers)):
+        raise InputError(NOTHING_CUT)
     if distillation and not job.material.student:
         distillation.check_fits((prune and prune.layers) or len(layers), blueprint)
     exits = recipe.get(ExitsSettings)

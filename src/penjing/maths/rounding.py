@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
+Numbers = float | NDArray[np.float64]
+"""One number, or an array of them."""
 
 
 def symmetric(w: Float, axis: int, bits: int = 8) -> tuple[NDArray[np.int8], Float]:
@@ -26,7 +28,7 @@ def symmetric(w: Float, axis: int, bits: int = 8) -> tuple[NDArray[np.int8], Flo
     return q.astype(np.int8), scale.reshape(-1)
 
 
-def affine(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
+def affine(low: Numbers, high: Numbers, bits: int = 8) -> tuple[Any, Any]:
     """Scale S (float32) and zero point Z (uint8) of r ≈ S·(q - Z), q in 0 … 2^bits - 1, for values in [low, high]; zero is exact.
 
     low and high: two numbers, or two arrays of as many, for as many scales and zero points.
@@ -48,7 +50,7 @@ def affine_round(r: NDArray[Any], scale: Any, zero: Any, bits: int = 8) -> NDArr
     return (np.clip(np.rint(r / scale) + z, 0, 2**bits - 1) - z) * scale
 
 
-def even_round(r: NDArray[Any], low: Any, high: Any, bits: int) -> NDArray[Any]:
+def even_round(r: NDArray[Any], low: Numbers, high: Numbers, bits: int) -> NDArray[Any]:
     """low + (high - low)·quantize_k(clip((r - low)/(high - low), 0, 1)), quantize_k(u) = round(t·u)/t, t = 2^bits - 1.
 
     DoReFa's rounding of activations (Zhou et al. 2016, equations 5 and 11), whose range is [0, 1] in the paper. Both ends are levels;

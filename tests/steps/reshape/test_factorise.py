@@ -1,6 +1,7 @@
 """Factorising the word table: exact at full rank, nearest below it, and the model is a model like any other."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,7 @@ def test_a_file_gives_the_model_back(packed: bool, tmp_path: Path, blueprint: Bl
     write(model, folder, packed=packed)
     for back in (read(folder), type(model).from_pretrained(folder).eval()):
         assert blueprint_of(back) == blueprint_of(model)
-        assert all(torch.equal(value, model.state_dict()[name]) for name, value in back.state_dict().items())
-        torch.testing.assert_close(logits(back, inputs), logits(model, inputs))  # sums may differ by where the numbers lie
+        assert torch.equal(logits(deepcopy(back), inputs), logits(model, inputs))  # a copy: in a mapped file numbers lie otherwise
 
 
 def test_a_uniform_encoder_with_a_rank_travels_with_its_code(tmp_path: Path) -> None:

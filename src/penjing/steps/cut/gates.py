@@ -198,9 +198,9 @@ class Gates(Gated):
             return
         kept = torch.where(self._deterministic() > 0, self.macs, 0).double()
         order = self.open_probability().argsort(stable=True)
-        last_open = {int(self.block[gate]): int(gate) for gate in order if kept[gate]}  # by block: what is shared goes with it
-        for block, gate in last_open.items():
-            kept[gate] += self.shared_macs[block]
+        for block in self.shared_macs.nonzero()[:, 0]:  # what is shared goes with the last gate of the block
+            if len(open_gates := order[(self.block[order] == block) & (kept[order] > 0)]):
+                kept[open_gates[-1]] += self.shared_macs[block]
         left = kept.sum() - kept[order].cumsum(0) + kept[order]  # MACs left before this gate is closed
         self.log_alpha[order[left > part * float(self._all_macs())]] = -torch.inf
         self.fixed.fill_(True)

@@ -105,7 +105,15 @@ class PruneSettings(Settings):
     @property
     def cuts(self) -> bool:
         """Whether these settings, and not the budget, decide what is cut from the encoder."""
-        return any(getattr(self, name) is not None for name in ("macs", "latency", "heads", "neurons", "blocks", "layers", "hidden"))
+        return self.layers is not None or self._narrows
+
+    @property
+    def _narrows(self) -> bool:
+        return any(getattr(self, name) is not None for name in ("macs", "latency", "heads", "neurons", "blocks", "hidden"))
+
+    def keeps_all(self, depth: int) -> bool:
+        """Whether nothing is cut from an encoder of `depth` layers."""
+        return self.layers == depth and not self._narrows
 
     def effects(self, taught: bool) -> Effects:
         return effects(makes=[Trait.CUTS], undoes=list(REWRITES))

@@ -36,6 +36,10 @@ Module = tuple[range, range]
 """The successor's layers and the predecessor's that they stand for, from 0."""
 
 
+NOTHING_CUT = "replace: no layer is cut, so nothing would be replaced; keep fewer or thinner layers, as by `layers` of prune"
+"""What is said where the successor would be the predecessor."""
+
+
 @dataclass(frozen=True)
 class ReplaceSettings(Rider):
     """Settings of module replacing: how often modules are replaced, and when the successor alone is trained."""
@@ -80,7 +84,7 @@ class ReplaceSettings(Rider):
     def around(self, distill: Distill, work: Work, context: Context) -> "Replace":
         """The replacing step around `distill`; `InputError` where the layers are the teacher's."""
         if blueprint_of(work.model).layers == blueprint_of(work.base).layers:
-            raise InputError("replace: no layer is cut, so nothing would be replaced; keep fewer or thinner layers, as by layers of prune")
+            raise InputError(NOTHING_CUT)
         return Replace(distill, self)
 
 
